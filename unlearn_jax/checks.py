@@ -7,6 +7,7 @@ traced is checked by its shape and type alone, so that ``jit`` and ``vmap`` appl
 import math
 import operator
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -319,11 +320,7 @@ def check_positive(**numbers: Any) -> None:
     Raises:
       InputError: naming the number.
     """
-    for name, number in numbers.items():
-        if not _lies_within(number, 0.0, math.inf, is_open=True):
-            raise InputError(
-                f"{name} must be positive and finite, got {_shown(number)}"
-            )
+    _refuse_outside(numbers, 0.0, math.inf, "positive and finite", is_open=True)
 
 
 def check_not_negative(**numbers: Any) -> None:
@@ -335,11 +332,7 @@ def check_not_negative(**numbers: Any) -> None:
     Raises:
       InputError: naming the number.
     """
-    for name, number in numbers.items():
-        if not _lies_within(number, 0.0, math.inf):
-            raise InputError(
-                f"{name} must be finite and not negative, got {_shown(number)}"
-            )
+    _refuse_outside(numbers, 0.0, math.inf, "finite and not negative")
 
 
 def check_fractions(**numbers: Any) -> None:
@@ -351,9 +344,7 @@ def check_fractions(**numbers: Any) -> None:
     Raises:
       InputError: naming the number.
     """
-    for name, number in numbers.items():
-        if not _lies_within(number, 0.0, 1.0):
-            raise InputError(f"{name} must be in [0, 1], got {_shown(number)}")
+    _refuse_outside(numbers, 0.0, 1.0, "in [0, 1]")
 
 
 def check_finite(**numbers: Any) -> None:
@@ -365,9 +356,7 @@ def check_finite(**numbers: Any) -> None:
     Raises:
       InputError: naming the number.
     """
-    for name, number in numbers.items():
-        if not _lies_within(number, -math.inf, math.inf):
-            raise InputError(f"{name} must be finite, got {_shown(number)}")
+    _refuse_outside(numbers, -math.inf, math.inf, "finite")
 
 
 def check_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
@@ -450,16 +439,23 @@ def _shown(given: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _lies_within(
-    number: Any, low: float, high: float, *, is_open: bool = False
-) -> bool:
-    """Return whether numbers are finite and within bounds; traced ones are."""
-    if isinstance(number, Tracer):
-        return True
-    given = np.asarray(number)
-    is_number = any(jnp.issubdtype(given.dtype, kind) for kind in KINDS)
-    if not is_number:
-        return False
-    values = given.astype(np.float64)
-    is_within = (low <= values) & (values <= high) & np.isfinite(values)
-    return bool(np.all(is_within & ((values > low) | (not is_open))))
+def _refuse_outside(
+    numbers: Mapping[str, Any],
+    low: float,
+    high: float,
+    wanted: str,
+    *,
+    is_open: bool = False,
+) -> None:
+    """Raise on numbers that are not finite or not within bounds; traced ones pass."""
+    for name, number in numbers.items():
+        if isinstance(number, Tracer):
+            continue
+        given = np.asarray(number)
+        is_allowed = any(jnp.issubdtype(given.dtype, kind) for kind in KINDS)
+        if is_allowed:
+            values = given.astype(np.float64)
+            is_within = (low <= values) & (values <= high) & np.isfinite(values)
+            is_allowed = np.all(is_within & ((values > low) | (not is_open)))
+        if not is_allowed:
+            raise InputError(f"{name} must be {wanted}, got {_shown(number)}")

@@ -8,8 +8,8 @@ import pytest
 
 from unlearn_jax import InputError
 from unlearn_jax.pipeline import publish
-from unlearn_jax.pipeline.claims import Claim, claims_table, read_claims, stored_number
-from unlearn_jax.pipeline.publish import Result, ResultTable, Value
+from unlearn_jax.pipeline.claims import Claim, read_claims, stored_number
+from unlearn_jax.pipeline.publish import Result, ResultTable, Value, claims_table
 
 TABLES = (
     ResultTable(

@@ -11,7 +11,8 @@ from support.made_up import (
     small_result,
 )
 
-from unlearn_jax.pipeline.report.reading import MAX_NAMED, reading
+from unlearn_jax.pipeline.report.reading import reading
+from unlearn_jax.pipeline.report.verdict import MAX_NAMED
 
 
 @pytest.fixture

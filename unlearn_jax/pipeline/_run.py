@@ -28,7 +28,7 @@ from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest
 from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.train import LossFn
-from unlearn_jax.types import Model, ReportError, first_line
+from unlearn_jax.types import Model
 
 
 def run(
@@ -291,18 +291,21 @@ def publish(
     def write_arrays(draft: pathlib.Path) -> None:
         np.savez_compressed(draft, **arrays)  # pyright: ignore[reportArgumentType]
 
-    def save_arrays() -> list[pathlib.Path]:
-        store.write_file(folder / "arrays.npz", write_arrays)
-        return [folder / "arrays.npz"]
+    def save_tables() -> None:
+        files.extend(write_tables(result, folder))
 
-    def save_report() -> list[pathlib.Path]:
+    def save_arrays() -> None:
+        store.write_file(folder / "arrays.npz", write_arrays)
+        files.append(folder / "arrays.npz")
+
+    def save_report() -> None:
         # matplotlib
         from unlearn_jax.pipeline.report.run import write_report
 
         write_report(result, arrays, folder / "report.html")
-        return [folder / "report.html"]
+        files.append(folder / "report.html")
 
-    def save_events() -> list[pathlib.Path]:
+    def save_events() -> None:
         if events is not None:
             means = {
                 f"{metric}/{row.key}": estimate.mean
@@ -311,25 +314,15 @@ def publish(
             }
             events.numbers(means)
             events.close()
-        return []
 
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
     files = [folder / "results.json"]
-    faults = list(result.faults)
     writers = {
-        "the tables": lambda: write_tables(result, folder),
+        "the tables": save_tables,
         "arrays.npz": save_arrays,
         "report.html": save_report,
         "the events": save_events,
     }
-    for name, write in writers.items():
-        try:
-            files += write()
-        except Exception as error:
-            # days of computing are not lost to a figure
-            faults.append(f"{name} cannot be written: {first_line(error)}")
-    if faults:
-        where = f"the other results are in {folder}"
-        raise ReportError(f"{'; '.join(faults)}; {where}", result)
+    store.write_each(writers, folder, result, result.faults)
     return files

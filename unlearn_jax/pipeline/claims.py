@@ -9,7 +9,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from unlearn_jax.types import InputError
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 VERDICTS = ("holds", "holds in part", "undecided", "does not hold", "untested")
 """What a claim's test can end in; "untested" has no measured result."""
+
+HEADS = ("claim", "published", "here", "verdict", "tested where")
+"""Columns of :func:`claim_cells`."""
 
 _PLACE = re.compile(r"\{([^{}]+ :: [^{}]+)\}")
 
@@ -101,41 +104,32 @@ def stored_number(place: str, results: Mapping[str, "Result"]) -> str:
     raise InputError(f"claims.json: no number {{{place}}} in the stored results")
 
 
-def claims_table(claims: Sequence[Claim], results: Mapping[str, "Result"]) -> str:
-    """Return the table of claims, in Markdown.
+def claim_cells(claim: Claim, results: Mapping[str, "Result"]) -> list[str]:
+    """Return a claim's row under :data:`HEADS`, in Markdown.
 
     Args:
-      claims: in order.
+      claim: of a source.
       results: all that are published.
 
     Raises:
       InputError: a number or result that is not stored, or "untested" with a
         measured result.
     """
-    lines = [
-        "| claim | published | here | verdict | tested where |",
-        "| :--- | :--- | :--- | :--- | :--- |",
+    missing = [name for name in claim.results if name not in results]
+    if missing:
+        raise InputError(f"claim {claim.claim!r}: no result {missing[0]}")
+    measured = [name for name in claim.results if results[name].date]
+    if (claim.verdict == "untested") == bool(measured):
+        raise InputError(
+            f"claim {claim.claim!r} is {claim.verdict}, but"
+            f" {', '.join(measured) or 'nothing'} is measured"
+        )
+    ours = _PLACE.sub(lambda match: stored_number(match[1], results), claim.ours)
+    links = ", ".join(f"[{name}](#{name})" for name in claim.results)
+    return [
+        f"{claim.claim} ({claim.source})",
+        claim.published,
+        f"{ours} {links}".strip(),
+        f"**{claim.verdict}**",
+        claim.regime,
     ]
-    for claim in claims:
-        missing = [name for name in claim.results if name not in results]
-        if missing:
-            raise InputError(f"claim {claim.claim!r}: no result {missing[0]}")
-        measured = [name for name in claim.results if results[name].date]
-        if (claim.verdict == "untested") == bool(measured):
-            raise InputError(
-                f"claim {claim.claim!r} is {claim.verdict}, but"
-                f" {', '.join(measured) or 'nothing'} is measured"
-            )
-        ours = _PLACE.sub(lambda match: stored_number(match[1], results), claim.ours)
-        links = ", ".join(f"[{name}](#{name})" for name in claim.results)
-        cells = (
-            f"{claim.claim} ({claim.source})",
-            claim.published,
-            f"{ours} {links}".strip(),
-            f"**{claim.verdict}**",
-            claim.regime,
-        )
-        lines.append(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-        )
-    return "\n".join(lines)

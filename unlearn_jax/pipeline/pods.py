@@ -105,7 +105,7 @@ class PodPlan:
 
     @property
     def main(self) -> StagePlan:
-        """The stage that takes longest."""
+        """Stage that takes the longest."""
         return max(self.stages, key=lambda stage: stage.hours)
 
     @property

@@ -21,7 +21,7 @@ from functools import cache
 from typing import Any
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.claims import Claim, claims_table, read_claims
+from unlearn_jax.pipeline.claims import HEADS, Claim, claim_cells, read_claims
 from unlearn_jax.pipeline.measure.records import ExperimentResult, RunResult
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.page import page_of
@@ -936,6 +936,22 @@ def result_section(result: Result) -> str:
         summary = "<details><summary>Chosen hyperparameters</summary>"
         blocks.append(f"{summary}\n\n{rows}\n\n</details>")
     return "\n\n".join(blocks)
+
+
+def claims_table(claims: Sequence[Claim], results: Mapping[str, Result]) -> str:
+    """Return the table of claims, in Markdown.
+
+    Args:
+      claims: in order.
+      results: all that are published.
+
+    Raises:
+      InputError: as :func:`unlearn_jax.pipeline.claims.claim_cells`.
+    """
+    lines = [_line(HEADS), _line([":---"] * len(HEADS))]
+    for claim in claims:
+        lines.append(_line(claim_cells(claim, results)))
+    return "\n".join(lines)
 
 
 def systems_table(results: Mapping[str, Result]) -> str:

@@ -31,7 +31,6 @@ def run_study(
       preset: name for the reports.
       own: by variant, a user's ``splits``, ``model`` and ``loss_fn``, arguments of
         :func:`unlearn_jax.pipeline.run`.
-
       events: folder for TensorBoard events, a sub-folder for each variant; see
         :func:`unlearn_jax.pipeline.run`.
 

@@ -526,6 +526,10 @@ def _method_named(name: str) -> Any:
     return method
 
 
+def _method_names() -> str:
+    return ", ".join([*methods.METHODS, *extensions.names("methods")])
+
+
 def choose_values(
     config: RunConfig, arguments: Sequence[str]
 ) -> tuple[RunConfig, list[str]]:
@@ -572,12 +576,8 @@ def choose_values(
         kind, registry = registries[flag]
         value = _method_named(name) if kind == "method" else registry.get(name)
         if value is None:
-            known = list(registry)
-            if kind == "method":
-                known += extensions.names("methods")
-            raise InputError(
-                f"unknown {kind} {name!r}; choose one of {', '.join(known)}"
-            )
+            known = _method_names() if kind == "method" else ", ".join(registry)
+            raise InputError(f"unknown {kind} {name!r}; choose one of {known}")
         chosen[flag] = value
     if not chosen:
         return config, others
@@ -629,10 +629,9 @@ def _with_rows(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
             name = next(iter(arguments[position + 1 : position + 2]), "")
         method = _method_named(name)
         if method is None:
-            known = ", ".join([*methods.METHODS, *extensions.names("methods")])
             raise InputError(
                 f"the run has no row {found[1]!r}, and no method is called {name!r}:"
-                f" rows are {', '.join(rows)}, methods {known}"
+                f" rows are {', '.join(rows)}, methods {_method_names()}"
             )
         rows[found[1]] = Row(method=method, label=found[1])
         known.append(_prefix(found[1]))

@@ -26,7 +26,6 @@ from unlearn_jax.pipeline.report.blocks import (
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.pipeline.store.events import Events
-from unlearn_jax.types import ReportError, first_line
 
 
 def publish(
@@ -89,26 +88,24 @@ def publish(
     )
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
-    faults = []
-    texts = {
-        "table.md": lambda: "\n".join(render_markdown(table) for table in tables),
-        "report.html": lambda: render_html(whole),
-    }
-    for file, render in texts.items():
-        try:
-            store.write_text(folder / file, render())
-        except Exception as error:
-            # days of computing are not lost to a figure
-            faults.append(f"{file} cannot be written: {first_line(error)}")
-    if events is not None:
-        try:
+
+    def save_table() -> None:
+        markdown = "\n".join(render_markdown(table) for table in tables)
+        store.write_text(folder / "table.md", markdown)
+
+    def save_events() -> None:
+        if events is not None:
             events.numbers(_numbers(tables))
             events.close()
-        except Exception as error:
-            faults.append(f"the events cannot be written: {first_line(error)}")
-    if faults:
-        where = f"the other results are in {folder}"
-        raise ReportError(f"{'; '.join(faults)}; {where}", result)
+
+    writers = {
+        "table.md": save_table,
+        "report.html": lambda: store.write_text(
+            folder / "report.html", render_html(whole)
+        ),
+        "the events": save_events,
+    }
+    store.write_each(writers, folder, result)
     return result
 
 

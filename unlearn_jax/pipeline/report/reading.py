@@ -4,7 +4,7 @@ The words of the verdicts are those of the report
 (:mod:`unlearn_jax.pipeline.report.verdict`); every number is stored in the results.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.records import Difference, RowResult, RunResult
@@ -13,6 +13,7 @@ from unlearn_jax.pipeline.report.verdict import (
     difference_words,
     headline,
     join,
+    listed,
     more_words,
 )
 
@@ -23,8 +24,6 @@ _STATES = (
     "measurably different from it",
     "undecided",
 )
-MAX_NAMED = 6
-"""Rows of one verdict that a sentence names; the others are counted."""
 
 
 def reading(runs: Mapping[str, RunResult]) -> tuple[str, ...]:
@@ -95,7 +94,7 @@ def _verdicts(run: RunResult) -> str:
             found[different].append(words)
         else:
             found[above if one.mean > 0 else below].append(words)
-    parts = [f"{state}: {_names(rows)}" for state, rows in found.items() if rows]
+    parts = [f"{state}: {listed(rows)}" for state, rows in found.items() if rows]
     if not parts:
         return ""
     if not found[like]:
@@ -153,7 +152,7 @@ def _last(run: RunResult) -> str:
             one = by_part["forget"].mean if "forget" in by_part else None
             if one is not None:
                 parts.append(f"{labels.get(key, key)} {_number(one)}")
-        return f"KLoM on the forget set, in nats: {_names(parts)}." if parts else ""
+        return f"KLoM on the forget set, in nats: {listed(parts)}." if parts else ""
     if run.requests is not None:
         parts = []
         for key, scores in run.requests.rows.items():
@@ -161,7 +160,7 @@ def _last(run: RunResult) -> str:
             parts.append(f"{labels.get(key, key)} {_number(score, 0)}")
         return (
             "Score after the last request (above the retrained models' means"
-            f" over-forgotten): {_names(parts)}."
+            f" over-forgotten): {listed(parts)}."
         )
     if run.targets is not None:
         best = {row.name: min(row.values) for row in run.targets.rows}
@@ -189,16 +188,8 @@ def _last(run: RunResult) -> str:
         ends = sorted({f"{cost:.2f}" for cost in (min(costs), max(costs))})
         text = f"Methods cost {' to '.join(ends)} of a retraining's gradients"
     if lost:
-        text += f"{'; diverged' if text else 'Diverged'}: {_names(lost)}"
+        text += f"{'; diverged' if text else 'Diverged'}: {listed(lost)}"
     return f"{text}." if text else ""
-
-
-def _names(words: Sequence[str]) -> str:
-    """Return a list in words, the tail of a long one counted."""
-    shown = list(words)
-    if len(shown) > MAX_NAMED + 1:
-        shown = [*shown[:MAX_NAMED], f"{len(shown) - MAX_NAMED} others"]
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _label(row: RowResult) -> str:

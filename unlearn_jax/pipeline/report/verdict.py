@@ -15,7 +15,8 @@ from unlearn_jax.pipeline.measure.records import Difference, RowResult, RunResul
 from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_known
 
 _COIN = Estimate(50.0, 0.0, 50.0, 50.0, 0, 0)
-_MAX_NAMED = 6
+MAX_NAMED = 6
+"""Names of a list in words; further ones are counted."""
 
 
 def headline(result: RunResult) -> tuple[str, ...]:
@@ -342,9 +343,18 @@ def join(names: Sequence[str]) -> str:
         name if plain else f"“{name}”"
         for name, plain in zip(names, is_plain, strict=True)
     ]
-    if len(names) > _MAX_NAMED + 1:
-        names = [*names[:_MAX_NAMED], f"{len(names) - _MAX_NAMED} others"]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return listed(names)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return a list in words, the tail of a long one counted.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    if len(words) > MAX_NAMED + 1:
+        words = [*words[:MAX_NAMED], f"{len(words) - MAX_NAMED} others"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def best_rows(result: RunResult, count: int) -> list[RowResult]:

@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ import numpy as np
 from unlearn_jax import __version__, onednn
 from unlearn_jax.data.tfds_reader import file_sha256
 from unlearn_jax.pipeline.store import hosts, locks
-from unlearn_jax.types import DamagedFileError, InputError
+from unlearn_jax.types import DamagedFileError, InputError, ReportError, first_line
 
 FORMAT = 3
 """Number of the format of stored folders; part of every key."""
@@ -240,6 +240,36 @@ def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> N
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a text file in one step."""
     write_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def write_each(
+    writers: Mapping[str, Callable[[], object]],
+    folder: pathlib.Path,
+    result: Any,
+    faults: Sequence[str] = (),
+) -> None:
+    """Write what shows a stored result, one part after the other.
+
+    A part that fails costs no other: days of computing are not lost to a figure.
+
+    Args:
+      writers: by name of the part.
+      folder: that they write to.
+      result: stored already; it goes with the error.
+      faults: found before, a line each.
+
+    Raises:
+      ReportError: a part cannot be written, or there are faults; all others are there.
+    """
+    faults = list(faults)
+    for name, write in writers.items():
+        try:
+            write()
+        except Exception as error:
+            faults.append(f"{name} cannot be written: {first_line(error)}")
+    if faults:
+        where = f"the other results are in {folder}"
+        raise ReportError(f"{'; '.join(faults)}; {where}", result)
 
 
 @contextlib.contextmanager
