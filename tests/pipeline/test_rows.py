@@ -211,9 +211,7 @@ def test_the_papers_signatures_of_failure_are_checks():
     measured = {row.key: row for row in measure_rows(pool, rows).rows}
     accuracy = measured["original"].metrics["test_accuracy"].mean
 
-    is_exchangeable = True
-
-    def signatures(auc, lost, **options):
+    def signatures(auc, lost, is_exchangeable=True, **options):
         estimates = {
             key: measured["mine"].metrics[key]._replace(mean=mean)
             for key, mean in (("ft_auc", auc), ("test_accuracy", accuracy - lost))
@@ -227,9 +225,9 @@ def test_the_papers_signatures_of_failure_are_checks():
 
     goal = measured["retrained"].metrics["ft_auc"].mean
     for is_exchangeable in (True, False):
-        kept = signatures(goal + 9, 4.9)
+        kept = signatures(goal + 9, 4.9, is_exchangeable)
         assert [one.passed for one in kept] == [True, True]
-        left, lost = signatures(goal + 11, 5.2)
+        left, lost = signatures(goal + 11, 5.2, is_exchangeable)
         assert (left.passed, lost.passed) == (False, False)
         assert "mine, 11.0 points of FT AUC above" in left.detail
         assert left.detail.endswith("; above: mine")

@@ -218,7 +218,14 @@ def test_every_trial_is_kept_and_the_best_is_taken(finished):
     chosen = search.trials[search.chosen].options
     assert {option: row.options[option] for option in chosen} == chosen
     assert "fixed" not in results.tuning.rows
-    assert 0 < results.tuning.original.mean < 100, "on the same problems"
+    original = results.tuning.original.mean
+    assert 0 < original < 100, "on the same problems"
+    for trial in search.trials:
+        assert (trial.gain is None) == (not trial.metrics)
+        if trial.gain is not None:
+            less = trial.metrics["avg_gap"].mean - original
+            assert trial.gain.mean == pytest.approx(less, abs=1e-3)
+            assert trial.gain.low < trial.gain.mean < trial.gain.high
 
 
 def test_a_trial_is_the_method_with_its_hyperparameters(finished, splits, tmp_path):
