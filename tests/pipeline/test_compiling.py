@@ -261,13 +261,13 @@ def test_images_that_take_no_memory_are_checked_once():
 def test_the_command_compiles_and_writes_json(tmp_path, capsys):
     file = tmp_path / "found.json"
     arguments = ["compile", "digits", "--target", "cpu", "--json", str(file)]
-    arguments += ["--devices", "2", "8"]
+    arguments += ["--devices", "2", "8", "--audit.lira=True"]
     assert cli.main([*arguments, "--only", "^audit$"]) == 0
     printed = capsys.readouterr().out
     assert "digits on cpu" in printed
     assert "what breaks first" in printed
     names = [row["program"] for row in json.loads(file.read_text())["programs"]]
-    assert names == ["rmia", "lira", "ulira"]
+    assert names == ["rmia", "lira"]
     assert cli.main(["compile", "digits", "--target", "b900"]) == 2
     assert "unknown target" in capsys.readouterr().err
     assert cli.main(["compile"]) == 2
@@ -365,9 +365,14 @@ def test_training_and_audit_compile_for_accelerators(target):
         pytest.skip("needs the extra compilers")
     for mapper, is_grouped in (("auto", False), ("vmap", True)):
         config = small("amun")
+        audit_config = dataclasses.replace(config.audit, lira=True)
         replicas_config = dataclasses.replace(config.replicas, mapper=mapper, devices=1)
         report = compiling.compile_run(
-            {"": dataclasses.replace(config, replicas=replicas_config)},
+            {
+                "": dataclasses.replace(
+                    config, replicas=replicas_config, audit=audit_config
+                )
+            },
             targets.parse(target),
             only="references|audit",
         )

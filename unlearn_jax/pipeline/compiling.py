@@ -14,17 +14,16 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from tabulate import tabulate
 
 from unlearn_jax import replicas, targets
-from unlearn_jax.audit import device
 from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.models.flops import Operations, program_flops
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
+from unlearn_jax.pipeline.measure.pool import lira_scores, rmia_scores
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.artifact import Artifact, Runner
@@ -592,23 +591,22 @@ def _rows(
 
 
 def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:
-    """Yield the audit's device functions for all targets of a row."""
-    num_samples = len(plan.pool.labels)
-    num_models = plan.num_references
+    """Yield the audit's programs, which score all runs of a row of the table."""
+    shape = (plan.num_references, len(plan.pool.labels))
     watch = _Watch(target)
-    place = jax.sharding.SingleDeviceSharding(targets.devices()[0])
-
-    def shape(size: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(size, dtype, sharding=place)
-
-    runs = shape((len(plan.runs), num_samples), jnp.float32)
-    if num_models:
-        bank = shape((num_models, num_samples), jnp.float32)
-        member = shape((num_models, num_samples), jnp.bool_)
-        watch(jax.jit(device.rmia), (runs, bank, member))
-        watch(jax.jit(device.lira), (runs, bank, member))
-    if len(plan.runs) > 2:
-        watch(jax.jit(device.ulira), (runs, runs))
+    if plan.num_references:
+        # of float32; all runs share a bank
+        runs = np.broadcast_to(np.float32(0), (len(plan.runs), shape[1]))
+        bank = (np.broadcast_to(np.float32(0), shape), np.broadcast_to(False, shape))
+        with replicas.rehearsal(watch):
+            mapper = plan.audit_mapper
+            replicas.map_models(mapper, rmia_scores(plan.audit), runs, ())
+            if plan.audit.lira:
+                scores = lira_scores(plan.audit, plan.num_references)
+                replicas.map_models(mapper, scores, runs, bank)
     label = f"{variant}: audit" if variant else "audit"
-    for key in watch.calls:
-        yield ProgramRow(label, watch.name(key), len(plan.rows), watch.compiled(key))
+    for key, calls in watch.calls.items():
+        if watch.name(key) not in NEGLIGIBLE:
+            compiled = watch.compiled(key)
+            calls = calls * len(plan.rows)
+            yield ProgramRow(label, watch.name(key), calls, compiled)

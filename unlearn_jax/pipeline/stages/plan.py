@@ -183,6 +183,11 @@ class Plan:
             shard_data=self._shards_data,
         )
 
+    @property
+    def audit_mapper(self) -> Mapper:
+        """The way to score all runs at once, on the devices of this process."""
+        return mapper("vmap", num_models=len(self.runs), devices=self.replicas.devices)
+
     @cached_property
     def _shards_data(self) -> bool:
         """True if training sets are divided over the devices, by size if not given."""
