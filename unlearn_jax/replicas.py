@@ -429,7 +429,10 @@ def mapper(
             f"{count} devices do not divide into parts of split={split}: choose a"
             " divisor"
         )
-    models = min(count // split, num_models)
+    models = count // split
+    if not across_hosts:
+        # of all processes each needs a device, those without a model that of a padding
+        models = min(models, num_models)
     name = f"pmap[{models}] x {form}"
     if split > 1:
         name = f"{name} x split[{split}]"

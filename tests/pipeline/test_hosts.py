@@ -135,6 +135,19 @@ def alone(tmp_path_factory):
     return folder
 
 
+def test_processes_compute_every_piece_together_as_one_does(alone, tmp_path):
+    """One mesh over both, of whose devices each holds a part of the images."""
+    together = PRESET.replace(
+        "group=2,", "group=2, across_hosts=True, shard_data=True,"
+    )
+    said = finish(start(2, tmp_path, alone / "cache", together))
+    for _, log in said:
+        assert re.search(r"stage 2 of \d, references \(8\): 8 done in", log)
+    assert numbers(tmp_path) == numbers(alone)
+    again = finish(start(2, tmp_path, alone / "cache", together))
+    assert "Retrained (oracle)" in again[0][0]
+
+
 def logs_as_the_page_says(log):
     """The first line that experiments/TWO_PROCESSES.md shows, with any numbers."""
     text = (PAGES / "TWO_PROCESSES.md").read_text()

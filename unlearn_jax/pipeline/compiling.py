@@ -599,7 +599,7 @@ def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow
         runs = np.broadcast_to(np.float32(0), (len(plan.runs), shape[1]))
         bank = (np.broadcast_to(np.float32(0), shape), np.broadcast_to(False, shape))
         with replicas.rehearsal(watch):
-            mapper = plan.audit_mapper
+            mapper = plan.mapper(len(plan.runs), is_audit=True)
             replicas.map_models(mapper, rmia_scores(plan.audit), runs, ())
             if plan.audit.lira:
                 scores = lira_scores(plan.audit, plan.num_references)

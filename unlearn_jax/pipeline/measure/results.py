@@ -192,6 +192,10 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
       plan: of the run.
       by_class: measure forgotten classes as such; False takes their samples one by one.
     """
+    mapper = None
+    # on CPUs NumPy sorts faster than XLA
+    if targets.platform() != "cpu":
+        mapper = plan.mapper(len(plan.runs), is_audit=True)
     return make_pool(
         plan.audit,
         plan.pool.labels,
@@ -200,8 +204,7 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
         _references(plan),
         plan.references.member,
         oracles=oracle_logits(plan) if by_class and plan.is_class else None,
-        # on CPUs NumPy sorts faster than XLA
-        mapper=None if targets.platform() == "cpu" else plan.audit_mapper,
+        mapper=mapper,
     )
 
 
