@@ -46,6 +46,7 @@ class Compiled:
       devices: that it runs on.
       split: of these, how many share a model.
       data: bytes of the largest array of images among its arguments.
+      data_parts: that this array is divided into, 1 where every device has all of it.
       input: bytes of images that it gathers, as stored.
       operations: counted in the program before it is compiled.
       reading: of the compiled text; None if it does not compile.
@@ -61,6 +62,7 @@ class Compiled:
     state: float = 0.0
     split: int = 1
     data: float = 0.0
+    data_parts: int = 1
     input: float = 0.0
 
 
@@ -120,6 +122,7 @@ class ProgramRow:
             "size": self.size,
             "split": compiled.split,
             "data_bytes": compiled.data,
+            "data_parts": compiled.data_parts,
             "input_bytes": compiled.input,
             "state_bytes": compiled.state * compiled.devices,
             "devices": compiled.devices,
@@ -195,14 +198,22 @@ class _Watch:
         )
         # such as [N, H, W, ch] in bytes
         images = [leaf for leaf in jax.tree.leaves(args) if _is_images(leaf)]
-        data = [math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in images]
+        data = [
+            (
+                math.prod(leaf.sharding.shard_shape(leaf.shape)),
+                leaf.shape[0] // leaf.sharding.shard_shape(leaf.shape)[0],
+            )
+            for leaf in images
+        ]
+        data_bytes, data_parts = max(data, default=(0, 1))
         found = Compiled(
             "",
             math.nan,
             max(len(used), 1),
             operations,
             split=parts,
-            data=max(data, default=0),
+            data=data_bytes,
+            data_parts=data_parts,
             input=_gathered(traced.jaxpr.jaxpr) / parts,
         )
         options = {"xla_gpu_autotune_level": 0} if chip.platform == "cuda" else None
@@ -287,6 +298,7 @@ class CompileReport:
       group: models trained at a time, as the preset says.
       largest_group: that fits, where the preset's does not: by halving, then on a line
         through two sizes; None if the preset's fits.
+      across_hosts: a program is for the devices of all hosts.
     """
 
     preset: str
@@ -294,6 +306,7 @@ class CompileReport:
     rows: tuple[ProgramRow, ...]
     group: int
     largest_group: int | None
+    across_hosts: bool = False
 
     @property
     def device_hours(self) -> float:
@@ -311,6 +324,8 @@ class CompileReport:
             "hosts": self.target.num_hosts,
             "group": self.group,
             "largest_group": self.largest_group,
+            "across_hosts": self.across_hosts,
+            "effort": jax.config.values["jax_exec_time_optimization_effort"],
             "bound_device_hours": self.device_hours,
             "jax": jax.__version__,
             "programs": [row.to_json(self.target) for row in self.rows],
@@ -424,8 +439,10 @@ def compile_run(
             found += _run_rows(name, config, target, parts, only, progress)
         return found
 
+    across_hosts = any(one.replicas.across_hosts for one in variants.values())
     with targets.use(target):
-        return _report(preset, target, group, rows)
+        report = _report(preset, target, group, rows)
+    return dataclasses.replace(report, across_hosts=across_hosts)
 
 
 def compile_experiment(
