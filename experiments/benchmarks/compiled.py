@@ -10,10 +10,9 @@ Command::
 A row is a preset, a target and some of its stages: one process each, one at a time,
 whose numbers go to ``DIR/PRESET--TARGET--PART.json``, and its output to ``.txt``. One
 that fails or takes longer than ``--timeout`` leaves a file ``.failed`` that says so;
-remove it to try again. Compilers of TPUs take minutes of a core for a ResNet, and
-seconds at the least ``--effort`` (of -1 to 1, JAX's, 0 by default), for a program that
-needs some percent more memory and traffic. Times are the roofline's bound, and that bound at 30% of the peak; nothing is
-measured.
+remove it to try again. ``--effort=-1`` (JAX's, 0 by default) compiles sooner, programs
+of some percent more memory and traffic: the row says so. Times are the roofline's
+bound, and that bound at 30% of the peak; nothing is measured.
 """
 
 import argparse
