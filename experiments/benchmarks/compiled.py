@@ -9,9 +9,9 @@ Command::
 
 A row is a preset, a target and some of its stages: one process each, one at a time,
 whose numbers go to ``DIR/PRESET--TARGET--PART.json``, and its output to ``.txt``. One
-that fails or takes longer than ``--timeout`` leaves a file ``.failed`` that says so;
+that fails or takes longer than ``--timeout`` leaves a file ``.failed`` with the reason;
 remove it to try again. ``--effort=-1`` (JAX's, 0 by default) compiles sooner, programs
-of some percent more memory and traffic: the row says so. Times are the roofline's
+of some percent more memory and traffic: their rows name it. Times are the roofline's
 bound, and that bound at 30% of the peak; nothing is measured.
 """
 
