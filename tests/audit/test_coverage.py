@@ -225,8 +225,8 @@ def test_attacks_on_forgotten_classes_cover_with_refitted_machines():
         )
         return pool, measure_row(pool, [logits[2]])[0]
 
-    drawn = [measure(1000 + number, 0)[1] for number in range(60)]
-    found = [measure(number, 15) for number in range(20)]
+    drawn = [measure(1000 + number, 0)[1] for number in range(40)]
+    found = [measure(number, 12) for number in range(14)]
     for key, unit in (("mia_kodge", "%"), ("mia_nn", "%"), ("mia_nn_gap", "points")):
         truth = np.mean([one[key].value for one in drawn])
         estimates = [estimate(pool, one[key], unit) for pool, one in found]

@@ -424,7 +424,8 @@ class Trial:
     Attributes:
       options: hyperparameters.
       metrics: estimates; empty if a run diverged.
-      gain: Avg Gap less the original's, paired; None without an interval.
+      gain: Avg Gap less the original's, paired; None without an interval, as where the
+        trial's models predict as the originals.
       num_diverged: runs that ended in numbers that are not finite.
     """
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.records import (
     ExposedSample,
     RowResult,
@@ -436,9 +437,12 @@ def options_at_edge(search: RowSearch) -> list[str]:
     return remarks
 
 
-def _against_original(best: Trial) -> list[str]:
+def _against_original(best: Trial, original: Estimate) -> list[str]:
     """Return a remark on a best trial that is not clearly better than the original."""
-    if best.gain is None or best.gain.high < 0:
+    if best.gain is None:
+        is_equal = best.metrics["avg_gap"].mean == original.mean
+        return ["equal to the original"] if is_equal else []
+    if best.gain.high < 0:
         return []
     if best.gain.low > 0:
         return ["worse than the original"]
@@ -473,7 +477,7 @@ def tuning_section(result: RunResult) -> Section | None:
             remarks["lost"].append(row.label)
         else:
             edges = options_at_edge(search)
-            idle = _against_original(best)
+            idle = _against_original(best, tuning.original)
             own = [*edges, *idle]
             remarks["edge"] += [row.label] if edges else []
             remarks["idle"] += [row.label] if idle else []
