@@ -13,6 +13,7 @@ from unlearn_jax.contrib.testbeds.tables import (
     simulate_table,
 )
 from unlearn_jax.pipeline.config.schema import AuditConfig
+from unlearn_jax.pipeline.measure.classes import _mia_nn_gap
 from unlearn_jax.pipeline.measure.differences import (
     combine,
     compare,
@@ -20,7 +21,11 @@ from unlearn_jax.pipeline.measure.differences import (
     holm,
     more_runs,
 )
-from unlearn_jax.pipeline.measure.pool import make_pool
+from unlearn_jax.pipeline.measure.pool import (
+    ClassPool,
+    ForgottenClasses,
+    make_pool,
+)
 from unlearn_jax.pipeline.measure.rows import estimate, measure_row
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
@@ -233,3 +238,20 @@ def test_attacks_on_forgotten_classes_cover_with_refitted_machines():
         assert all(one.low < one.high for one in estimates)
         hits = [one.low <= truth <= one.high for one in estimates]
         assert covers(hits, 0.9, 1.0), (key, np.mean(hits))
+
+
+def test_the_gap_to_retrained_models_counts_their_noise():
+    rng = np.random.default_rng(0)
+    variances = []
+    for _ in range(300):
+        expected = rng.normal(size=(1, 3)) / np.sqrt(2)
+        one = ForgottenClasses(
+            classes=(3,), runs=(0, 1, 2), neighbors=(0,), expected={"mia_nn": expected}
+        )
+        pool = ClassPool(peers=np.zeros((3, 0), bool), oracles=((), ()), sets=(one,))
+        score = Measured(9 + rng.normal(size=3), None)
+        gap = _mia_nn_gap(pool, score, "mia_nn")
+        assert np.allclose(gap.value, score.value - expected.mean())
+        factors = np.arange(3)[:, None]
+        variances.append(audit.mean_variance(gap.influences, factors=factors).total)
+    assert np.isclose(np.mean(variances), (1 + 1 / 2) / 3, rtol=0.15)
