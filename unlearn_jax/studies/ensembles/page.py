@@ -15,7 +15,7 @@ from unlearn_jax.audit import Estimate, sample_weights, summarize
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
 from unlearn_jax.studies.common import Arrays, Found, legend
-from unlearn_jax.studies.ensembles.artifacts import TERMS, EnsembleConfig, terms_of
+from unlearn_jax.studies.ensembles.config import TERMS, EnsembleConfig, terms_of
 
 Metric = Callable[[Arrays, np.ndarray], np.ndarray]
 """``(arrays of an attack, weights [W, N]) -> [W]``, percent; NaN where none counts."""
