@@ -30,6 +30,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 
 import jax
 import numpy as np
@@ -274,7 +275,7 @@ def table_of(
     """
     rows = []
     for name in runs[0][0]:
-        values = np.array([[run[name] for run in of_seed] for of_seed in runs])
+        values = np.array([list(map(itemgetter(name), of_seed)) for of_seed in runs])
         cells = []
         for metric in range(len(METRICS)):
             bounds = None if name == PAIRED else BOUNDS[metric]

@@ -75,7 +75,7 @@ def target_distances(plan: Plan) -> Targets:
     train = plan.splits.train
     count = len(train.labels)
     num_pairs = len(plan.pairs)
-    seeds = [[int(number) for number in run] for run in plan.runs]
+    seeds = plan.runs.tolist()
     first = [oracles[pair][:count] for pair in plan.pair_of_run]
     second = [oracles[num_pairs + pair][:count] for pair in plan.pair_of_run]
     forget = plan.forget[plan.runs[:, 1]]

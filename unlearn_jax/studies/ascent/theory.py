@@ -101,7 +101,8 @@ def _example(rng: np.random.Generator) -> dict[str, np.ndarray]:
     alpha = testbeds.alpha_limit(size) * rng.uniform(0, 0.98, DRAWS)
     shared = testbeds.shared_minimizers(size, alpha)
     forces = testbeds.forces(size, alpha)
-    zeros = [[_zero(total) for total in force.sum(-1) / size.ridge] for force in forces]
+    totals = np.array([force.sum(-1) / size.ridge for force in forces])
+    zeros = np.vectorize(_zero)(totals)
     above = testbeds.shared_minimizers(size, forget / retain * rng.uniform(1, 3, DRAWS))
     low, limit = testbeds.harmful_range(size, eps)
     wide = first_term(size, eps)
@@ -112,7 +113,7 @@ def _example(rng: np.random.Generator) -> dict[str, np.ndarray]:
         (0 * eps, np.minimum(wide, limit), eps),
     ]
     return {
-        "shared_error": np.abs(np.array(zeros) - np.array(shared[:3])),
+        "shared_error": np.abs(zeros - np.array(shared[:3])),
         "pair_error": _pair_errors(size, limit * rng.uniform(0, 0.98, DRAWS), eps),
         "lemma4": (
             np.abs(shared.retrained - shared.original)

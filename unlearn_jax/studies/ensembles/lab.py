@@ -7,6 +7,7 @@ surrogates have weights and batches of their own.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from typing import Any, Literal
 
 import jax
@@ -507,10 +508,15 @@ class Lab:
             images = jnp.asarray(images)
             return ~np.asarray(correct(apply_fn, variables, images, labels))
 
-        def transferred(result: AttackResult) -> list[list[np.ndarray]]:
-            return [
-                [fooled(one, images, y) for one in each] for images in result.images
-            ]
+        def transferred(result: AttackResult) -> np.ndarray:
+            """Return where every member is wrong, by radius: ``[R, M, B]``."""
+            pairs = product(result.images, each)
+            wrong = [fooled(member, images, y) for images, member in pairs]
+            return np.reshape(wrong, (len(plan.radii), len(each), -1))
+
+        def by_radius(crafted: Any) -> np.ndarray:
+            """Return where the ensemble is wrong, by radius: ``[R, B]``."""
+            return np.stack([fooled(whole, images, y) for images in crafted])
 
         white = self.pgd(key_white, whole, x, y, keep="first")
         robust = attacks.robustness(
@@ -529,7 +535,7 @@ class Lab:
             "white_fooled": np.asarray(white.labels) != np.asarray(y),
             "strong_fooled": ~np.asarray(robust),
             "black_fooled": np.stack(
-                [[fooled(whole, im, y) for im in one] for one in surrogates["images"]]
+                [by_radius(images) for images in surrogates["images"]]
             ),
             "strong_black_fooled": np.stack(
                 [fooled(whole, im, y[:cut]) for im in surrogates["strong_images"]]

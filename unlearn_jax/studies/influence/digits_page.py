@@ -1,6 +1,7 @@
 """Page of the study of influence functions on digits."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import jax
 import numpy as np
@@ -203,14 +204,11 @@ def _cost_table(config: Config, found: Found) -> Table:
     low = f"{100 * config.fractions[0]:g} %"
     high = f"{100 * config.fractions[-1]:g} %"
     forms = ("dual dense", "dual CG", "primal")
-    columns = [
-        "outputs, parameters",
-        "kernel",
-        *(f"{form}, {f}" for f in (low, high) for form in forms),
-    ]
-    gap = max(
-        found[f"cost-{w}-{o}"]["gap"].max() for w in config.widths for o in (1, 10)
-    )
+    columns = ["outputs, parameters", "kernel"]
+    for fraction in (low, high):
+        columns += [f"{form}, {fraction}" for form in forms]
+    runs = product(config.widths, (1, 10))
+    gap = max(found[f"cost-{w}-{o}"]["gap"].max() for w, o in runs)
     caption = (
         "Milliseconds for one request on linearized tanh networks, float32; conjugate"
         " gradients to 1e-6. The kernel is computed once for all requests. Memory in"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -419,13 +420,8 @@ def tune(
     """
     the = world(config)
     candidates = candidates_of(name, config)
-    grid = np.array(
-        [
-            (rate, past)
-            for past in candidates["overshoot"]
-            for rate in candidates["learning_rate"]
-        ]
-    )
+    pairs = product(candidates["overshoot"], candidates["learning_rate"])
+    grid = np.array([(rate, past) for past, rate in pairs])
     count = len(grid)
     concept = config.tuning_concept
     one = jax.tree.map(

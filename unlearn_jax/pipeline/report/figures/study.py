@@ -21,13 +21,10 @@ def study_plot(results: Mapping[str, RunResult]) -> Figure:
     Returns:
       The figure; a row that a variant lacks, or that diverged there, has a dash.
     """
-    every = {}
-    for result in results.values():
-        every |= {row.key: row for row in result.rows}
-    if not any(
-        "avg_gap" in row.metrics for result in results.values() for row in result.rows
-    ):
+    rows = [row for result in results.values() for row in result.rows]
+    if not any("avg_gap" in row.metrics for row in rows):
         return note("No row has an Avg Gap")
+    every = {row.key: row for row in rows}
     styles = styles_of(list(every.values()))
     columns = min(len(results), 3)
     lines = math.ceil(len(results) / columns)
