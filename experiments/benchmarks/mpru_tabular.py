@@ -279,8 +279,8 @@ def table_of(
         cells = []
         for metric in range(len(METRICS)):
             bounds = None if name == PAIRED else BOUNDS[metric]
-            found = summarize_runs(values[:, :, metric], bounds=bounds)
-            shown = Estimate(found.mean, np.nan, found.low, found.high, 0, 0)
+            summary = summarize_runs(values[:, :, metric], bounds=bounds)
+            shown = Estimate(summary.mean, np.nan, summary.low, summary.high, 0, 0)
             cells.append(publish.parse_cell(" ".join(format_cell(shown, 3)).strip()))
         rows.append((name, *cells))
     return publish.ResultTable(

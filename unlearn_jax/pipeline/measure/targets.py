@@ -94,10 +94,12 @@ def target_distances(plan: Plan) -> Targets:
         runs = np.flatnonzero(sizes == size)
         items = jax.tree.map(lambda leaf, runs=runs: leaf[runs], stacked)
         distances = partial(_distances, plan, int(size))
-        found, kept = map_models(plan.mapper(len(runs)), distances, items, train)
-        parts.append(found)
+        divergences, predictions = map_models(
+            plan.mapper(len(runs)), distances, items, train
+        )
+        parts.append(divergences)
         for place, run in enumerate(runs):
-            samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], kept)
+            samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], predictions)
     names = _names()
     coefficients: tuple[float, ...] = ()
     fitted = np.zeros(0)
@@ -159,10 +161,10 @@ def _fitted_distances(samples: Mapping[int, _Samples], sets: np.ndarray) -> np.n
         coefficients[int(forgotten)] = _fit(others)
     distances = []
     for run, forgotten in enumerate(sets):
-        own = samples[run]
-        scores = own.descriptors @ coefficients[int(forgotten)]
-        target = tilted_target(own.logits, own.excluded, scores, beta=1.0)
-        distances.append(float(_distance(own.truth, target)))
+        fitted_on = samples[run]
+        scores = fitted_on.descriptors @ coefficients[int(forgotten)]
+        target = tilted_target(fitted_on.logits, fitted_on.excluded, scores, beta=1.0)
+        distances.append(float(_distance(fitted_on.truth, target)))
     return np.array(distances)
 
 

@@ -67,13 +67,13 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
         )
         artifacts.append(surrogates)
         for arm in config.arms:
-            own = base | {"seed": seed, "arm": arm, "count": config.num_members}
-            own |= {term: plain[term] for term in terms_of(arm)}
+            of_arm = base | {"seed": seed, "arm": arm, "count": config.num_members}
+            of_arm |= {term: plain[term] for term in terms_of(arm)}
             if config.attack.every_epochs:
-                own |= {"curve": curve}
+                of_arm |= {"curve": curve}
             trained = Artifact(
                 name=f"{arm}-{seed}",
-                settings=own,
+                settings=of_arm,
                 compute=partial(lab.train, arm, seed),
                 inputs=pilots if config.attack.every_epochs else (),
                 price=price.members() + price.in_training(),

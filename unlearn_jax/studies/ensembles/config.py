@@ -143,8 +143,8 @@ def lotos_of(config: EnsembleConfig, arm: str) -> Lotos:
 
 def _weight(part: str) -> float | None:
     """Return the number behind ``lotos``; None where there is none."""
-    found = re.fullmatch(r"lotos(\d+(?:\.\d+)?)", part)
-    return float(found[1]) if found else None
+    match = re.fullmatch(r"lotos(\d+(?:\.\d+)?)", part)
+    return float(match[1]) if match else None
 
 
 def check(config: EnsembleConfig) -> None:

@@ -173,7 +173,7 @@ class Lab:
         # a compiled function returns them in alphabetical order
         places = {name: place for place, name in enumerate(norms)}
         names = sorted(foreign, key=lambda name: places.get(name, len(places)))
-        found = {
+        arrays = {
             "members": replicas.stack(members),
             "layers": np.array(list(norms)),
             "norms_trained": trained,
@@ -183,7 +183,7 @@ class Lab:
             "foreign": np.stack([np.asarray(foreign[name]) for name in names]),
             "foreign_layers": np.array(names),
         }
-        return found | {key: np.array(each) for key, each in curve.items() if every}
+        return arrays | {key: np.array(each) for key, each in curve.items() if every}
 
     def foreign(self, members: Sequence[Variables]) -> dict[str, Array]:
         """Return the foreign stretches of all layers by their names."""
@@ -245,8 +245,8 @@ class Lab:
                 jnp.stack(self.wrong(each, result.images[place], labels))
                 for result in results
             ]
-            own = jnp.stack([result.labels[place] != labels for result in results])
-            outcomes.append(attacks.Transfer(right, own, right, jnp.stack(fooled)))
+            source = jnp.stack([result.labels[place] != labels for result in results])
+            outcomes.append(attacks.Transfer(right, source, right, jnp.stack(fooled)))
         return outcomes
 
     def wrong(
@@ -341,7 +341,7 @@ class Lab:
 
         block = jax.jit(block)
         params = [one.params for one in members]
-        found: dict[str, list[float]] = {
+        curves: dict[str, list[float]] = {
             name: [] for name in ("steps", "penalty", "transfer", "accuracy", "stretch")
         }
         for step in range(0, plan.num_steps + 1, plan.every):
@@ -353,12 +353,12 @@ class Lab:
                 jax.random.clone(key_attack), moved, self.main_radius(pilot)
             )
             (params, state), penalties = block(params, state)
-            found["steps"].append(step)
-            found["penalty"].append(float(penalties[0]))
-            found["transfer"].append(transfer)
-            found["accuracy"].append(accuracy)
-            found["stretch"].append(_largest_foreign(self.foreign(moved)))
-        return {name: np.array(each) for name, each in found.items()}
+            curves["steps"].append(step)
+            curves["penalty"].append(float(penalties[0]))
+            curves["transfer"].append(transfer)
+            curves["accuracy"].append(accuracy)
+            curves["stretch"].append(_largest_foreign(self.foreign(moved)))
+        return {name: np.array(each) for name, each in curves.items()}
 
     def clip(self, member: Variables) -> Variables:
         """Clip a member until every layer's norm is within half a percent.
@@ -411,7 +411,7 @@ class Lab:
         stacked = replicas.fit_many(
             keys, self.model, self.splits.train, masks, self.recipe
         )[0].variables
-        found: dict[str, list[Any]] = {
+        columns: dict[str, list[Any]] = {
             name: [] for name in ("right", "images", "fooled", "strong_images")
         }
         key_attacks = jax.random.fold_in(jax.random.key(seed), 2)
@@ -419,9 +419,9 @@ class Lab:
             one = (self.model.apply, replicas.unstack(stacked, j))
             key_pgd, key_apgd = jax.random.split(key)
             result = self.pgd(key_pgd, one, x, y, keep="last")
-            found["right"].append(np.asarray(correct(*one, x, y)))
-            found["images"].append(np.asarray(result.images))
-            found["fooled"].append(np.asarray(result.labels) != np.asarray(y))
+            columns["right"].append(np.asarray(correct(*one, x, y)))
+            columns["images"].append(np.asarray(result.images))
+            columns["fooled"].append(np.asarray(result.labels) != np.asarray(y))
             best = _apgd(
                 one[0],
                 plan.strong_steps,
@@ -431,8 +431,8 @@ class Lab:
                 y[:strong],
                 self.main_radius(pilot) / 255,
             )
-            found["strong_images"].append(np.asarray(best))
-        return {name: np.stack(values) for name, values in found.items()}
+            columns["strong_images"].append(np.asarray(best))
+        return {name: np.stack(values) for name, values in columns.items()}
 
     def pgd(
         self,

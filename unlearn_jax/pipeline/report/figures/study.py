@@ -32,9 +32,9 @@ def study_plot(results: Mapping[str, RunResult]) -> Figure:
     figure = Drawing(figsize=(9.2, height), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axes, (name, result) in zip(panels, results.items(), strict=False):
-        own = {row.key: row for row in result.rows}
+        by_key = {row.key: row for row in result.rows}
         rows = [
-            own.get(key) or dataclasses.replace(row, metrics={}, values={})
+            by_key.get(key) or dataclasses.replace(row, metrics={}, values={})
             for key, row in every.items()
         ]
         draw_forest(
