@@ -277,8 +277,8 @@ def summary(findings: Findings) -> str:
         f" {num_worse} of {len(ascent)} sets; fine-tuning without ascent leaves"
         f" {100 * findings.remaining('finetune').mean():.0f} %.{one} The"
         " cross-influence norm was conjectured to go with failure: its rank"
-        f" correlation is {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}] with the remaining distance"
-        f" after the best run, and {broke.mean:.2f} [{broke.low:.2f},"
+        f" correlation is {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}] with the"
+        f" remaining distance after the best run, and {broke.mean:.2f} [{broke.low:.2f},"
         f" {broke.high:.2f}] with the fraction of runs that break the model."
     )
 
@@ -314,8 +314,8 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
             "Every run",
             every_run(findings),
             f"{findings.klom.shape[0] * len(findings.method)} dots in"
-            f" {len(set(findings.kinds))} panels: {shares['improved']:.0f} % of the runs"
-            " with ascent improved,"
+            f" {len(set(findings.kinds))} panels: {shares['improved']:.0f} % of the"
+            " runs with ascent improved,"
             f" {shares['unchanged']:.0f} % did not move, {shares['broke']:.0f} % broke"
             " the model.",
             "One dot per configuration and forget set, each from as many models as an"
