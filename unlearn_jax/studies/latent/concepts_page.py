@@ -328,8 +328,8 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
         f" {', '.join(METHODS[name] for name in forgetting) or 'no method'}. Of these"
         f" no easier to attack: {', '.join(safe) or 'none'}; nearest is"
         f" {METHODS[safest]}, where the attack succeeds"
-        f" {backs[safest].mean:+.0f} points [{backs[safest].low:.0f}, {backs[safest].high:.0f}] against the retrained"
-        " model."
+        f" {backs[safest].mean:+.0f} points [{backs[safest].low:.0f},"
+        f" {backs[safest].high:.0f}] against the retrained model."
     )
     search = artifacts["search"]
     inside = all(
