@@ -279,7 +279,8 @@ def summary(findings: Findings) -> str:
         " cross-influence norm was conjectured to go with failure: its rank"
         f" correlation is {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}] with the"
         f" remaining distance after the best run, and {broke.mean:.2f}"
-        f" [{broke.low:.2f}, {broke.high:.2f}] with the fraction of runs that break the model."
+        f" [{broke.low:.2f}, {broke.high:.2f}] with the fraction of runs that break the"
+        " model."
     )
 
 
