@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
     preset = arguments[0]
     presets.find(preset)
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.publish import published_plan
+    from unlearn_jax.pipeline.published import published_plan
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
 
@@ -191,7 +191,7 @@ def _run_experiment(
     loaded: Any, options: RunOptions, fields: list[str], prog: str
 ) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.publish import published_plan, published_time
+    from unlearn_jax.pipeline.published import published_plan, published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError, ReportError
@@ -436,12 +436,13 @@ def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
       run: working directory of the run.
       to: file to write; experiments/results/PRESET.json if None.
     """
+    from unlearn_jax.pipeline import pages, published
     from unlearn_jax.pipeline import publish as publishing
 
     path, result = publishing.publish(run, to)
     print(f"{path}: write title, claim and reading of {result.name} into it")
-    if path.parent == publishing.folder():
-        publishing.write_pages()
+    if path.parent == published.folder():
+        pages.write_pages()
     return 0
 
 
@@ -451,9 +452,9 @@ def table(*, check: bool = False) -> int:
     Args:
       check: compare only; the status is 1 if a page differs.
     """
-    from unlearn_jax.pipeline import publish as publishing
+    from unlearn_jax.pipeline import pages
 
-    stale = publishing.write_pages(check=check)
+    stale = pages.write_pages(check=check)
     for path in stale:
         print(f"{path}: {'differs' if check else 'written'}")
     return int(check and bool(stale))

@@ -1,4 +1,4 @@
-"""What a study of robust ensembles stores: members and their attacks, by seed."""
+"""Stored artifacts of a study of robust ensembles: members and attacks, by seed."""
 
 import dataclasses
 from functools import partial
