@@ -17,6 +17,7 @@ from unlearn_jax.attacks._pgd import (
     AttackLoss,
     attack_result,
     check_attacked,
+    is_flat,
     per_sample,
     predict_class,
     random_start,
@@ -283,7 +284,7 @@ def apgd(
     return attack_result(
         images,
         last.images,
-        last.gradient,
+        is_flat(last.gradient, norm),
         last.labels,
         labels,
         already,

@@ -147,7 +147,7 @@ def ascent_step(
 def attack_result(
     images: Array,
     points: Array,
-    gradient: Array,
+    flat: Array,
     predicted: Array,
     labels: Array,
     already: Array,
@@ -161,7 +161,7 @@ def attack_result(
     Args:
       images: ``[B, ...]`` clean images.
       points: ``[B, ...]`` iterates to return.
-      gradient: ``[B, ...]`` of the loss at the points.
+      flat: ``[B]`` bool, :func:`is_flat` of the loss's gradients at the points.
       predicted: ``[B]`` classes that the model gives to the points, or ``UNDEFINED``.
       labels: ``[B]`` classes to leave.
       already: ``[B]`` bool, True where the clean image was misclassified.
@@ -170,7 +170,7 @@ def attack_result(
       num_gradients: ``[B]`` int32, spent on each sample.
     """
     status = jnp.select(
-        [predicted == UNDEFINED, already, predicted != labels, is_flat(gradient, norm)],
+        [predicted == UNDEFINED, already, predicted != labels, flat],
         [
             jnp.int32(Status.NOT_FINITE),
             jnp.int32(Status.ALREADY_WRONG),
@@ -307,7 +307,7 @@ def pgd(
     return attack_result(
         images,
         last.point.images,
-        last.point.gradient,
+        last.point.is_flat,
         last.point.labels,
         labels,
         already,
