@@ -94,9 +94,8 @@ def target_distances(plan: Plan) -> Targets:
         runs = np.flatnonzero(sizes == size)
         items = jax.tree.map(lambda leaf, runs=runs: leaf[runs], stacked)
         distances = partial(_distances, plan, int(size))
-        divergences, predictions = map_models(
-            plan.mapper(len(runs)), distances, items, train
-        )
+        mapper = plan.mapper(len(runs), is_audit=True)
+        divergences, predictions = map_models(mapper, distances, items, train)
         parts.append(divergences)
         for place, run in enumerate(runs):
             samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], predictions)
