@@ -55,7 +55,7 @@ def publish(
     Raises:
       ReportError: a file other than ``results.json`` cannot be written.
     """
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
     versions = store.versions()
     checks = [
@@ -65,7 +65,7 @@ def publish(
     result = ExperimentResult(
         experiment=name,
         title=title,
-        date=now,
+        date=date,
         summary=page.summary,
         tables=tuple(map(_record, tables)),
         checks=tuple(checks),
@@ -83,7 +83,9 @@ def publish(
     whole = dataclasses.replace(
         page,
         title=title,
-        about=f"Experiment {name} · {now[:10]} · unlearn_jax {versions['unlearn_jax']}",
+        about=(
+            f"Experiment {name} · {date[:10]} · unlearn_jax {versions['unlearn_jax']}"
+        ),
         blocks=[*page.blocks, Section("Cost and provenance", provenance)],
     )
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
