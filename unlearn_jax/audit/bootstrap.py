@@ -561,8 +561,8 @@ def mean_variance(
     noise = 0.0
     if forms:
         mains = slice(None) if len(forms) == 1 else slice(-1)
-        own = parts[mains]
-        excess = np.maximum(own - expected[mains], 0)
+        main_parts = parts[mains]
+        excess = np.maximum(main_parts - expected[mains], 0)
         noise = float(expected[mains].sum())
         if len(forms) > 1:
             # Interaction and repeats are in every factor's mean square, and count once.
@@ -570,7 +570,7 @@ def mean_variance(
             is_largest = np.arange(excess.size) == excess.argmax()
             excess = np.where(is_largest, excess, np.maximum(excess - interaction, 0))
             noise -= (len(forms) - 2) * float(expected[-1])
-        for part, more, (_, df) in zip(own, excess, forms, strict=False):
+        for part, more, (_, df) in zip(main_parts, excess, forms, strict=False):
             spread += part**1.5 / df if more > 0 else 0.0
     shared = max(sampled - noise, 0.0)
     if num_samples is not None and num_samples > 1:
@@ -743,16 +743,16 @@ def _quadratic_forms(
         )
     levels = [np.unique(column, return_inverse=True)[1] for column in factors.T]
     random = []
-    for number, own in enumerate(levels):
-        count = int(own.max()) + 1
+    for number, level in enumerate(levels):
+        count = int(level.max()) + 1
         is_nested = False
         for other_number, other in enumerate(levels):
-            pairs = len(np.unique(np.stack([own, other]), axis=1).T)
+            pairs = len(np.unique(np.stack([level, other]), axis=1).T)
             is_same = int(other.max()) + 1 == count
             if other_number != number and int(other.max()) > 0 and pairs == count:
                 is_nested |= not is_same or other_number < number
         if count > 1 and not is_nested:
-            random.append(np.eye(count)[own])
+            random.append(np.eye(count)[level])
     center = np.eye(num_runs) - 1 / num_runs
     forms = []
     for indicator in random:

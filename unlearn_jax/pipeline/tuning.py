@@ -83,7 +83,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
         soft_margin="never",
         **dict.fromkeys(optional, False),
     )
-    own = dataclasses.replace(
+    tuning_run = dataclasses.replace(
         plan,
         forgetting=forgetting,
         replicas=replicas,
@@ -91,9 +91,9 @@ def tuning_plan(plan: Plan) -> Plan | None:
         original=None,
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
-    check_samples(own)
-    _ = own.originals, own.oracles  # raise on bad settings now
-    return own
+    check_samples(tuning_run)
+    _ = tuning_run.originals, tuning_run.oracles  # raise on bad settings now
+    return tuning_run
 
 
 def _other_classes(plan: Plan) -> tuple[int, ...]:
@@ -118,14 +118,15 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
     return others
 
 
-def shared_samples(plan: Plan, own: Plan) -> float:
+def shared_samples(plan: Plan, tuning_run: Plan) -> float:
     """Return the fraction of the search's samples that are also in a reported set.
 
     Args:
       plan: of the reported run.
-      own: of the tuning.
+      tuning_run: of the tuning.
     """
-    return float((own.forget & plan.forget.any(0)).sum() / own.forget.sum())
+    is_shared = tuning_run.forget & plan.forget.any(0)
+    return float(is_shared.sum() / tuning_run.forget.sum())
 
 
 def check_tuning(plan: Plan) -> None:
@@ -305,9 +306,9 @@ class Search:
         num_runs = len(self.plan.runs)
         logits: dict[int, list[np.ndarray]] = {}
         for artifact, positions in self._trials(name, trials):
-            found = self.plan.runner.make(artifact, f"tune: {name}").each("logits")
+            outputs = self.plan.runner.make(artifact, f"tune: {name}").each("logits")
             for place, position in enumerate(positions):
-                runs = found[place * num_runs : (place + 1) * num_runs]
+                runs = outputs[place * num_runs : (place + 1) * num_runs]
                 logits[position] = stages.filter_outputs(self.plan, name, runs)
         return [logits[position] for position in sorted(logits)]
 
@@ -322,7 +323,7 @@ class Search:
         for position, trial in enumerate(trials):
             choices = {key: trial[key] for key in trial if key not in ranges}
             groups.setdefault(json.dumps(choices), []).append(position)
-        found = []
+        artifacts = []
         for text, positions in groups.items():
             method = row.replace(**json.loads(text)).method
             if (name, text) not in self._programs:
@@ -342,8 +343,8 @@ class Search:
                 settings={"trials": [trials[position] for position in positions]},
                 logits_only=True,
             )
-            found.append((artifact, positions))
-        return found
+            artifacts.append((artifact, positions))
+        return artifacts
 
 
 def _round(

@@ -87,8 +87,8 @@ def measure_classes(
         influences = np.zeros(len(logits))
         for one in classes.sets:
             members = list(one.runs)
-            own = metrics["ulira"].value[members]
-            influences[members] = audit.pair_influences(own)
+            of_row = metrics["ulira"].value[members]
+            influences[members] = audit.pair_influences(of_row)
         metrics["ulira"] = metrics["ulira"]._replace(influences=influences)
     if config.mis:
         metrics["mis"] = pool.mis(margin, ~pool.train & ~classes.peers)
@@ -157,9 +157,9 @@ def _mia_nn(
 
     def attack(run: int, samples: np.ndarray) -> float:
         test = samples[~pool.train[samples]]
-        own = np.asarray(logits[run])[test]
+        test_logits = np.asarray(logits[run])[test]
         labels = pool.labels[test]
-        return neighbor_score(own, labels, set_of_run[run], machine, reading)
+        return neighbor_score(test_logits, labels, set_of_run[run], machine, reading)
 
     return pool.refit(attack, classes.peers, np.stack(logits))
 

@@ -308,7 +308,7 @@ def neighbor_score(
     scores = []
     for label, neighbor in zip(forgotten.classes, forgotten.neighbors, strict=True):
         others = [other for other in forgotten.classes if other != label]
-        own = audit.neighbor_credits(
+        credits = audit.neighbor_credits(
             logits,
             labels,
             neighbor,
@@ -317,7 +317,7 @@ def neighbor_score(
             reading=reading,
             discriminator=machine,
         )
-        scores.append(np.nanmean(own))
+        scores.append(np.nanmean(credits))
     return float(np.average(scores, weights=counts[list(forgotten.classes)]))
 
 

@@ -287,14 +287,14 @@ def summarize_attack(
     quantiles = {}
     if is_success.any():
         quantiles = {str(q): float(np.quantile(distances, q)) for q in QUANTILES}
-    own = plan.settings["attack"]
+    settings = plan.settings["attack"]
     over_norm, over_neighbor = _relative_distances(plan, parts, is_success)
     return records.AttackSummary(
         norm=chosen.attack.norm,
         settings={
             option: value
             for option, value in chosen.settings.items()
-            if value != own.get(option)
+            if value != settings.get(option)
         },
         status=status_counts(result),
         radii=tuple(float(f"{radius:.6g}") for radius in radii),
@@ -321,11 +321,11 @@ def _relative_distances(
     index = []
     images = []
     start = 0
-    for (_, s), own in zip(plan.pairs, attack_rows(parts, "images"), strict=True):
-        places = chosen[(chosen >= start) & (chosen < start + len(own))] - start
+    for (_, s), examples in zip(plan.pairs, attack_rows(parts, "images"), strict=True):
+        places = chosen[(chosen >= start) & (chosen < start + len(examples))] - start
         index.append(np.flatnonzero(plan.forget[s])[places])
-        images.append(np.asarray(own[places], np.float64).reshape(len(places), -1))
-        start += len(own)
+        images.append(np.asarray(examples[places], np.float64).reshape(len(places), -1))
+        start += len(examples)
     index = np.concatenate(index)
     examples = np.concatenate(images)
     train = plan.splits.train.images
@@ -344,13 +344,13 @@ def _relative_distances(
         is_own = index[:, None] == np.arange(start, start + len(others))
         squares[is_own] = np.inf
         nearest = np.minimum(nearest, np.maximum(squares, 0).min(1))
-    found = []
+    rows = []
     for scale in (norms, np.sqrt(nearest)):
         # Copies of an image, and black ones, have no scale.
         is_known = (scale > 1e-6) & np.isfinite(scale)
         ratio = distance[is_known] / scale[is_known]
-        found.append(float(np.median(ratio)) if ratio.size else None)
-    return found[0], found[1]
+        rows.append(float(np.median(ratio)) if ratio.size else None)
+    return rows[0], rows[1]
 
 
 def _lower_bound(

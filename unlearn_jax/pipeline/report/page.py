@@ -56,7 +56,7 @@ def publish(
     Raises:
       ReportError: a file other than ``results.json`` cannot be written.
     """
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
     versions = store.versions()
     network = getattr(config, "model", None)
@@ -71,7 +71,7 @@ def publish(
     result = ExperimentResult(
         experiment=name,
         title=title,
-        date=now,
+        date=date,
         summary=page.summary,
         tables=tuple(map(_record, tables)),
         checks=tuple(checks),
@@ -89,7 +89,9 @@ def publish(
     whole = dataclasses.replace(
         page,
         title=title,
-        about=f"Experiment {name} · {now[:10]} · unlearn_jax {versions['unlearn_jax']}",
+        about=(
+            f"Experiment {name} · {date[:10]} · unlearn_jax {versions['unlearn_jax']}"
+        ),
         blocks=[*page.blocks, Section("Cost and provenance", provenance)],
     )
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)

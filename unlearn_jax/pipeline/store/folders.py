@@ -358,15 +358,15 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give --workdir a folder")
         if self.path.is_dir() and not self._is_new():
-            found = self._format()
-            if found is None:
+            layout = self._format()
+            if layout is None:
                 raise InputError(
                     f"{self.path} holds files that are not of an unlearn_jax run: give"
                     " --workdir a new or empty folder"
                 )
-            if found != FORMAT:
+            if layout != FORMAT:
                 raise InputError(
-                    f"{self.path} is of format {found}, this version writes format"
+                    f"{self.path} is of format {layout}, this version writes format"
                     f" {FORMAT}: give --workdir a new folder, or delete this one"
                 )
         nearest = next(
