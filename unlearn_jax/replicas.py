@@ -429,7 +429,10 @@ def mapper(
             f"{count} devices do not divide into parts of split={split}: choose a"
             " divisor"
         )
-    models = min(count // split, num_models)
+    models = count // split
+    if not across_hosts:
+        # of all processes each needs a device, those without a model that of a padding
+        models = min(models, num_models)
     name = f"pmap[{models}] x {form}"
     if split > 1:
         name = f"{name} x split[{split}]"
@@ -542,38 +545,9 @@ def _on_mesh(
         where = shared_place(shared) if callable(shared_place) else shared_place
         return _put(shared, where)
 
-    def place_rows(data: Dataset) -> Dataset:
-        num_rows = len(data.labels)
-        shape = (num_rows + -num_rows % len(devices), *data.images.shape[1:])
-        if _rehearsal.is_on:
-            one = np.zeros((), data.images.dtype)
-            return Dataset(np.broadcast_to(one, shape), data.labels)
-
-        def read(index: Any) -> np.ndarray:
-            # of a memory-mapped file only the rows of one device at a time
-            part = np.asarray(data.images[index[0]])
-            start, stop, _ = index[0].indices(shape[0])
-            missing = stop - start - len(part)
-            return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
-
-        images = jax.make_array_from_callback(shape, by_rows.images, read)
-        return Dataset(images, _put(data.labels, everywhere))
-
-    def exchange(data: Dataset, index: Array) -> Array:
-        """Return images of the batch, from the devices that hold them."""
-        num_rows = len(data.images)
-        wanted = lax.all_gather(index, "models")
-        local = wanted - num_rows * lax.axis_index("models")
-        is_own = (local >= 0) & (local < num_rows)
-        images = data.images[jnp.clip(local, 0, num_rows - 1)]
-        mask = is_own.reshape(is_own.shape + (1,) * (images.ndim - 2))
-        parts = lax.all_to_all(jnp.where(mask, images, 0), "models", 0, 0)
-        # of each image one part is not zero
-        return jnp.sum(parts, 0, dtype=parts.dtype)
-
     def fetch(read: FetchFn) -> FetchFn:
         def from_rows(data: Any, index: Array, key: Array) -> Batch:
-            found = Dataset(exchange(data, index), data.labels[index])
+            found = Dataset(_exchange(data, index), data.labels[index])
             batch = read(found, jnp.arange(len(index)), key)
             return batch._replace(position=index)
 
@@ -590,7 +564,45 @@ def _on_mesh(
     if not shard_data:
         return Mapper(name, place, lift, split, fetch)
     lift_training = partial(lift_reading, by_rows, own_rows)
-    return Mapper(name, place, lift, split, fetch, place_rows, lift_training)
+    return Mapper(
+        name, place, lift, split, fetch, partial(_place_rows, by_rows), lift_training
+    )
+
+
+def _place_rows(shardings: Dataset, data: Dataset) -> Dataset:
+    """Put a data set on devices by shardings of its images' rows and its labels."""
+    num_rows = len(data.labels)
+    count = len(shardings.images.device_set)
+    shape = (num_rows + -num_rows % count, *data.images.shape[1:])
+    if _rehearsal.is_on:
+        one = np.zeros((), data.images.dtype)
+        return Dataset(np.broadcast_to(one, shape), data.labels)
+
+    def read(index: Any) -> np.ndarray:
+        # of a memory-mapped file only the rows of one device at a time
+        part = np.asarray(data.images[index[0]])
+        start, stop, _ = index[0].indices(shape[0])
+        missing = stop - start - len(part)
+        return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
+
+    images = jax.make_array_from_callback(shape, shardings.images, read)
+    return Dataset(images, _put(data.labels, shardings.labels))
+
+
+def _exchange(data: Dataset, index: Array) -> Array:
+    """Return the images of a batch, on each device, from the devices that hold them.
+
+    A data set has its rows divided over the mesh's axis of models.
+    """
+    num_rows = len(data.images)
+    wanted = lax.all_gather(index, "models")
+    local = wanted - num_rows * lax.axis_index("models")
+    is_own = (local >= 0) & (local < num_rows)
+    images = data.images[jnp.clip(local, 0, num_rows - 1)]
+    mask = is_own.reshape(is_own.shape + (1,) * (images.ndim - 2))
+    parts = lax.all_to_all(jnp.where(mask, images, 0), "models", 0, 0)
+    # of each image one part is not zero
+    return jnp.sum(parts, 0, dtype=parts.dtype)
 
 
 def _pad(count: int, tree: PyTree) -> PyTree:

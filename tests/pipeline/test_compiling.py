@@ -204,6 +204,39 @@ def test_a_plan_of_divided_batches_and_of_what_does_not_fit():
         pods.plan_pod(made_up(compiles=False), 8)
 
 
+def test_a_plan_names_the_devices_that_images_fit_on():
+    """48 GiB of images on a device, a quarter of them, and 4 GiB of all else."""
+    data = {"data_bytes": 48 * 2**30, "data_parts": 4}
+    row = made_up(split=4, size=1, memory_bytes=52 * 2**30, **data)
+    plan = pods.plan_pod(row, 64)
+    # 192 GiB in parts of at most 12
+    named = "replicas.across_hosts=True and replicas.shard_data=True on 16 devices"
+    assert plan.breaks.startswith("memory: 52.0 of 16.0 GiB")
+    assert named in plan.breaks
+    refused = made_up(compiles=False, memory_bytes=52 * 2**30, **data)
+    with pytest.raises(InputError, match="=True on 16 devices or more"):
+        pods.plan_pod(refused, 64)
+    # compiled for 16 devices: time and images fall with their number
+    together = made_up(
+        split=16,
+        devices=16,
+        size=1,
+        pieces=128,
+        memory_bytes=16 * 2**30,
+        data_bytes=12 * 2**30,
+        data_parts=16,
+    )
+    plans = [pods.plan_pod(together | {"across_hosts": True}, n) for n in (8, 16, 64)]
+    assert [plan.memory / 2**30 for plan in plans] == [28, 16, 7]
+    assert [plan.data / 2**30 for plan in plans] == [24, 12, 3]
+    assert "=True on 16 devices" in plans[0].breaks
+    assert plans[0].hours == pytest.approx(8 * plans[2].hours)
+    assert plans[1].hours == pytest.approx(160 * 90 / 3600)
+    for plan in plans:
+        assert plan.main.hosts == plan.hosts == plan.devices // 4
+        assert plan.main.busy == plan.devices
+
+
 def test_rows_have_what_a_plan_needs(report, splits):
     rows = {(row.stage, row.name): row for row in report.rows}
     row = rows["references", "train_models"]
@@ -261,13 +294,13 @@ def test_images_that_take_no_memory_are_checked_once():
 def test_the_command_compiles_and_writes_json(tmp_path, capsys):
     file = tmp_path / "found.json"
     arguments = ["compile", "digits", "--target", "cpu", "--json", str(file)]
-    arguments += ["--devices", "2", "8"]
+    arguments += ["--devices", "2", "8", "--audit.lira=True"]
     assert cli.main([*arguments, "--only", "^audit$"]) == 0
     printed = capsys.readouterr().out
     assert "digits on cpu" in printed
     assert "what breaks first" in printed
     names = [row["program"] for row in json.loads(file.read_text())["programs"]]
-    assert names == ["rmia", "lira", "ulira"]
+    assert names == ["rmia", "lira"]
     assert cli.main(["compile", "digits", "--target", "b900"]) == 2
     assert "unknown target" in capsys.readouterr().err
     assert cli.main(["compile"]) == 2
@@ -365,9 +398,14 @@ def test_training_and_audit_compile_for_accelerators(target):
         pytest.skip("needs the extra compilers")
     for mapper, is_grouped in (("auto", False), ("vmap", True)):
         config = small("amun")
+        audit_config = dataclasses.replace(config.audit, lira=True)
         replicas_config = dataclasses.replace(config.replicas, mapper=mapper, devices=1)
         report = compiling.compile_run(
-            {"": dataclasses.replace(config, replicas=replicas_config)},
+            {
+                "": dataclasses.replace(
+                    config, replicas=replicas_config, audit=audit_config
+                )
+            },
             targets.parse(target),
             only="references|audit",
         )

@@ -135,6 +135,28 @@ def alone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(
+    "form", ["auto", pytest.param("split", marks=pytest.mark.slow)]
+)
+def test_processes_compute_every_piece_together_as_one_does(form, alone, tmp_path):
+    """One mesh over both, of whose devices each holds a part of the images.
+
+    Where all of them share a model (ImageNet's preset), to rounding.
+    """
+    options = f"group=2, across_hosts=True, shard_data=True, mapper={form!r},"
+    together = PRESET.replace("group=2,", options)
+    said = finish(start(2, tmp_path, alone / "cache", together))
+    for _, log in said:
+        assert re.search(r"stage 2 of \d, references \(8\): 8 done in", log)
+    if form == "auto":
+        assert numbers(tmp_path) == numbers(alone)
+    for one in (alone / "banks").rglob("logits.npy"):
+        other = np.load(tmp_path / "banks" / one.relative_to(alone / "banks"))
+        np.testing.assert_allclose(other, np.load(one), rtol=1e-3, atol=1e-3)
+    again = finish(start(2, tmp_path, alone / "cache", together))
+    assert "Retrained (oracle)" in again[0][0]
+
+
 def logs_as_the_page_says(log):
     """The first line that experiments/TWO_PROCESSES.md shows, with any numbers."""
     text = (PAGES / "TWO_PROCESSES.md").read_text()

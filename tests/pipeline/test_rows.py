@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import audit
+from unlearn_jax import audit, replicas
 from unlearn_jax.pipeline import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool, margins
@@ -156,6 +156,25 @@ def test_gaps_where_classes_are_forgotten_have_a_mean_for_each_forget_set():
     }
     gaps = measure_gaps(pool, row, oracle)
     np.testing.assert_allclose(gaps["avg_gap"].value, [5, 5, 60, 60])
+
+
+@pytest.mark.parametrize("comparison", ["product", "quotient"])
+def test_runs_are_scored_on_four_devices_as_on_one_and_on_the_host(comparison):
+    rows, references, member = draw_models(np.random.default_rng(9))
+    config = AuditConfig(num_bootstrap=5, lira=True, comparison=comparison)
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:, :8] = True
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    signals = pool.signals(rows["mine"])
+    margin = margins(rows["mine"], LABELS)
+    found = {None: (*pool.rmia(signals), pool.lira(margin))}
+    for devices in (1, 4):
+        mapper = replicas.mapper("vmap", num_models=len(RUNS), devices=devices)
+        spread = dataclasses.replace(pool, mapper=mapper)
+        found[devices] = (*spread.rmia(signals), spread.lira(margin))
+    for one, four, host in zip(found[1], found[4], found[None], strict=True):
+        assert np.array_equal(one, four)
+        np.testing.assert_allclose(four, host, rtol=1e-4, atol=1e-5)
 
 
 def test_one_forgotten_sample_has_no_interval_without_width():

@@ -88,11 +88,15 @@ def run(
         check=False,
     )
     key = results_key(plan, preset)
+    finished = None
     if this.first and (place.path / store.MANIFEST).is_file():
         with place.locked() as folder:
             if store.is_sealed(folder, key):
                 text = (folder / "results.json").read_text(encoding="utf-8")
-                return records.RunResult.from_json(json.loads(text))
+                finished = records.RunResult.from_json(json.loads(text))
+    is_finished = np.array(finished is not None)
+    if hosts.agreed(is_finished) if plan.runner.is_joint else is_finished:
+        return finished
     check_plan(plan)
     tuning.check_tuning(plan)
     locks.make_folder(plan.bank_root)

@@ -14,17 +14,16 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from tabulate import tabulate
 
 from unlearn_jax import replicas, targets
-from unlearn_jax.audit import device
 from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.models.flops import Operations, program_flops
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
+from unlearn_jax.pipeline.measure.pool import lira_scores, rmia_scores
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.artifact import Artifact, Runner
@@ -47,6 +46,7 @@ class Compiled:
       devices: that it runs on.
       split: of these, how many share a model.
       data: bytes of the largest array of images among its arguments.
+      data_parts: that this array is divided into, 1 where every device has all of it.
       input: bytes of images that it gathers, as stored.
       operations: counted in the program before it is compiled.
       reading: of the compiled text; None if it does not compile.
@@ -62,6 +62,7 @@ class Compiled:
     state: float = 0.0
     split: int = 1
     data: float = 0.0
+    data_parts: int = 1
     input: float = 0.0
 
 
@@ -121,6 +122,7 @@ class ProgramRow:
             "size": self.size,
             "split": compiled.split,
             "data_bytes": compiled.data,
+            "data_parts": compiled.data_parts,
             "input_bytes": compiled.input,
             "state_bytes": compiled.state * compiled.devices,
             "devices": compiled.devices,
@@ -196,14 +198,22 @@ class _Watch:
         )
         # such as [N, H, W, ch] in bytes
         images = [leaf for leaf in jax.tree.leaves(args) if _is_images(leaf)]
-        data = [math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in images]
+        data = [
+            (
+                math.prod(leaf.sharding.shard_shape(leaf.shape)),
+                leaf.shape[0] // leaf.sharding.shard_shape(leaf.shape)[0],
+            )
+            for leaf in images
+        ]
+        data_bytes, data_parts = max(data, default=(0, 1))
         found = Compiled(
             "",
             math.nan,
             max(len(used), 1),
             operations,
             split=parts,
-            data=max(data, default=0),
+            data=data_bytes,
+            data_parts=data_parts,
             input=_gathered(traced.jaxpr.jaxpr) / parts,
         )
         options = {"xla_gpu_autotune_level": 0} if chip.platform == "cuda" else None
@@ -288,6 +298,7 @@ class CompileReport:
       group: models trained at a time, as the preset says.
       largest_group: that fits, where the preset's does not: by halving, then on a line
         through two sizes; None if the preset's fits.
+      across_hosts: a program is for the devices of all hosts.
     """
 
     preset: str
@@ -295,6 +306,7 @@ class CompileReport:
     rows: tuple[ProgramRow, ...]
     group: int
     largest_group: int | None
+    across_hosts: bool = False
 
     @property
     def device_hours(self) -> float:
@@ -312,6 +324,8 @@ class CompileReport:
             "hosts": self.target.num_hosts,
             "group": self.group,
             "largest_group": self.largest_group,
+            "across_hosts": self.across_hosts,
+            "effort": jax.config.values["jax_exec_time_optimization_effort"],
             "bound_device_hours": self.device_hours,
             "jax": jax.__version__,
             "programs": [row.to_json(self.target) for row in self.rows],
@@ -425,8 +439,10 @@ def compile_run(
             found += _run_rows(name, config, target, parts, only, progress)
         return found
 
+    across_hosts = any(one.replicas.across_hosts for one in variants.values())
     with targets.use(target):
-        return _report(preset, target, group, rows)
+        report = _report(preset, target, group, rows)
+    return dataclasses.replace(report, across_hosts=across_hosts)
 
 
 def compile_experiment(
@@ -592,23 +608,22 @@ def _rows(
 
 
 def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:
-    """Yield the audit's device functions for all targets of a row."""
-    num_samples = len(plan.pool.labels)
-    num_models = plan.num_references
+    """Yield the audit's programs, which score all runs of a row of the table."""
+    shape = (plan.num_references, len(plan.pool.labels))
     watch = _Watch(target)
-    place = jax.sharding.SingleDeviceSharding(targets.devices()[0])
-
-    def shape(size: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(size, dtype, sharding=place)
-
-    runs = shape((len(plan.runs), num_samples), jnp.float32)
-    if num_models:
-        bank = shape((num_models, num_samples), jnp.float32)
-        member = shape((num_models, num_samples), jnp.bool_)
-        watch(jax.jit(device.rmia), (runs, bank, member))
-        watch(jax.jit(device.lira), (runs, bank, member))
-    if len(plan.runs) > 2:
-        watch(jax.jit(device.ulira), (runs, runs))
+    if plan.num_references:
+        # of float32; all runs share a bank
+        runs = np.broadcast_to(np.float32(0), (len(plan.runs), shape[1]))
+        bank = (np.broadcast_to(np.float32(0), shape), np.broadcast_to(False, shape))
+        with replicas.rehearsal(watch):
+            mapper = plan.mapper(len(plan.runs), is_audit=True)
+            replicas.map_models(mapper, rmia_scores(plan.audit), runs, ())
+            if plan.audit.lira:
+                scores = lira_scores(plan.audit, plan.num_references)
+                replicas.map_models(mapper, scores, runs, bank)
     label = f"{variant}: audit" if variant else "audit"
-    for key in watch.calls:
-        yield ProgramRow(label, watch.name(key), len(plan.rows), watch.compiled(key))
+    for key, calls in watch.calls.items():
+        if watch.name(key) not in NEGLIGIBLE:
+            compiled = watch.compiled(key)
+            calls = calls * len(plan.rows)
+            yield ProgramRow(label, watch.name(key), calls, compiled)

@@ -7,12 +7,12 @@ compiled once for all numbers of devices. Work is divided as a run divides it: p
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from unlearn_jax.targets import CHIPS
+from unlearn_jax.targets import CHIPS, Chip
 from unlearn_jax.types import InputError
 
 UTILIZATION = 0.3
@@ -120,9 +120,11 @@ def plan_pod(
     """Return who computes what on a number of devices, and what limits it first.
 
     Args:
-      found: a :class:`~unlearn_jax.pipeline.compiling.CompileReport` in plain values,
-        of one host; programs that divide batches over a host's devices are taken as
-        compiled, for a host of that size.
+      found: a :class:`~unlearn_jax.pipeline.compiling.CompileReport` in plain values;
+        programs that divide batches over a host's devices are taken as compiled, for a
+        host of that size. Those of ``replicas.across_hosts`` are for one mesh of all
+        devices: their time falls with their number where all share a model, and so do
+        the images of a device where these are divided.
       devices: of all hosts.
       per_host: devices of a host; of common machines if None.
 
@@ -130,16 +132,28 @@ def plan_pod(
       InputError: no program that compiles, or no device.
     """
     chip = CHIPS[found["device"]]
-    sound = [row for row in found["programs"] if row["compiles"]]
+    per_host = per_host or DEVICES_PER_HOST[chip.platform]
+    programs = found["programs"]
+    sound = [row for row in programs if row["compiles"]]
     if devices < 1 or not sound:
+        needed = max((_needed(row, chip, per_host) for row in programs), default=0)
         raise InputError(
             f"{found['preset']} has no plan for {devices} devices: compile a program"
             " and give at least one device"
+            + (f"; its images fit {_ACROSS.format(needed)}" if needed else "")
         )
-    per_host = min(devices, per_host or DEVICES_PER_HOST[chip.platform])
+    per_host = min(devices, per_host)
     hosts = math.ceil(devices / per_host)
-    stages = tuple(_stage(row, found["group"], hosts, per_host) for row in sound)
-    memory = max(row["memory_bytes"] for row in sound)
+    if found.get("across_hosts"):
+        programs = [_on_all(row, devices) for row in programs]
+        sound = [row for row in programs if row["compiles"]]
+        stages = tuple(
+            dataclasses.replace(_stage(row, found["group"], 1, devices), hosts=hosts)
+            for row in sound
+        )
+    else:
+        stages = tuple(_stage(row, found["group"], hosts, per_host) for row in sound)
+    memory = max(_needed_memory(row) for row in programs)
     missing = tuple(
         f"{row['stage']}: {row['program']}"
         for row in found["programs"]
@@ -156,7 +170,47 @@ def plan_pod(
         missing=missing,
         breaks="",
     )
-    return dataclasses.replace(plan, breaks=_breaks(plan, found))
+    return dataclasses.replace(plan, breaks=_breaks(plan, found, programs))
+
+
+_ACROSS = (
+    "with replicas.across_hosts=True and replicas.shard_data=True on {} devices or more"
+)
+
+
+def _on_all(row: Mapping[str, Any], devices: int) -> Mapping[str, Any]:
+    """Return a program of a mesh over hosts as it is on a number of devices."""
+    ratio = row["devices"] / devices
+    found = {**row, "devices": devices}
+    if row["data_parts"] > 1:
+        data = row["data_bytes"] * ratio
+        found |= {"data_bytes": data, "data_parts": row["data_parts"] / ratio}
+        if row["memory_bytes"] is not None:
+            found["memory_bytes"] = row["memory_bytes"] - row["data_bytes"] + data
+    if row["split"] == row["devices"]:
+        # all of them share a model
+        found["split"] = devices
+        if row["compiles"]:
+            found["bound_seconds"] = row["bound_seconds"] * ratio
+    return found
+
+
+def _needed_memory(row: Mapping[str, Any]) -> float:
+    """Return the bytes that a program takes; those of its images if not known."""
+    return row["memory_bytes"] or row.get("data_bytes", 0.0)
+
+
+def _needed(row: Mapping[str, Any], chip: Chip, per_host: int) -> int:
+    """Return the least devices that a program's images fit on, divided over all.
+
+    Of whole hosts; 0 if it fits as it is, or would not then.
+    """
+    data = row.get("data_bytes", 0.0)
+    memory = _needed_memory(row)
+    room = chip.memory - (memory - data)
+    if memory <= chip.memory or room <= 0:
+        return 0
+    return per_host * math.ceil(data * row.get("data_parts", 1) / room / per_host)
 
 
 def _stage(row: Mapping[str, Any], most: int, hosts: int, per_host: int) -> StagePlan:
@@ -197,12 +251,20 @@ def _stage(row: Mapping[str, Any], most: int, hosts: int, per_host: int) -> Stag
     )
 
 
-def _breaks(plan: PodPlan, found: Mapping[str, Any]) -> str:
+def _breaks(
+    plan: PodPlan, found: Mapping[str, Any], programs: Sequence[Mapping[str, Any]]
+) -> str:
     """Return what limits a plan first."""
     chip = CHIPS[plan.device]
     if plan.memory > chip.memory:
         largest = found["largest_group"]
-        remedy = f"; groups of {largest} fit" if largest else ""
+        per_host = math.ceil(plan.devices / plan.hosts)
+        needed = max(_needed(row, chip, per_host) for row in programs)
+        remedy = ""
+        if largest:
+            remedy = f"; groups of {largest} fit"
+        elif needed:
+            remedy = f"; the images fit {_ACROSS.format(needed)}"
         return (
             f"memory: {plan.memory / 2**30:.1f} of {chip.memory / 2**30:.1f}"
             f" GiB{remedy}"

@@ -70,6 +70,7 @@ def check_settings(config: RunConfig) -> None:
         num_models=1024,
         devices=replicas.devices,
         split=replicas.split,
+        across_hosts=replicas.across_hosts,
     )
     if config.training.batch_size % form.shards:
         raise InputError(

@@ -321,6 +321,9 @@ class ReplicasConfig:
         every batch; 1 unless a model fills a device.
       shard_data: in training, divide the images over these devices in place of having
         all on each; None where they would take a quarter of a device's memory.
+      across_hosts: all processes compute every piece together, over one mesh of all
+        their devices, in place of dividing the pieces; for models and data sets that do
+        not fit one host.
       group: models trained and stored at a time (at most).
       checkpoint_seconds: least time between checkpoints inside a group.
     """
@@ -336,6 +339,7 @@ class ReplicasConfig:
     devices: int | None = None
     split: int = 1
     shard_data: bool | None = None
+    across_hosts: bool = False
     group: int = 16
     checkpoint_seconds: float = 60.0
 
@@ -351,6 +355,11 @@ class ReplicasConfig:
         _check_counts(
             0, references=self.references, reference_epochs=self.reference_epochs
         )
+        if self.across_hosts and self.devices is not None:
+            raise InputError(
+                "replicas.across_hosts takes the devices of all processes: leave"
+                " replicas.devices out"
+            )
         if not self.originals or len(set(self.originals)) < len(self.originals):
             raise InputError("replicas.originals must be one or more different seeds")
 

@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from unlearn_jax import audit
+from unlearn_jax.audit import device
 from unlearn_jax.pipeline.config.schema import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES, Table
 from unlearn_jax.pipeline.measure.statistics import (
@@ -16,9 +18,13 @@ from unlearn_jax.pipeline.measure.statistics import (
     in_threads,
     resample,
 )
+from unlearn_jax.replicas import Mapper, map_models
+from unlearn_jax.types import Array
 
 _MANY_REFERENCES = 64
 _R = TypeVar("_R")
+RunScores = Callable[[Array, Any], Array]
+"""``(signal [N], bank) -> scores [N]`` of one run, traceable."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +77,9 @@ class AuditPool:
       sample_weights: of shape ``[B, N]``, shared by all runs, rows and metrics.
       factors: ``[R, 2]``, numbers of the original and the forget set of each run.
       classes: None unless whole classes are forgotten.
+      mapper: of the runs, whose scores by RMIA and LiRA are then computed on its
+        devices, in float32: a score by RMIA moves by 1 / (N - 1) for every pair of
+        ratios that are equal to 1e-7. None computes on the host, in float64.
       faults: why columns of other packages failed, by key; found while rows are
         measured.
     """
@@ -86,6 +95,7 @@ class AuditPool:
     sample_weights: audit.SampleWeights
     factors: np.ndarray
     classes: ClassPool | None = None
+    mapper: Mapper | None = None
     faults: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -180,6 +190,9 @@ class AuditPool:
 
     def _dominated(self, ratio: np.ndarray) -> np.ndarray:
         config = self.config
+        if self.mapper is not None:
+            scores = rmia_scores(config)
+            return _on_devices(self.mapper, scores, ratio, ())
         return audit.dominated_fraction(
             ratio, gamma=config.gamma, comparison=config.comparison
         )
@@ -192,15 +205,11 @@ class AuditPool:
         """
         if self.reference_margin is None:
             return None
-        is_many = len(self.member) >= _MANY_REFERENCES
-        return audit.lira(
-            margin,
-            self.reference_margin,
-            self.member,
-            mode=self.config.mode,
-            variance="per_sample" if is_many else "fixed_centered",
-            offline_score="cdf",
-        )
+        bank = (self.reference_margin, self.member)
+        if self.mapper is not None:
+            scores = lira_scores(self.config, len(self.member))
+            return _on_devices(self.mapper, scores, margin, bank)
+        return audit.lira(margin, *bank, **_lira_options(self.config, len(self.member)))
 
     def usable_signals(self, logits: Sequence[np.ndarray]) -> np.ndarray | None:
         """Return the signals ``[K, N]``, or None if a model has diverged.
@@ -218,6 +227,58 @@ class AuditPool:
     def num_diverged(self, logits: Sequence[np.ndarray]) -> int:
         """Return how many of the models ``[N, C]`` have diverged."""
         return sum(self.usable_signals([one]) is None for one in logits)
+
+
+def _on_devices(
+    mapper: Mapper, scores: RunScores, runs: np.ndarray, bank: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """Return the scores ``[R, N]`` of signals ``[R, N]``, runs divided over devices."""
+    return np.asarray(map_models(mapper, scores, runs.astype(np.float32), bank))
+
+
+@lru_cache(maxsize=8)
+def rmia_scores(config: AuditConfig) -> RunScores:
+    """Return RMIA's scores of one run on a device, of its ratios and no bank.
+
+    Args:
+      config: options of the audit.
+    """
+
+    def rmia(ratio: Array, bank: tuple[()]) -> Array:
+        del bank
+        return device.dominated_fraction(
+            ratio, gamma=config.gamma, comparison=config.comparison
+        )
+
+    return rmia
+
+
+@lru_cache(maxsize=8)
+def lira_scores(config: AuditConfig, num_references: int) -> RunScores:
+    """Return LiRA's scores of one run on a device, of its margins.
+
+    The bank is the references' margins ``[M, N]`` and their members ``[M, N]``.
+
+    Args:
+      config: options of the audit.
+      num_references: M.
+    """
+    options = _lira_options(config, num_references)
+
+    def lira(margin: Array, bank: tuple[Array, Array]) -> Array:
+        return device.lira(margin, *bank, **options)
+
+    return lira
+
+
+def _lira_options(config: AuditConfig, num_references: int) -> dict[str, Any]:
+    """Return the options of LiRA for a number of reference models."""
+    is_many = num_references >= _MANY_REFERENCES
+    return {
+        "mode": config.mode,
+        "variance": "per_sample" if is_many else "fixed_centered",
+        "offline_score": "cdf",
+    }
 
 
 def neighbor_score(
@@ -309,6 +370,7 @@ def make_pool(
     references: ReferenceSignals | None,
     member: np.ndarray,
     oracles: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
+    mapper: Mapper | None = None,
 ) -> AuditPool:
     """Return the pool of a table.
 
@@ -322,6 +384,7 @@ def make_pool(
       member: ``[M, N]`` bool, the references' training sets.
       oracles: logits ``[N, C]`` of each run's first and of its second retrained model,
         where every forget set is all samples of some classes; None for other sets.
+      mapper: of the runs, to score them on devices; None scores them on the host.
     """
     num_train = forget.shape[1]
     train = np.arange(len(labels)) < num_train
@@ -352,6 +415,7 @@ def make_pool(
         member=member,
         sample_weights=audit.SampleWeights(rng, config.num_bootstrap, strata),
         factors=np.asarray(runs)[:, :2],
+        mapper=mapper,
     )
     if oracles is None:
         return pool

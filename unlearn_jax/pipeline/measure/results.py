@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax import targets
 from unlearn_jax.attacks import certified_distance, status_counts
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack
@@ -191,6 +192,10 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
       plan: of the run.
       by_class: measure forgotten classes as such; False takes their samples one by one.
     """
+    mapper = None
+    # on CPUs NumPy sorts faster than XLA
+    if targets.platform() != "cpu":
+        mapper = plan.mapper(len(plan.runs), is_audit=True)
     return make_pool(
         plan.audit,
         plan.pool.labels,
@@ -199,6 +204,7 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
         _references(plan),
         plan.references.member,
         oracles=oracle_logits(plan) if by_class and plan.is_class else None,
+        mapper=mapper,
     )
 
 

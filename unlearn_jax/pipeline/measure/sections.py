@@ -322,7 +322,7 @@ def norms(plan: Plan, unlearned: Mapping[str, Stored]) -> records.Norms:
     for name, stack in stacks.items():
         parts = []
         for models in stack:
-            mapper = plan.mapper(len(jax.tree.leaves(models)[0]))
+            mapper = plan.mapper(len(jax.tree.leaves(models)[0]), is_audit=True)
             models = jax.tree.map(jnp.asarray, models)
             parts.append(map_models(mapper, layer_norms, models, ()))
         rows[name] = {}
@@ -381,7 +381,7 @@ def theory(
                     jnp.asarray(index),
                     stack_attack(adversarial[attack], pairs, size),
                 )
-                mapper = plan.mapper(len(own))
+                mapper = plan.mapper(len(own), is_audit=True)
                 found.append(map_models(mapper, terms, stacked, plan.splits.train))
                 order += own
         rows[name] = {}

@@ -94,7 +94,8 @@ def target_distances(plan: Plan) -> Targets:
         runs = np.flatnonzero(sizes == size)
         items = jax.tree.map(lambda leaf, runs=runs: leaf[runs], stacked)
         distances = partial(_distances, plan, int(size))
-        found, kept = map_models(plan.mapper(len(runs)), distances, items, train)
+        mapper = plan.mapper(len(runs), is_audit=True)
+        found, kept = map_models(mapper, distances, items, train)
         parts.append(found)
         for place, run in enumerate(runs):
             samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], kept)

@@ -17,7 +17,7 @@ from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.stages.plan import Plan, purpose_key
 from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
 from unlearn_jax.pipeline.store.fingerprint import code_digest
-from unlearn_jax.replicas import is_rehearsal, map_models
+from unlearn_jax.replicas import is_rehearsal, map_models, to_host
 from unlearn_jax.train import predict, to_float
 from unlearn_jax.types import (
     ApplyFn,
@@ -233,7 +233,7 @@ def unlearn_work(
         guard = content.pop("guard")
         if guard is not None:
             if not is_rehearsal():
-                warn_unless_trusted(guard)
+                warn_unless_trusted(to_host(guard))
             for measure, numbers in guard._asdict().items():
                 content[f"guard_{measure}"] = numbers
         if steps is not None:

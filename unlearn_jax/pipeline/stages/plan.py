@@ -168,11 +168,12 @@ class Plan:
         """True if the reference models choose the forget set."""
         return self.forgetting.kind in HARD
 
-    def mapper(self, num_models: int) -> Mapper:
+    def mapper(self, num_models: int, *, is_audit: bool = False) -> Mapper:
         """Return the way to compute many models at once.
 
         Args:
           num_models: of one call.
+          is_audit: which the first process does alone, on its own devices.
         """
         replicas = self.replicas
         return mapper(
@@ -181,6 +182,7 @@ class Plan:
             devices=replicas.devices,
             split=replicas.split,
             shard_data=self._shards_data,
+            across_hosts=replicas.across_hosts and not is_audit,
         )
 
     @cached_property
@@ -518,7 +520,10 @@ def make_plan(
         make_model=make_model,
         model_id=model_id,
         bank_root=pathlib.Path(bank_root),
-        runner=Runner(pathlib.Path(os.path.expanduser(workdir or bank_root)).resolve()),
+        runner=Runner(
+            pathlib.Path(os.path.expanduser(workdir or bank_root)).resolve(),
+            is_joint=config.replicas.across_hosts,
+        ),
         training=config.training,
         forgetting=config.forget,
         replicas=config.replicas,

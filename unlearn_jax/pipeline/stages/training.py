@@ -30,6 +30,7 @@ from unlearn_jax.replicas import (
     is_rehearsal,
     map_models,
     predict_many,
+    to_host,
 )
 from unlearn_jax.train import LossFn, Recipe, TrainState, init_state, steps_per_epoch
 from unlearn_jax.types import Dataset, Model, PyTree, Variables
@@ -133,7 +134,9 @@ class Training:
     def _train(self, piece: Piece) -> dict[str, PyTree]:
         rows = np.array(piece.items)
         mapper = self.mapper(len(rows))
-        checkpoints = Checkpoints(piece.scratch, self.checkpoint_seconds)
+        checkpoints = Checkpoints(
+            piece.scratch, self.checkpoint_seconds, is_joint=self.runner.is_joint
+        )
         state = checkpoints.restore(self.blank(len(rows)))
         if state is not None:
             state = jax.tree.map(jnp.asarray, state)
@@ -141,7 +144,7 @@ class Training:
 
         def save(state: TrainState, losses: np.ndarray) -> None:
             piece.advance(losses.shape[1])
-            epoch = int(np.asarray(state.epoch)[0])
+            epoch = int(to_host(state.epoch)[0])
             piece.record(epoch - losses.shape[1] + 1, losses)
             # a checkpoint holds no losses: the last ones must come from training
             if epoch < self.recipe.num_epochs:

@@ -328,11 +328,15 @@ class Checkpoints:
     Args:
       folder: that holds them, such as a piece's ``scratch``.
       every: fewest seconds between two.
+      is_joint: all processes compute the state together; the first one stores it.
     """
 
-    def __init__(self, folder: pathlib.Path, every: float) -> None:
+    def __init__(
+        self, folder: pathlib.Path, every: float, *, is_joint: bool = False
+    ) -> None:
         self._folder = folder
         self._every = every
+        self._is_joint = is_joint
         self._began = time.monotonic()
         self._saved = self._began
         self._before = spent(folder)
@@ -347,6 +351,16 @@ class Checkpoints:
           DamagedFileWarning: a checkpoint is damaged, or of a state of other shapes; it
             is moved aside.
         """
+        if not self._is_joint:
+            return self._restore(like)
+        state = self._restore(like) if hosts.here().first else None
+        if not hosts.agreed(np.array(state is not None)):
+            return None
+        if state is None:
+            state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        return hosts.agreed(state)
+
+    def _restore(self, like: PyTree) -> PyTree | None:
         for folder in reversed(_steps(self._folder)):
             try:
                 if folders.read_manifest(folder) is not None:
@@ -372,8 +386,15 @@ class Checkpoints:
           state: a pytree of arrays.
         """
         now = time.monotonic()
-        if now - self._saved < self._every:
+        is_early = now - self._saved < self._every
+        if self._is_joint:
+            is_early = bool(hosts.agreed(np.array(is_early)))
+        if is_early:
             return
+        if self._is_joint:
+            state = jax.tree.map(trees.to_host, state)
+            if not hosts.here().first:
+                return
         folder = self._folder / f"{step:08d}"
         with folders.naming(folder):
             folders.write_folder(
@@ -407,6 +428,8 @@ class Runner:
     Args:
       folder: that holds the artifacts without a root of their own.
       progress: show and log how far it is.
+      is_joint: several processes compute every piece together, on a mesh of all their
+        devices, in place of dividing the pieces; the first one stores it.
 
     Attributes:
       costs: of the artifacts that were made, in order.
@@ -415,8 +438,11 @@ class Runner:
 
     events: Events | None = None
 
-    def __init__(self, folder: pathlib.Path, *, progress: bool = True) -> None:
+    def __init__(
+        self, folder: pathlib.Path, *, progress: bool = True, is_joint: bool = False
+    ) -> None:
         self.folder = pathlib.Path(folder)
+        self._wants_joint = is_joint
         self.costs: list[Cost] = []
         self._is_shown = progress
         self._expected: list[Artifact] = []
@@ -429,6 +455,11 @@ class Runner:
         self._rehearsed: dict[pathlib.Path, Rehearsed] = {}
         self._thread = futures.ThreadPoolExecutor(1)
         self._is_closed = threading.Event()
+
+    @property
+    def is_joint(self) -> bool:
+        """True where several processes compute every piece together."""
+        return self._wants_joint and hosts.here().count > 1
 
     def path(self, artifact: Artifact) -> pathlib.Path:
         """Return the folder of an artifact."""
@@ -527,7 +558,8 @@ class Runner:
         Args:
           artifacts: in the order in which they will be made.
         """
-        for artifact in artifacts:
+        # compilers of a mesh over processes may wait for those of the others
+        for artifact in () if self.is_joint else artifacts:
             path = self.path(artifact)
             artifact = self._known.setdefault(path, artifact)
             if path not in self._ahead:
@@ -608,7 +640,7 @@ class Runner:
         # a whole artifact is a piece of its own, and processes take turns
         turn = 0 if artifact.items else len(self._started)
         locks.make_folder(path if artifact.items else path.parent)
-        missing = self.missing(artifact)
+        missing = self._agreed_missing(artifact)
         is_cached = not missing
         if missing:
             self._set_aside(artifact)
@@ -617,16 +649,19 @@ class Runner:
         this = hosts.here()
         for number, group in enumerate(cut.groups):
             items = [item for item in group if item in missing]
-            if items and this.does(number + turn):
+            if items and (self.is_joint or this.does(number + turn)):
                 mine.append((group, items))
         num_items = sum(len(items) for _, items in mine)
         with self._progress.stage(label, len(missing), num_items, cut.steps) as stage:
             for group, items in mine:
                 folder = self._folder(artifact, group)
                 wanted = len(items)
-                with locks.lock(folder.with_name(f".{folder.name}.lock")):
+                lock = contextlib.nullcontext()
+                if this.first or not self.is_joint:
+                    lock = locks.lock(folder.with_name(f".{folder.name}.lock"))
+                with lock:
                     # whoever held the lock may have computed them
-                    missing = self.missing(artifact)
+                    missing = self._agreed_missing(artifact)
                     items = [item for item in items if item in missing]
                     if items:
                         cost = self._compute(artifact, items, inputs, stage.advance)
@@ -644,6 +679,15 @@ class Runner:
         for manifest in found.values():
             stored.update(manifest["items"])
         return [item for item in range(artifact.items.count) if item not in stored]
+
+    def _agreed_missing(self, artifact: Artifact) -> list[int]:
+        """Return what is missing: in a joint run, as the first process sees it."""
+        missing = self.missing(artifact)
+        if not self.is_joint:
+            return missing
+        count = 1 if artifact.items is None else artifact.items.count
+        is_missing = hosts.agreed(np.isin(np.arange(count), missing))
+        return [int(item) for item in np.flatnonzero(is_missing)]
 
     def plan(self, artifacts: Iterable[Artifact], speed: float = 0.0) -> str:
         """Return a table of what is stored and what is to do; write nothing.
@@ -747,6 +791,8 @@ class Runner:
             content = {name: _to_host(entry) for name, entry in content.items()}
             if artifact.items is not None:
                 content = jax.tree.map(lambda leaf: leaf[: len(items)], content)
+        if self.is_joint and not hosts.here().first:
+            return watch.cost
         seconds = round(watch.cost.seconds + before, 3)
         cost = dataclasses.replace(watch.cost, seconds=seconds)
 

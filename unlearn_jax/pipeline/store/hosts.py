@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, PyTree
 
 _POLL = 0.2
 """Seconds between two readings of the shared directory."""
@@ -54,6 +56,17 @@ class Host:
         """
         while self.count > 1 and not there():
             time.sleep(_POLL)
+
+
+def agreed(values: PyTree) -> PyTree:
+    """Return the first process's values, in all processes, which all call this.
+
+    Args:
+      values: arrays or numbers, of the same shapes in all.
+    """
+    if jax.process_count() == 1:
+        return values
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(values))
 
 
 def here() -> Host:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax import replicas
 from unlearn_jax.types import PyTree
 
 
@@ -49,8 +50,11 @@ def save_tree(path: pathlib.Path, tree: PyTree) -> None:
 
 
 def to_host(leaf: Any) -> np.ndarray:
-    """Return a leaf as a NumPy array; key data of typed keys."""
-    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    """Return a leaf as a NumPy array; key data of typed keys.
+
+    One over the devices of several processes is gathered: all of them call this.
+    """
+    return replicas.to_host(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def load_tree(path: pathlib.Path, like: PyTree | None = None) -> PyTree:
