@@ -153,7 +153,7 @@ def test_closing_waits_for_no_compilation(tmp_path, monkeypatch):
         is_compiling.set()
         assert may_end.wait(60)
 
-    monkeypatch.setattr(replicas, "_compiler_options", options)
+    monkeypatch.setattr(_programs, "compiler_options", options)
     double = _programs.Program(jax.jit(lambda x: 2 * x))
     triple = _programs.Program(jax.jit(lambda x: 3 * x))
 
