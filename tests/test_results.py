@@ -321,7 +321,7 @@ def test_a_run_is_published_as_shown(tmp_path):
     assert result.command == "unlearn-jax run digits --workdir runs/digits"
     assert result.versions == {
         "unlearn_jax": "0.2.0",
-        "Python": "3.11.7",
+        "Python": "3.11",
         "JAX": "0.10.2",
     }
     assert len(result.settings) == 12

@@ -111,7 +111,10 @@ def _with_words_of(before: Result, now: Result) -> Result:
 
 def _versions(versions: Mapping[str, str]) -> dict[str, str]:
     shown = {"unlearn_jax": "unlearn_jax", "Python": "python", "JAX": "jax"}
-    return {name: versions[key] for name, key in shown.items() if key in versions}
+    found = {name: versions[key] for name, key in shown.items() if key in versions}
+    if "Python" in found:
+        found["Python"] = ".".join(found["Python"].split(".")[:2])
+    return found
 
 
 def _of_experiment(found: ExperimentResult) -> Result:

@@ -20,6 +20,7 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.data.splits import class_numbers
 from unlearn_jax.pipeline.config.resolve import options_of
 from unlearn_jax.pipeline.measure import records
+from unlearn_jax.pipeline.measure.differences import compare
 from unlearn_jax.pipeline.measure.pool import AuditPool
 from unlearn_jax.pipeline.measure.results import oracle_logits, plan_pool
 from unlearn_jax.pipeline.measure.rows import estimate, measure_gaps, measure_row
@@ -252,6 +253,7 @@ class Search:
             originals = plan.originals.logits()
             runs = [originals[o] for o in plan.runs[:, 0]]
             original = _measure_trial(pool, oracle, runs)
+            original_gap = original["avg_gap"]
         audits = [watch.cost]
         rows = {}
         for name in self.rows:
@@ -264,12 +266,17 @@ class Search:
                 logits = self.logits(name, drawn)
                 with clock.stopwatch("tuning: audit") as watch:
                     for options, runs in zip(drawn, logits, strict=True):
-                        metrics = _measure_trial(pool, oracle, runs)
+                        measured = _measure_trial(pool, oracle, runs)
+                        gains = {}
+                        if measured:
+                            gap = {name: measured["avg_gap"]}
+                            gains = compare(pool, gap, original_gap, None)
                         trials.append(
                             records.Trial(
                                 options=options,
-                                metrics=metrics,
-                                num_diverged=0 if metrics else pool.num_diverged(runs),
+                                metrics=_estimates(pool, measured),
+                                gain=gains.get(name),
+                                num_diverged=0 if measured else pool.num_diverged(runs),
                             )
                         )
                 audits.append(watch.cost)
@@ -285,7 +292,7 @@ class Search:
             originals=plan.seeds,
             sets=tuple(plan.forget_names),
             shared=shared,
-            original=original["avg_gap"],
+            original=_estimates(pool, original)["avg_gap"],
             rows=rows,
         )
 
@@ -398,11 +405,17 @@ def _both_oracles(plan: Plan, pool: AuditPool) -> dict[str, Measured]:
 
 def _measure_trial(
     pool: AuditPool, oracle: Mapping[str, Measured], runs: list[np.ndarray]
-) -> dict[str, Estimate]:
-    """Return a trial's estimates; none if it diverged."""
+) -> dict[str, Measured]:
+    """Return a trial's metrics and gaps; none if it diverged."""
     metrics, _ = measure_row(pool, runs)
-    if not metrics:
+    return metrics | measure_gaps(pool, metrics, oracle) if metrics else {}
+
+
+def _estimates(
+    pool: AuditPool, measured: Mapping[str, Measured]
+) -> dict[str, Estimate]:
+    """Return the estimates of a trial that are stored."""
+    if not measured:
         return {}
-    metrics |= measure_gaps(pool, metrics, oracle)
     units = {metric.key: metric.unit for metric in pool.table.metrics}
-    return {key: estimate(pool, metrics[key], units[key]) for key in pool.table.trial}
+    return {key: estimate(pool, measured[key], units[key]) for key in pool.table.trial}

@@ -788,6 +788,18 @@ def plain_model(config: ModelConfig) -> dict[str, Any]:
     return plain
 
 
+def with_convolutions(devices: str, network: Mapping[str, Any]) -> str:
+    """Return devices in words, with oneDNN's convolutions where a network has them.
+
+    Args:
+      devices: in words.
+      network: of :func:`plain_model`.
+    """
+    if network.get("conv") == "onednn":
+        devices += ", oneDNN's convolutions"
+    return devices
+
+
 def build_model(config: ModelConfig, splits: Splits) -> Model:
     """Return the configured network, its shapes tried on the data.
 

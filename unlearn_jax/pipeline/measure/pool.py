@@ -35,8 +35,8 @@ class ForgottenClasses:
       classes: the forgotten classes.
       runs: positions of the runs that forget them.
       neighbors: the nearest retained class of each; empty without MIA-NN.
-      expected: ``[1 + refits]`` by column of MIA-NN the mean score of the retrained
-        models, on the data as they are and in every replicate.
+      expected: ``[1 + refits, R]`` by column of MIA-NN the mean score of both retrained
+        models of each of the runs, on the data as they are and in every replicate.
     """
 
     classes: tuple[int, ...]
@@ -470,7 +470,8 @@ def _class_pool(
             drawn = [score.value[None]]
             if score.replicates is not None:
                 drawn.append(score.replicates)
-            expected[name] = np.concatenate(drawn).mean(1)
+            both = np.concatenate(drawn).reshape(-1, len(oracles), len(runs))
+            expected[name] = both.mean(1)
         forgotten.append(dataclasses.replace(one, expected=expected))
     peers = np.stack([test & np.isin(labels, removed) for removed in classes])
     return ClassPool(peers=peers, oracles=oracles, sets=tuple(forgotten))

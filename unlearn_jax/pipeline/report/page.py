@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.config.schema import digest, to_json
+from unlearn_jax.pipeline.config.resolve import plain_model, with_convolutions
+from unlearn_jax.pipeline.config.schema import ModelConfig, digest, to_json
 from unlearn_jax.pipeline.measure.records import ExperimentResult, TableResult
 from unlearn_jax.pipeline.report.blocks import (
     Block,
@@ -58,6 +59,11 @@ def publish(
     date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
     versions = store.versions()
+    network = getattr(config, "model", None)
+    if isinstance(network, ModelConfig):
+        versions["devices"] = with_convolutions(
+            versions["devices"], plain_model(network)
+        )
     checks = [
         dataclasses.replace(check, passed=bool(check.passed))
         for check in page.find(Check)

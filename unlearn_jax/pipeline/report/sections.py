@@ -9,6 +9,7 @@ from unlearn_jax.pipeline.measure.records import (
     RowResult,
     RowSearch,
     RunResult,
+    Trial,
     Tuning,
 )
 from unlearn_jax.pipeline.report.blocks import (
@@ -21,13 +22,12 @@ from unlearn_jax.pipeline.report.blocks import (
     Table,
     Text,
     format_cell,
-    has_interval,
     is_known,
 )
 from unlearn_jax.pipeline.report.figures import sections as figures
 from unlearn_jax.pipeline.report.figures.run import Arrays
 from unlearn_jax.pipeline.report.tables import UNSEARCHED
-from unlearn_jax.pipeline.report.verdict import join, place
+from unlearn_jax.pipeline.report.verdict import join
 
 STATUSES = {
     "found": "an input within the radius gets another label",
@@ -440,14 +440,14 @@ def options_at_edge(search: RowSearch) -> list[str]:
     return remarks
 
 
-def _against_original(best: Estimate, original: Estimate) -> list[str]:
+def _against_original(best: Trial, original: Estimate) -> list[str]:
     """Return a remark on a best trial that is not clearly better than the original."""
-    if not (has_interval(best) and has_interval(original)):
+    if best.gain is None:
+        is_equal = best.metrics["avg_gap"].mean == original.mean
+        return ["equal to the original"] if is_equal else []
+    if best.gain.high < 0:
         return []
-    where = place(best, original)
-    if where == "below":
-        return []
-    if where == "above":
+    if best.gain.low > 0:
         return ["worse than the original"]
     return ["not distinguishable from the original"]
 
@@ -480,7 +480,7 @@ def tuning_section(result: RunResult) -> Section | None:
             remarks["lost"].append(row.label)
         else:
             edges = options_at_edge(search)
-            idle = _against_original(best.metrics["avg_gap"], tuning.original)
+            idle = _against_original(best, tuning.original)
             doubts = [*edges, *idle]
             remarks["edge"] += [row.label] if edges else []
             remarks["idle"] += [row.label] if idle else []
@@ -554,9 +554,9 @@ def _warnings(remarks: Mapping[str, Sequence[str]]) -> list[str]:
     if remarks["idle"]:
         texts.append(
             f"The best trial of {join(remarks['idle'])} is not clearly better than the"
-            " original on the same forget sets (its interval overlaps, or lies above):"
-            " the search found no hyperparameters that work, or the runs are too few to"
-            " show it."
+            " original on the same forget sets (the interval of their paired difference"
+            " holds 0, or lies above): the search found no hyperparameters that work,"
+            " or the runs are too few to show it."
         )
     return texts
 
