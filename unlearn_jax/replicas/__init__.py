@@ -8,13 +8,7 @@ samples of a data set too large for one.
 All give the same result; which is fast depends on the backend and on the model.
 """
 
-from unlearn_jax.replicas._mappers import (
-    Form,
-    Mapper,
-    map_models,
-    mapper,
-    to_host,
-)
+from unlearn_jax.replicas._mappers import Form, Mapper, map_models, mapper, to_host
 from unlearn_jax.replicas._models import (
     References,
     fit_many,
@@ -24,9 +18,7 @@ from unlearn_jax.replicas._models import (
     unstack,
 )
 from unlearn_jax.replicas._programs import (
-    WAITED,
     UnwantedError,
-    Watch,
     clear_programs,
     is_rehearsal,
     rehearsal,
@@ -34,12 +26,10 @@ from unlearn_jax.replicas._programs import (
 )
 
 __all__ = [
-    "WAITED",
     "Form",
     "Mapper",
     "References",
     "UnwantedError",
-    "Watch",
     "clear_programs",
     "fit_many",
     "fit_references",
