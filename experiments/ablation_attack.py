@@ -15,6 +15,27 @@ from unlearn_jax.pipeline import AttackConfig, Row, presets
 from unlearn_jax.pipeline.config import rows
 
 _BASE = presets.load("digits").config
+_LABELS = {
+    "": "PGD-50",
+    "minimal": "Minimal",
+    "minimal_10": "Minimal, 10 % deeper",
+    "minimal_20": "Minimal, 20 % deeper",
+    "fast": "Fast gradient",
+    "other": "PGD-50, other model",
+}
+
+
+def _rows() -> dict[str, Row]:
+    without = rows.without_retain()["amun_no_retain"]
+    table = {}
+    for attack, label in _LABELS.items():
+        table[attack or "pgd"] = Row(label=label, method=AMUN(), attack=attack)
+    for attack, label in _LABELS.items():
+        table[f"{attack or 'pgd'}_no_retain"] = dataclasses.replace(
+            without, label=f"{label}, without D_R", attack=attack
+        )
+    return table
+
 
 PRESET = dataclasses.replace(
     _BASE,
@@ -28,21 +49,5 @@ PRESET = dataclasses.replace(
         "fast": AttackConfig(kind="fast", norm="linf", epsilon_init=0.01),
         "other": AttackConfig(source="other"),
     },
-    rows={
-        f"{attack or 'pgd'}{suffix}": dataclasses.replace(
-            row, label=label + end, attack=attack
-        )
-        for suffix, end, row in (
-            ("", "", Row(method=AMUN())),
-            ("_no_retain", ", without D_R", rows.without_retain()["amun_no_retain"]),
-        )
-        for attack, label in {
-            "": "PGD-50",
-            "minimal": "Minimal",
-            "minimal_10": "Minimal, 10 % deeper",
-            "minimal_20": "Minimal, 20 % deeper",
-            "fast": "Fast gradient",
-            "other": "PGD-50, other model",
-        }.items()
-    },
+    rows=_rows(),
 )

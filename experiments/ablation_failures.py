@@ -19,9 +19,25 @@ _POLICIES = {
     "targeted": "targeted retry",
     "keep": "keep last iterate",
 }
-_SHARES = (0, 10, 25, 50, 90)
+_SHARES = (10, 25, 50, 90)
 _AMUN = AMUN(retain=False, learning_rate=0.01)
 _BASE = presets.load("digits").config
+
+
+def _rows() -> dict[str, Row]:
+    rows = {"fail0": Row(label="No failures", method=_AMUN)}
+    for share in _SHARES:
+        for policy, label in _POLICIES.items():
+            rows[f"fail{share}-{policy}"] = Row(
+                label=f"{share}% fail: {label}",
+                method=dataclasses.replace(_AMUN, failures=policy),
+                attack=f"fail{share}",
+            )
+    rows["forget_only"] = Row(
+        label="D_F twice, no D_A", method=dataclasses.replace(_AMUN, replace="original")
+    )
+    return rows
+
 
 PRESET = dataclasses.replace(
     _BASE,
@@ -30,23 +46,6 @@ PRESET = dataclasses.replace(
     attacks={
         f"fail{share}": dataclasses.replace(_BASE.attack, failures=share / 100)
         for share in _SHARES
-        if share
     },
-    rows={"fail0": Row(label="No failures", method=_AMUN)}
-    | {
-        f"fail{share}-{policy}": Row(
-            label=f"{share}% fail: {label}",
-            method=dataclasses.replace(_AMUN, failures=policy),
-            attack=f"fail{share}",
-        )
-        for share in _SHARES
-        if share
-        for policy, label in _POLICIES.items()
-    }
-    | {
-        "forget_only": Row(
-            label="D_F twice, no D_A",
-            method=dataclasses.replace(_AMUN, replace="original"),
-        )
-    },
+    rows=_rows(),
 )

@@ -27,16 +27,21 @@ _MIXES = {
 }
 _PUBLISHED = AMUN(num_epochs=20, learning_rate=0.01, decay_every=5)
 
+
+def _rows() -> dict[str, Row]:
+    rows = {}
+    for mix, sets in _MIXES.items():
+        for replace, label in _SETS.items():
+            rows[f"{replace}-{mix.replace(', ', '_')}"] = Row(
+                label=f"{label} alone" if mix == "alone" else f"{label} with {mix}",
+                method=dataclasses.replace(_PUBLISHED, replace=replace, **sets),
+            )
+    return rows
+
+
 PRESET = dataclasses.replace(
     presets.load("digits").config,
     title="What the adversarial set is replaced by",
     tuning=TuningConfig(),
-    rows={
-        f"{replace}-{mix.replace(', ', '_')}": Row(
-            label=f"{label} alone" if mix == "alone" else f"{label} with {mix}",
-            method=dataclasses.replace(_PUBLISHED, replace=replace, **sets),
-        )
-        for mix, sets in _MIXES.items()
-        for replace, label in _SETS.items()
-    },
+    rows=_rows(),
 )

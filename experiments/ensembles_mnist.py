@@ -10,12 +10,11 @@ Results: ``experiments/results/ensembles_mnist.json``
 
 from unlearn_jax.ensembles import Lotos
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
-from unlearn_jax.studies.ensembles.artifacts import (
+from unlearn_jax.studies.ensembles.artifacts import make_artifacts, training_speed
+from unlearn_jax.studies.ensembles.config import (
     AttackPlan,
     ClipConfig,
     EnsembleConfig,
-    make_artifacts,
-    training_speed,
 )
 from unlearn_jax.studies.ensembles.page import make_page
 

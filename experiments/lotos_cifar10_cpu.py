@@ -9,13 +9,12 @@ Results: ``experiments/results/lotos_cifar10_cpu.json``
 
 from unlearn_jax.ensembles import Lotos
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
-from unlearn_jax.studies.ensembles.artifacts import (
+from unlearn_jax.studies.ensembles.artifacts import make_artifacts, training_speed
+from unlearn_jax.studies.ensembles.config import (
     AttackPlan,
     ClipConfig,
     ControlConfig,
     EnsembleConfig,
-    make_artifacts,
-    training_speed,
 )
 from unlearn_jax.studies.ensembles.page import make_page
 

@@ -16,7 +16,7 @@ from unlearn_jax import cli, data, models, pipeline
 from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
-from unlearn_jax.pipeline import choices, presets, publish
+from unlearn_jax.pipeline import choices, presets, published
 from unlearn_jax.pipeline.config.resolve import (
     choose_values,
     resolve_rows,
@@ -499,7 +499,7 @@ def test_a_dry_run_of_an_experiment_shows_the_published_time(tmp_path, capsys):
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert re.search(r"trap +1 +0 +1", shown)
-    result = publish.read_result(publish.folder() / "ascent_theory.json")
+    result = published.read_result(published.folder() / "ascent_theory.json")
     assert f"measured before: {result.time}, on {result.device}" in shown
     assert cli.main([*words, "--num-steps=9"]) == 0
     assert "measured before" not in capsys.readouterr().out, "of other options"

@@ -12,17 +12,18 @@ from support.made_up import small_result
 from support.runs import TINY
 
 from unlearn_jax import METHODS, InputError, cli, pipeline
-from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline import pages, publish, published
+from unlearn_jax.pipeline.code_digest import code_digest, source_digest
 from unlearn_jax.pipeline.measure import records
-from unlearn_jax.pipeline.publish import GROUPS, ResultTable, Value
+from unlearn_jax.pipeline.published import GROUPS, ResultTable, Value
 
 ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = publish.read_results()
+RESULTS = published.read_results()
 PRESETS = sorted((ROOT / "experiments").glob("*.py"))
 
 
 def test_pages_are_generated_from_the_results():
-    stale = publish.write_pages(check=True)
+    stale = pages.write_pages(check=True)
     assert stale == [], f"run `unlearn-jax table`: {', '.join(stale)} differ"
     assert cli.main(["table", "--check"]) == 0
 
@@ -52,8 +53,8 @@ def test_a_result_is_whole(name, tmp_path):
             for cell in row[1:]:
                 if isinstance(cell, Value) and cell.low is not None:
                     assert cell.low <= cell.mean <= cell.high, (row[0], str(cell))
-    publish.write_result(result, tmp_path / "copy.json")
-    assert publish.read_result(tmp_path / "copy.json") == result
+    published.write_result(result, tmp_path / "copy.json")
+    assert published.read_result(tmp_path / "copy.json") == result
     source = ROOT / "experiments" / "results" / f"{name}.json"
     assert (tmp_path / "copy.json").read_text() == source.read_text()
 
@@ -73,11 +74,11 @@ def test_decimals_are_part_of_a_number(tmp_path):
     table = ResultTable(
         columns=("row", "a", "b", "c"), units=("", "", "%", ""), rows=(row,)
     )
-    result = publish.Result(name="x", group=GROUPS[0], title="X.", tables=(table,))
-    publish.write_result(result, tmp_path / "x.json")
-    again = publish.read_result(tmp_path / "x.json")
+    result = published.Result(name="x", group=GROUPS[0], title="X.", tables=(table,))
+    published.write_result(result, tmp_path / "x.json")
+    again = published.read_result(tmp_path / "x.json")
     assert again == result
-    assert publish.markdown_table(again.tables[0]).splitlines() == [
+    assert pages.markdown_table(again.tables[0]).splitlines() == [
         "|  | a | b (%) | c |",
         "| :--- | ---: | ---: | ---: |",
         "| AMUN | 1.00 | 0.20 | – |",
@@ -89,12 +90,12 @@ def test_decimals_are_part_of_a_number(tmp_path):
 def test_another_layout_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"schema": 99}')
     with pytest.raises(InputError, match="not a published result of layout 1"):
-        publish.read_result(tmp_path / "x.json")
+        published.read_result(tmp_path / "x.json")
 
 
 def test_a_page_without_markers_is_refused():
     with pytest.raises(InputError, match="no marker <!-- results: generated -->"):
-        publish.between_markers("# Title\n", "results", "x")
+        pages.between_markers("# Title\n", "results", "x")
 
 
 # --- the digest of the code ---
@@ -137,9 +138,9 @@ def checkout(tmp_path):
     ],
 )
 def test_the_digest_is_of_code_that_decides_numbers(checkout, file, text, changes):
-    before = {name: publish.code_digest(name, checkout) for name in ("digits", "bars")}
+    before = {name: code_digest(name, checkout) for name in ("digits", "bars")}
     (checkout / file).write_text(text)
-    after = {name: publish.code_digest(name, checkout) for name in ("digits", "bars")}
+    after = {name: code_digest(name, checkout) for name in ("digits", "bars")}
     changed = [name for name in before if before[name] != after[name]]
     assert changed == changes.split()
 
@@ -153,13 +154,13 @@ class A:
     def f(self, x: int = 1) -> str:
         return f"{x:.1f}" f"{x}"
 '''
-    assert publish.source_digest(source).hex()[:12] == "4f14225f4f85"
+    assert source_digest(source).hex()[:12] == "4f14225f4f85"
 
 
 def test_a_table_of_changed_code_is_marked():
     result = dataclasses.replace(RESULTS["digits"], code="abc123")
-    assert "code has changed" not in publish.provenance(result, "abc123")
-    stale = publish.provenance(result, "def456")
+    assert "code has changed" not in pages.provenance(result, "abc123")
+    stale = pages.provenance(result, "def456")
     version = result.versions["unlearn_jax"]
     assert f"by unlearn_jax {version} (abc123)" in stale
     assert stale.endswith("The code has changed since.")
@@ -169,11 +170,11 @@ def test_a_table_of_changed_code_is_marked():
 
 
 def test_every_method_has_its_source():
-    assert set(publish.SOURCES) == set(METHODS)
+    assert set(pages.SOURCES) == set(METHODS)
 
 
 def test_the_table_of_methods_follows_the_registry():
-    lines = publish.methods_table(METHODS).splitlines()
+    lines = pages.methods_table(METHODS).splitlines()
     assert [re.match(r"\| `(\w+)`", line)[1] for line in lines[2:]] == list(METHODS)
 
 
@@ -237,20 +238,20 @@ def test_an_experiment_is_published_as_shown(tmp_path):
     }
     (tmp_path / "results.json").write_text(json.dumps(data))
     path, result = publish.publish(tmp_path, tmp_path / "bars.json")
-    assert publish.read_result(path) == result
+    assert published.read_result(path) == result
     (table,) = result.tables
     assert table.columns == ("row", "KL", "seeds")
     assert table.units == ("", "nats", "")
     assert str(table.rows[0][1]) == "1.23 ± 0.50 [1.00, 1.50]"
     assert table.rows[1][1:] == (None, "none")
-    assert result.code == publish.code_digest("rbm_bars")
+    assert result.code == code_digest("rbm_bars")
     assert result.settings == "0123456789ab"
     assert result.time == "1.5 minutes"
 
 
 def test_words_of_an_earlier_file_are_kept_and_its_numbers_are_not(tmp_path):
-    table = publish.ResultTable(columns=("row", "x"), units=("", ""), rows=())
-    before = publish.Result(
+    table = published.ResultTable(columns=("row", "x"), units=("", ""), rows=())
+    before = published.Result(
         name="tiny",
         group=GROUPS[3],
         title="Ours.",
@@ -263,10 +264,10 @@ def test_words_of_an_earlier_file_are_kept_and_its_numbers_are_not(tmp_path):
         notes=("A caveat.",),
     )
     path = tmp_path / "tiny.json"
-    publish.write_result(before, path)
+    published.write_result(before, path)
     write_run(tmp_path / "run")
     publish.publish(tmp_path / "run", path)
-    kept = publish.read_result(path)
+    kept = published.read_result(path)
     for name in ("group", "title", "claim", "seeds", "published", "notes"):
         assert getattr(kept, name) == getattr(before, name), name
     assert kept.tables[-1] == before.tables[1], "numbers of the source"
@@ -275,7 +276,7 @@ def test_words_of_an_earlier_file_are_kept_and_its_numbers_are_not(tmp_path):
     assert "Of the old numbers." not in kept.reading
     assert kept.date == "2026-11-28"
     publish.publish(tmp_path / "run", path)
-    assert publish.read_result(path) == kept, "publishing twice changes nothing"
+    assert published.read_result(path) == kept, "publishing twice changes nothing"
 
 
 @pytest.mark.slow
@@ -320,7 +321,7 @@ def test_a_run_is_published_as_shown(tmp_path):
     assert result.command == "unlearn-jax run digits --workdir runs/digits"
     assert result.versions == {
         "unlearn_jax": "0.2.0",
-        "Python": "3.11.7",
+        "Python": "3.11",
         "JAX": "0.10.2",
     }
     assert len(result.settings) == 12
@@ -365,9 +366,9 @@ def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
 def test_a_run_is_published_with_its_command_and_numbers(tmp_path):
     found = pipeline.run(TINY, tmp_path / "run", preset="digits")
     path, result = publish.publish(tmp_path / "run", tmp_path / "tiny.json")
-    assert publish.read_result(path) == result
+    assert published.read_result(path) == result
     assert result.name == "tiny"
-    assert result.code == publish.code_digest("digits")
+    assert result.code == code_digest("digits")
     assert "4 runs (2 originals x 2 forget sets of 180 samples)" in result.seeds
     (table,) = result.tables
     assert table.columns[0] == "row"
@@ -376,5 +377,5 @@ def test_a_run_is_published_with_its_command_and_numbers(tmp_path):
     column = table.columns.index("FT AUC")
     for row, shown in zip(found.rows, table.rows, strict=True):
         assert float(shown[column].mean) == round(row.metrics["ft_auc"].mean, 1)
-    assert "code has changed" not in publish.provenance(result, result.code)
+    assert "code has changed" not in pages.provenance(result, result.code)
     assert cli.main(["publish", str(tmp_path / "run"), "--to", str(path)]) == 0

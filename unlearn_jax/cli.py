@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
     preset = arguments[0]
     presets.find(preset)
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.publish import published_plan
+    from unlearn_jax.pipeline.published import published_plan
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.pipeline.study import with_bank
 
@@ -86,21 +86,21 @@ def run(arguments: list[str]) -> int:
     address = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
-    found = presets.load(preset)
-    if options.original and "" not in found.variants:
+    loaded = presets.load(preset)
+    if options.original and "" not in loaded.variants:
         raise InputError("--original goes with a preset of one run")
     is_named = any(word.partition("=")[0] == "--original" for word in arguments)
     if is_named and not options.original:
         raise InputError("--original needs the path of a trained model")
     original = options.original or None
     prog = f"unlearn-jax run {preset} --workdir DIR"
-    if found.experiment is not None:
-        return _run_experiment(found, options, fields, prog)
-    variants = _variants(found, fields, prog)
+    if loaded.experiment is not None:
+        return _run_experiment(loaded, options, fields, prog)
+    variants = _variants(loaded, fields, prog)
     workdir = options.workdir
     if workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
-    parts = {name: found.parts(config) for name, config in variants.items()}
+    parts = {name: loaded.parts(config) for name, config in variants.items()}
     if options.dry_run:
         for name, config in variants.items():
             config = with_bank(config, workdir)
@@ -108,7 +108,7 @@ def run(arguments: list[str]) -> int:
                 config, workdir / name, original=original, **parts[name]
             )
             print(f"{name}:\n{text}" if name else text)
-        if plan := published_plan(found.name):
+        if plan := published_plan(loaded.name):
             print(f"\n{plan}")
         return 0
     if "" not in variants:
@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
             results = pipeline.run_study(
                 variants,
                 workdir,
-                preset=found.name,
+                preset=loaded.name,
                 own=parts,
                 events=options.tensorboard,
             )
@@ -132,7 +132,7 @@ def run(arguments: list[str]) -> int:
         result = pipeline.run(
             variants[""],
             workdir,
-            preset=found.name,
+            preset=loaded.name,
             original=original,
             events=options.tensorboard,
             **parts[""],
@@ -158,13 +158,13 @@ def _status(checks: Sequence[Any], options: RunOptions) -> int:
     return 3 if options.strict and has_failed else 0
 
 
-def _variants(found: Any, fields: list[str], prog: str) -> dict[str, Any]:
+def _variants(loaded: Any, fields: list[str], prog: str) -> dict[str, Any]:
     """Return a preset's configurations with the fields of the command line."""
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
 
     variants = {}
-    for name, config in found.variants.items():
+    for name, config in loaded.variants.items():
         config, others = choose_values(config, fields)
         config = _parse(pipeline.RunConfig, others, prog, config, has_names=True)
         variants[name] = unfollow(config, fields)
@@ -188,32 +188,32 @@ def _width() -> int:
 
 
 def _run_experiment(
-    found: Any, options: RunOptions, fields: list[str], prog: str
+    loaded: Any, options: RunOptions, fields: list[str], prog: str
 ) -> int:
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.publish import published_plan, published_time
+    from unlearn_jax.pipeline.published import published_plan, published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
     from unlearn_jax.types import InputError, ReportError
 
-    experiment = found.experiment
+    experiment = loaded.experiment
     config = _parse(type(experiment.config), fields, prog, experiment.config)
     if options.workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
     workdir = options.workdir
     if options.dry_run:
         print(pipeline.dry_run_experiment(experiment, workdir, config=config))
-        time = published_time(found.name)
+        time = published_time(loaded.name)
         if time and config == experiment.config:
             print(f"\nmeasured before: {time}")
-        if plan := published_plan(found.name):
+        if plan := published_plan(loaded.name):
             print(f"\n{plan}")
         return 0
     try:
         result = pipeline.run_experiment(
             experiment,
             workdir,
-            name=found.name,
+            name=loaded.name,
             config=config,
             events=options.tensorboard,
         )
@@ -271,21 +271,21 @@ def compile_preset(arguments: list[str]) -> int:
     target = targets.parse(options.target)
     # nothing runs, and a chip that is there may be another
     jax.config.update("jax_platforms", "cpu")
-    found = presets.load(preset)
+    loaded = presets.load(preset)
 
     def progress(stage: str) -> None:
         print(f"compiling: {stage}", file=sys.stderr)
 
-    shared = {"preset": found.name, "only": options.only, "progress": progress}
-    if found.experiment is not None:
-        experiment = found.experiment
+    shared = {"preset": loaded.name, "only": options.only, "progress": progress}
+    if loaded.experiment is not None:
+        experiment = loaded.experiment
         config = _parse(type(experiment.config), fields, prog, experiment.config)
         report = compiling.compile_experiment(
             experiment, target, config=config, **shared
         )
     else:
-        variants = _variants(found, fields, prog)
-        report = compiling.compile_run(variants, target, parts=found.parts, **shared)
+        variants = _variants(loaded, fields, prog)
+        report = compiling.compile_run(variants, target, parts=loaded.parts, **shared)
     print(report.text())
     plain = report.to_json()
     if options.devices:
@@ -436,12 +436,13 @@ def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
       run: working directory of the run.
       to: file to write; experiments/results/PRESET.json if None.
     """
+    from unlearn_jax.pipeline import pages, published
     from unlearn_jax.pipeline import publish as publishing
 
     path, result = publishing.publish(run, to)
     print(f"{path}: write title, claim and reading of {result.name} into it")
-    if path.parent == publishing.folder():
-        publishing.write_pages()
+    if path.parent == published.folder():
+        pages.write_pages()
     return 0
 
 
@@ -451,9 +452,9 @@ def table(*, check: bool = False) -> int:
     Args:
       check: compare only; the status is 1 if a page differs.
     """
-    from unlearn_jax.pipeline import publish as publishing
+    from unlearn_jax.pipeline import pages
 
-    stale = publishing.write_pages(check=check)
+    stale = pages.write_pages(check=check)
     for path in stale:
         print(f"{path}: {'differs' if check else 'written'}")
     return int(check and bool(stale))

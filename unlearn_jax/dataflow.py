@@ -321,16 +321,16 @@ def _axes_after(
     if leaf.axes is None:
         return None
     pairs = zip(shape, leaf.axes, strict=True)
-    kept = [(size, axis) for size, axis in pairs if axis is not None]
+    remaining = [(size, axis) for size, axis in pairs if axis is not None]
     axes: list[int | None] = []
     for size in result:
-        if kept and kept[0][0] == size:
-            axes.append(kept.pop(0)[1])
+        if remaining and remaining[0][0] == size:
+            axes.append(remaining.pop(0)[1])
         elif size == 1:
             axes.append(None)
         else:
             return None
-    return None if kept else tuple(axes)
+    return None if remaining else tuple(axes)
 
 
 def moved(

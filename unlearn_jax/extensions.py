@@ -16,8 +16,8 @@ Group = Literal["methods", "columns", "signals"]
 @functools.cache
 def names(group: Group) -> tuple[str, ...]:
     """Return the names of a group's entry points, in alphabetical order."""
-    found = metadata.entry_points(group=f"unlearn_jax.{group}")
-    return tuple(sorted({one.name for one in found}))
+    points = metadata.entry_points(group=f"unlearn_jax.{group}")
+    return tuple(sorted({one.name for one in points}))
 
 
 @functools.cache

@@ -162,8 +162,8 @@ def layers(
     a (3, 4) (5, 3)
     b (4, 2) (5, 4)
     """
-    found = walk(apply_fn, variables, images).layers
-    return [layer for layer in found if computed or layer.store is not None]
+    walked = walk(apply_fn, variables, images).layers
+    return [layer for layer in walked if computed or layer.store is not None]
 
 
 def unfound(apply_fn: ApplyFn, variables: PyTree, images: Any) -> list[str]:
@@ -217,19 +217,19 @@ def head_kernel(apply_fn: ApplyFn, variables: PyTree, images: Array) -> Array:
 
 
 def with_kernels(
-    variables: PyTree, kernels: Mapping[str, Array], found: Sequence[Layer]
+    variables: PyTree, kernels: Mapping[str, Array], records: Sequence[Layer]
 ) -> PyTree:
     """Replace some weights.
 
     Args:
       variables: as the layers were found in.
       kernels: new weights by path, in the form of :attr:`Layer.kernel`.
-      found: what :func:`layers` found.
+      records: what :func:`layers` found.
 
     Raises:
       InputError: a path that is no layer's, and what :func:`by_path` raises.
     """
-    known = by_path(found)
+    known = by_path(records)
     if unknown := sorted(set(kernels) - set(known)):
         raise InputError(
             f"no layer has its weights at {unknown[0]!r}; layers are {', '.join(known)}"
@@ -249,7 +249,7 @@ def with_kernels(
     return jax.tree.unflatten(structure, leaves)
 
 
-def by_path(found: Sequence[Layer]) -> dict[str, Layer]:
+def by_path(records: Sequence[Layer]) -> dict[str, Layer]:
     """Return the last use of each weight.
 
     Raises:
@@ -258,7 +258,7 @@ def by_path(found: Sequence[Layer]) -> dict[str, Layer]:
         from others.
     """
     known: dict[str, Layer] = {}
-    for layer in found:
+    for layer in records:
         if layer.store is None:
             raise InputError(
                 f"the kernel of {layer.path!r} is computed from those leaves and cannot"
@@ -321,15 +321,15 @@ def head(
       InputError: the model does not end in a linear layer, or ends in the sum of
         several.
     """
-    found, outputs, since, _ = walk(apply_fn, variables, images)
+    records, outputs, since, _ = walk(apply_fn, variables, images)
     batch, *_, num_classes = jax.tree.leaves(outputs)[0].shape
     heads = [
-        found[place]
+        records[place]
         for place in sorted(since)
-        if found[place].kind == "dense"
-        and found[place].store is not None
-        and found[place].inputs.shape[:-1] == (batch,)
-        and found[place].kernel.shape[-1] == num_classes
+        if records[place].kind == "dense"
+        and records[place].store is not None
+        and records[place].inputs.shape[:-1] == (batch,)
+        and records[place].kernel.shape[-1] == num_classes
     ]
     if len(heads) != 1:
         raise InputError(
@@ -563,8 +563,8 @@ def _learn(
     results = []
     for leaf, source, variable in zip(leaves, sources, eqn.outvars, strict=True):
         is_vector = leaf is not None and variable.aval.ndim < 2
-        kept = frozenset() if depends or is_vector else weights
-        results.append(Facts(leaf, source, tail, since, kept))
+        remaining = frozenset() if depends or is_vector else weights
+        results.append(Facts(leaf, source, tail, since, remaining))
     return results
 
 
@@ -632,7 +632,7 @@ def _dense(
     rest = [i for i in range(ndim) if i not in (*contracted[other], *batched[other])]
     order_of_inputs = (*batched[other], *rest, *contracted[other])
 
-    found = []
+    dense_layers = []
     for block in np.ndindex(*block_sizes):
 
         def arrange(value: Array, block: tuple[int, ...] = block) -> Array:
@@ -654,7 +654,7 @@ def _dense(
             leaf = part_of_leaf(leaf, kernel.shape, starts, limits)
         suffix = index_name(block) if leaf is None else ""
         copies = _copies(facts[other].moved, arrange)
-        found.append(
+        dense_layers.append(
             _layer(
                 facts[weight],
                 leaf,
@@ -668,8 +668,8 @@ def _dense(
             )
         )
     if blocks or len(free) != 1:
-        return found, None
-    return found, 0 if weight == 0 else eqn.outvars[0].aval.ndim - 1
+        return dense_layers, None
+    return dense_layers, 0 if weight == 0 else eqn.outvars[0].aval.ndim - 1
 
 
 def _conv(eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]) -> Layer:

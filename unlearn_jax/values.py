@@ -300,12 +300,11 @@ def _coerce_tuple(name: str, given: Any) -> Any:
 
 def _literals(options: tuple[Any, ...]) -> list[Any]:
     """Return the choices of a field's ``Literal`` hints."""
-    return [
-        choice
-        for option in options
-        if typing.get_origin(option) is typing.Literal
-        for choice in typing.get_args(option)
-    ]
+    choices = []
+    for option in options:
+        if typing.get_origin(option) is typing.Literal:
+            choices += typing.get_args(option)
+    return choices
 
 
 def _is_subtree(held: Any) -> bool:

@@ -80,7 +80,7 @@ def signals(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """The two signals ``[M, N]`` of the attacks; reads one model's logits at a time."""
     names = ("logit_margin", "taylor_softmax")
     both = jax.jit(lambda z: [SIGNALS[name](z, labels) for name in names])
-    rows = [[np.asarray(signal) for signal in both(np.asarray(z))] for z in logits]
+    rows = [np.asarray(both(np.asarray(z))) for z in logits]
     return {
         name: np.stack(column)
         for name, column in zip(names, zip(*rows, strict=True), strict=True)

@@ -28,8 +28,8 @@ import tempfile
 from decimal import Decimal
 from typing import Any
 
-from unlearn_jax.pipeline import pods, publish
-from unlearn_jax.pipeline.publish import Cell, ResultTable, Value
+from unlearn_jax.pipeline import pages, pods, published
+from unlearn_jax.pipeline.published import Cell, ResultTable, Value
 
 COUNTS = (8, 64, 256, 1024)
 TARGETS = ("tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1", "h100", "tpu-v6e:2x2")
@@ -232,11 +232,11 @@ def publish_rows(folder: pathlib.Path) -> None:
         units=("",) * (1 + len(pods.HEADERS)),
         rows=tuple(planned),
     )
-    path = publish.folder() / "compiled.json"
-    result = publish.read_result(path)
-    publish.write_result(dataclasses.replace(result, tables=(table, plans)), path)
+    path = published.folder() / "compiled.json"
+    result = published.read_result(path)
+    published.write_result(dataclasses.replace(result, tables=(table, plans)), path)
     for one in (table, plans):
-        print(f"{publish.markdown_table(one)}\n")
+        print(f"{pages.markdown_table(one)}\n")
 
 
 def main() -> None:

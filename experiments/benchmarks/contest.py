@@ -120,18 +120,18 @@ def _one_table(
             file=sys.stderr,
             flush=True,
         )
-        found = {
+        timings = {
             row: in_a_process(name, row, options.calls)
             for row in chosen
             if row not in missing
         }
         missing |= {
             row: values["missing"]
-            for row, values in found.items()
+            for row, values in timings.items()
             if "missing" in values
         }
         rounds.append(
-            {row: values for row, values in found.items() if "missing" not in values}
+            {row: values for row, values in timings.items() if "missing" not in values}
         )
         versions |= {
             version for values in rounds[-1].values() for version in values["versions"]

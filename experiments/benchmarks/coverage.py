@@ -15,7 +15,7 @@ tables has a standard error of 1.3 points.
 import argparse
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import rankdata
@@ -31,7 +31,12 @@ from unlearn_jax.contrib.testbeds.tables import (
 )
 from unlearn_jax.pipeline.config.schema import AuditConfig
 from unlearn_jax.pipeline.measure.differences import compare, equivalence_margin
-from unlearn_jax.pipeline.measure.pool import AuditPool, make_pool
+from unlearn_jax.pipeline.measure.pool import (
+    AuditPool,
+    confidences,
+    make_pool,
+    margins,
+)
 from unlearn_jax.pipeline.measure.rows import BOUNDS, estimate
 from unlearn_jax.pipeline.measure.rows import measure_row as measure_metrics
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
@@ -262,91 +267,161 @@ def refitted(num_tables: int, seed: int) -> list[list]:
     return rows
 
 
+def fixed_calls(pool: AuditPool, credits: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the former replicates ``[B, R]`` of machines that are held fixed.
+
+    Args:
+      pool: of the table.
+      credits: of each model ``[N]``, NaN for samples that do not count.
+    """
+    drawn = np.concatenate([block for _, block in pool.sample_weights])
+    columns = [
+        audit.weighted_mean(np.nan_to_num(one), np.isfinite(one), drawn)
+        for one in credits
+    ]
+    return np.stack(columns, axis=1)
+
+
 def fixed_mis(pool: AuditPool, margin: np.ndarray) -> np.ndarray:
     """Return the former replicates ``[B, R]`` of MIS, the machine held fixed."""
-    confidence = 1 / (1 + np.exp(-margin))
-    columns = []
+    confidence = confidences(margin)
+    credits = np.full(margin.shape, np.nan)
     for run, forget in enumerate(pool.forget):
-        result = audit.mis(
-            confidence[run, pool.train & ~forget],
-            confidence[run, ~pool.train],
-            confidence[run, forget],
-            seed=pool.config.seed,
-        )
-        outside = np.zeros(len(forget), bool)
-        outside[forget] = ~result.called_member
-        drawn = np.concatenate([block for _, block in pool.sample_weights])
-        columns.append(audit.weighted_mean(outside, forget, drawn))
-    return np.stack(columns, axis=1)
+        sides = (pool.train & ~forget, ~pool.train, forget)
+        values = [confidence[run, side] for side in sides]
+        result = audit.mis(*values, seed=pool.config.seed)
+        credits[run, forget] = ~result.called_member
+    return fixed_calls(pool, list(credits))
 
 
 NUM_CLASSES = 4
 """Classes of the tables of forgotten classes; the last one is forgotten."""
 
 
-def class_logits(
-    rng: np.random.Generator, labels: np.ndarray, train: np.ndarray, shift: float
+def simulate_classes(
+    rng: np.random.Generator, labels: np.ndarray, train: np.ndarray, shifts: np.ndarray
 ) -> np.ndarray:
-    """Return logits ``[N, C]`` of a model that pushes the last class to its neighbor.
+    """Return logits ``[K, N, C]`` of models that push the last class to the first.
+
+    Samples are as hard for all models in part, as in :class:`TableDesign`.
 
     Args:
       rng: source of randomness; advanced.
       labels: ``[N]``.
       train: ``[N]`` bool.
-      shift: from the forgotten class's logit to its neighbor's, and twice that on its
-        training samples.
+      shifts: ``[K]`` from the forgotten class's logit to the first one's, and twice
+        that on its training samples.
     """
-    logits = rng.normal(size=(len(labels), NUM_CLASSES))
+    num_samples = len(labels)
+    shape = (len(shifts), num_samples, NUM_CLASSES)
+    logits = np.sqrt(0.6) * rng.normal(size=shape[1:])
+    logits = logits + np.sqrt(0.4) * rng.normal(size=shape)
     logits += 2.0 * np.eye(NUM_CLASSES)[labels]
-    moved = (labels == NUM_CLASSES - 1) * (1.0 + train) * (shift + 0.1 * rng.normal())
-    logits[:, -1] -= moved
-    logits[:, 0] += moved
+    moved = shifts[:, None] * (labels == NUM_CLASSES - 1) * (1.0 + train)
+    logits[..., -1] -= moved
+    logits[..., 0] += moved
     return logits
 
 
 def classes(num_tables: int, seed: int) -> list[list]:
-    """Return coverage of MIA (Kodge) and MIA-NN, refitted, for three originals."""
+    """Return coverage of MIA (Kodge), MIA-NN and its gap, refitted or held fixed.
+
+    Retrained models are shifted by 1.
+    """
     labels = np.tile(np.arange(NUM_CLASSES), 60)
     train = np.arange(len(labels)) < 160
-    runs = np.array([[original, 0] for original in range(3)])
-    forget = np.broadcast_to(labels[train] == NUM_CLASSES - 1, (3, 160))
-    nobody = np.zeros((0, len(labels)), bool)
     machine = audit.Discriminator(features="probabilities")
+    keys = ("mia_kodge", "mia_nn", "mia_nn_gap")
     rows = []
-    for name, shift in (("weak", 0.5), ("strong", 1.5)):
+    for originals, effect in ((1, 0.0), (3, 0.3)):
+        for name, shift in (("less than", 0.5), ("as", 1.0), ("more than", 1.5)):
 
-        def measure(
-            key: list[int], refits: int, shift: float = shift
-        ) -> tuple[AuditPool, dict[str, Measured]]:
-            rng = np.random.default_rng(key)
-            config = AuditConfig(
-                seed=key[-1],
-                num_bootstrap=max(refits, 1),
-                refits=refits,
-                discriminators=(machine,),
-                ulira=False,
-                mis=True,
-            )
-            models = [class_logits(rng, labels, train, shift) for _ in range(9)]
-            oracles = (models[:3], models[3:6])
-            pool = make_pool(config, labels, forget, runs, None, nobody, oracles)
-            return pool, measure_metrics(pool, models[6:])[0]
+            def measure(
+                key: list[int],
+                refits: int,
+                originals: int = originals,
+                effect: float = effect,
+                shift: float = shift,
+            ) -> tuple[AuditPool, np.ndarray, dict[str, Measured]]:
+                rng = np.random.default_rng(key)
+                config = AuditConfig(
+                    seed=key[-1],
+                    num_bootstrap=max(refits, 1),
+                    refits=refits,
+                    discriminators=(machine,),
+                    ulira=False,
+                )
+                shifts = np.repeat([1.0, 1.0, shift], originals)
+                shifts = shifts + effect * rng.normal(size=len(shifts))
+                models = simulate_classes(rng, labels, train, shifts)
+                oracles = (list(models[:originals]), list(models[originals:-originals]))
+                own = models[-originals:]
+                runs = np.stack([np.arange(originals), np.zeros(originals, int)], 1)
+                forget = np.broadcast_to(labels == NUM_CLASSES - 1, (originals, 240))
+                pool = make_pool(
+                    config,
+                    labels,
+                    forget[:, train],
+                    runs,
+                    None,
+                    np.zeros((0, len(labels)), bool),
+                    oracles,
+                )
+                return pool, models, measure_metrics(pool, list(own))[0]
 
-        keys = {"mia_kodge": "MIA (Kodge)", "mia_nn": "MIA-NN"}
-        drawn = [measure([seed, 1, number], 0)[1] for number in range(120)]
-        truth = {}
-        for key in keys:
-            truth[key] = np.mean([one[key].value.mean() for one in drawn])
-        hits = dict.fromkeys(keys, 0)
-        for number in range(num_tables):
-            pool, found = measure([seed, 2, number], 60)
-            for key in keys:
-                one = estimate(pool, found[key], "%")
-                hits[key] += one.low <= truth[key] <= one.high
-        for key, label in keys.items():
-            covered = round(100 * hits[key] / num_tables, 1)
-            rows.append([f"{label}, 3 x 1, {name} forgetting", covered])
+            drawn = [measure([seed, 1, number], 0)[2] for number in range(200)]
+            hits = np.zeros((len(keys), 2))
+            for number in range(num_tables):
+                pool, models, found = measure([seed, 2, number], 60)
+                fixed = fixed_classes(pool, models, originals)
+                for place, key in enumerate(keys):
+                    truth = np.mean([one[key].value.mean() for one in drawn])
+                    value = found[key].value / 100
+                    low, high = former(pool, Measured(value, fixed[key]), number)
+                    hits[place, 0] += low <= truth <= high
+                    unit = "points" if key == "mia_nn_gap" else "%"
+                    one = estimate(pool, found[key], unit)
+                    hits[place, 1] += one.low <= truth <= one.high
+            label = f"{originals} x 1, forgets {name} retraining, effects {effect:g}"
+            rows.append([label, *np.round(100 * hits.ravel() / num_tables, 1)])
     return rows
+
+
+def fixed_classes(
+    pool: AuditPool, models: np.ndarray, originals: int
+) -> dict[str, np.ndarray]:
+    """Return the former replicates ``[B, R]`` of class attacks, machines held fixed."""
+    assert pool.classes is not None
+    forget = pool.forget[0]
+    peers = pool.classes.peers[0]
+    neighbor = pool.classes.sets[0].neighbors[0]
+    kodge = []
+    for margin in margins(models[-originals:], pool.labels):
+        confidence = confidences(margin)
+        sides = (confidence[pool.train & ~forget], confidence[forget])
+        result = audit.kodge_mia(*sides, confidence[peers], seed=pool.config.seed)
+        credits = np.full(len(forget), np.nan)
+        credits[peers] = ~result.called_member
+        kodge.append(credits)
+    neighbors = []
+    for logits in models:
+        credits = np.full(len(forget), np.nan)
+        credits[~pool.train] = audit.neighbor_credits(
+            logits[~pool.train],
+            pool.labels[~pool.train],
+            neighbor,
+            NUM_CLASSES - 1,
+            discriminator=pool.config.discriminators[0],
+        )
+        neighbors.append(credits)
+    scores = fixed_calls(pool, neighbors)
+    own = scores[:, -originals:]
+    expected = scores[:, :-originals].mean(1, keepdims=True)
+    return {
+        "mia_kodge": fixed_calls(pool, kodge),
+        "mia_nn": own,
+        "mia_nn_gap": np.abs(own - expected),
+    }
 
 
 def ulira(num_tables: int, seed: int) -> list[list]:
@@ -468,11 +543,17 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=300, help="of each setting")
     parser.add_argument("--refit-tables", type=int, default=100, help="of MIS")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="*", help="words of the titles of some")
     args = parser.parse_args()
     both = ["Before", "After"]
     crossed_columns = [f"{key}, {when}" for key in ("accuracy", "AUC") for when in both]
     klom_columns = [
         f"{key}, {when}" for key in ("mean", "median", "p95") for when in both
+    ]
+    class_columns = [
+        f"{key}, {when}"
+        for key in ("MIA (Kodge)", "MIA-NN", "MIA-NN gap")
+        for when in both
     ]
     power_columns = [
         "Marginal intervals disjoint (before)",
@@ -494,10 +575,16 @@ def main() -> None:
             args.tables,
         ),
         "Machines refitted": (both, refitted, args.refit_tables),
-        "Machines refitted, classes": (["After"], classes, args.refit_tables),
+        "Machines refitted, forgotten classes": (
+            class_columns,
+            classes,
+            args.refit_tables,
+        ),
     }
     tables = []
     for title, (columns, function, count) in parts.items():
+        if not any(word in title for word in args.parts or [title]):
+            continue
         rows = function(count, args.seed)
         tables.append({"title": title, "tables": count, "columns": columns})
         tables[-1]["rows"] = [[row[0], *map(float, row[1:])] for row in rows]

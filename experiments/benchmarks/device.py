@@ -91,10 +91,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--variants", nargs="*", help="of a study; all by default")
     options = parser.parse_args()
-    found = presets.load(options.preset)
-    configs = dict(found.variants)
-    if found.experiment is not None:
-        configs = {"": found.experiment.config}
+    loaded = presets.load(options.preset)
+    configs = dict(loaded.variants)
+    if loaded.experiment is not None:
+        configs = {"": loaded.experiment.config}
     devices = len(jax.local_devices())
     rows = []
     for variant, config in configs.items():

@@ -23,7 +23,8 @@ import numpy as np
 
 import unlearn_jax
 from unlearn_jax import attacks, train
-from unlearn_jax.pipeline import presets, publish
+from unlearn_jax.pipeline import presets, published
+from unlearn_jax.pipeline.code_digest import code_digest
 from unlearn_jax.pipeline.config import resolve
 from unlearn_jax.theory import log10_lipschitz_bound
 from unlearn_jax.types import ApplyFn, Array, AttackResult, Variables
@@ -105,7 +106,7 @@ def trained(
 
 def measure(
     preset: str, path: str, rounds: int
-) -> tuple[publish.ResultTable, dict[str, tuple[float, float]]]:
+) -> tuple[published.ResultTable, dict[str, tuple[float, float]]]:
     """Return a network's table, and gradients and median distance ratio by search."""
     apply_fn, variables, images, labels, attacked = trained(preset, path)
 
@@ -156,10 +157,10 @@ def measure(
             "Time": f"{np.median(seconds[name]):.3g}",
         }
         print(f"{name:28}", "  ".join(f"{key} {one}" for key, one in numbers.items()))
-        values = [publish.Value(mean=Decimal(number)) for number in numbers.values()]
+        values = [published.Value(mean=Decimal(number)) for number in numbers.values()]
         rows.append((name, *values))
     title = f"{NETWORKS[preset]}: {len(labels)} samples"
-    table = publish.ResultTable(
+    table = published.ResultTable(
         title=title, columns=COLUMNS, units=UNITS, rows=tuple(rows), caption=CAPTION
     )
     return table, summary
@@ -191,7 +192,7 @@ def main() -> None:
         )
         if gradients > 20 or ratio > 0.95:
             failed.append(label)
-    result = publish.Result(
+    result = published.Result(
         name="minimal_sets",
         group="Speed and survival",
         title="Adversarial sets by search: gradients, distances and time.",
@@ -201,15 +202,15 @@ def main() -> None:
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         device=f"{os.cpu_count()} CPU cores (x86-64, AVX-512)",
         versions={"unlearn_jax": unlearn_jax.__version__, "JAX": jax.__version__},
-        code=publish.code_digest("minimal_sets"),
+        code=code_digest("minimal_sets"),
         seeds="The first original and forget set of the presets `digits`,"
         " `methods_mnist` and `amun_cifar10_cpu`; 12 radii. Every example is in"
         " [0, 1], and its class was predicted again, alone.",
         tables=tuple(tables),
         reading=tuple(reading),
     )
-    path = options.out or publish.folder() / "minimal_sets.json"
-    publish.write_result(result, path)
+    path = options.out or published.folder() / "minimal_sets.json"
+    published.write_result(result, path)
     if failed:
         raise SystemExit(f"the claim does not hold on {', '.join(failed)}")
 

@@ -30,6 +30,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 
 import jax
 import numpy as np
@@ -43,7 +44,8 @@ from unlearn_jax import __version__, models, replicas, train
 from unlearn_jax.audit import Estimate, summarize_runs
 from unlearn_jax.audit.predictions import kl_divergence, softmax
 from unlearn_jax.filters import class_means, masked_renormalization, mpru
-from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline import pages, published
+from unlearn_jax.pipeline.code_digest import code_digest
 from unlearn_jax.pipeline.report.blocks import format_cell
 from unlearn_jax.types import Dataset, InputError
 
@@ -265,7 +267,7 @@ def compare(
 
 def table_of(
     title: str, runs: list[list[dict[str, np.ndarray]]]
-) -> publish.ResultTable:
+) -> published.ResultTable:
     """Return the means over seeds and classes with their intervals.
 
     Args:
@@ -274,15 +276,15 @@ def table_of(
     """
     rows = []
     for name in runs[0][0]:
-        values = np.array([[run[name] for run in of_seed] for of_seed in runs])
+        values = np.array([list(map(itemgetter(name), of_seed)) for of_seed in runs])
         cells = []
         for metric in range(len(METRICS)):
             bounds = None if name == PAIRED else BOUNDS[metric]
-            found = summarize_runs(values[:, :, metric], bounds=bounds)
-            shown = Estimate(found.mean, np.nan, found.low, found.high, 0, 0)
-            cells.append(publish.parse_cell(" ".join(format_cell(shown, 3)).strip()))
+            summary = summarize_runs(values[:, :, metric], bounds=bounds)
+            shown = Estimate(summary.mean, np.nan, summary.low, summary.high, 0, 0)
+            cells.append(published.parse_cell(" ".join(format_cell(shown, 3)).strip()))
         rows.append((name, *cells))
-    return publish.ResultTable(
+    return published.ResultTable(
         title=title, columns=("filter", *METRICS), units=("", *UNITS), rows=tuple(rows)
     )
 
@@ -337,9 +339,9 @@ def main() -> int:
                 runs.append(list(compare(MODELS[kind], x, y, seed, args.floor)))
             title = f"{name.capitalize()} {size}, {TITLES[kind]}"
             tables.append(table_of(title, runs))
-            print(f"{title}\n\n{publish.markdown_table(tables[-1])}\n", flush=True)
-    path = args.out or publish.folder() / "mpru_tabular.json"
-    words = publish.read_result(publish.folder() / "mpru_tabular.json")
+            print(f"{title}\n\n{pages.markdown_table(tables[-1])}\n", flush=True)
+    path = args.out or published.folder() / "mpru_tabular.json"
+    words = published.read_result(published.folder() / "mpru_tabular.json")
     result = dataclasses.replace(
         words,
         date=datetime.date.today().isoformat(),
@@ -351,11 +353,11 @@ def main() -> int:
             "scikit-learn": sklearn.__version__,
         },
         commit="",
-        code=publish.code_digest("mpru_tabular"),
+        code=code_digest("mpru_tabular"),
         time=f"{time.process_time() - began:.0f} s of processor time",
         tables=tuple(tables),
     )
-    publish.write_result(result, path)
+    published.write_result(result, path)
     return 0
 
 

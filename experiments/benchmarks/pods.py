@@ -117,23 +117,28 @@ def throughput(count: int) -> list[float]:
     return [many * samples / second for second in seconds[1:]]
 
 
-def report(found: list[dict[str, list[float]]]) -> None:
+def report(throughputs: list[dict[str, list[float]]]) -> None:
     """Adds the hosts up, prints, draws."""
     rows = []
-    for count in sorted(map(int, found[0])):
-        hosts = [host[str(count)] for host in found]
+    for count in sorted(map(int, throughputs[0])):
+        hosts = [host[str(count)] for host in throughputs]
         totals = [sum(runs) for runs in zip(*hosts, strict=True)]
         rows.append(
-            (count * len(found), min(totals), statistics.median(totals), max(totals))
+            (
+                count * len(throughputs),
+                min(totals),
+                statistics.median(totals),
+                max(totals),
+            )
         )
     one = rows[0][2] / rows[0][0]
     cores = (
         len(os.sched_getaffinity(0))
-        if jax.default_backend() == "cpu" and len(found) == 1
+        if jax.default_backend() == "cpu" and len(throughputs) == 1
         else None
     )
     print(
-        f"\n{len(found)} hosts, {options.model}, {options.per_device} models per"
+        f"\n{len(throughputs)} hosts, {options.model}, {options.per_device} models per"
         f" device, batch {options.batch}, {options.dtype},"
         f" {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )

@@ -122,10 +122,10 @@ def rmia_privacy_guard() -> Work:
         members = pandas.DataFrame(
             member[1:].T.copy(), columns=[f"member_ref_{i}" for i in range(NUM_MODELS)]
         )
-        own = pandas.DataFrame(
+        scores_frame = pandas.DataFrame(
             {"user_id": np.arange(len(scores)), "score_orig": signal[0]}
         )
-        return pandas.concat([own, scores, members], axis=1)
+        return pandas.concat([scores_frame, scores, members], axis=1)
 
     train, test = (
         frame(signal[:, rows], member[:, rows]) for rows in (member[0], ~member[0])
@@ -135,10 +135,10 @@ def rmia_privacy_guard() -> Work:
     )
 
     def call() -> np.ndarray:
-        found = attack.run_attack()
+        outcome = attack.run_attack()
         scores = np.empty(NUM_SAMPLES)
-        scores[member[0]] = found.df_train_user["score"]
-        scores[~member[0]] = found.df_test_user["score"]
+        scores[member[0]] = outcome.df_train_user["score"]
+        scores[~member[0]] = outcome.df_test_user["score"]
         return scores
 
     return Work(call, 1, ("numpy", "pandas", "privacyguard-platform"), area(member[0]))

@@ -29,8 +29,10 @@ def chunked_pairwise(ratio: np.ndarray, chunk: int = 32) -> np.ndarray:
     bounds = GAMMA * ratio
     counts = np.empty(ratio.size, np.int64)
     for start in range(0, ratio.size, chunk):
-        own = ratio[start : start + chunk]
-        counts[start : start + chunk] = np.count_nonzero(own[:, None] > bounds, axis=1)
+        block = ratio[start : start + chunk]
+        counts[start : start + chunk] = np.count_nonzero(
+            block[:, None] > bounds, axis=1
+        )
     return (counts - (ratio > bounds)) / (ratio.size - 1)
 
 

@@ -50,9 +50,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def vectors(found: dict[str, Spectrum]) -> dict[str, Any]:
+def vectors(spectra: dict[str, Spectrum]) -> dict[str, Any]:
     """Return what the next call starts from."""
-    return {path: spectrum.vectors for path, spectrum in found.items()}
+    return {path: spectrum.vectors for path, spectrum in spectra.items()}
 
 
 def timed(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
@@ -94,11 +94,11 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
     fine = True
     error = np.full(1, np.inf)
     for count in iters:
-        found, spent = timed(
+        spectra, spent = timed(
             partial(spectral_norms, model.apply, variables, sample, num_iters=count),
             repeats,
         )
-        error = 1 - np.array([float(value) for value in found.values()]) / truth
+        error = 1 - np.array([float(value) for value in spectra.values()]) / truth
         fine &= bool((error > -1e-5).all())
         row("Lanczos", count, np.abs(error), spent)
     fine &= bool((np.abs(error) < 1e-4).all())
@@ -106,20 +106,20 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
         step = partial(
             top_spectrum, model.apply, variables, sample, num_iters=1, **options
         )
-        found = step()
-        _, spent = timed(partial(step, warm=vectors(found)), repeats)
+        spectra = step()
+        _, spent = timed(partial(step, warm=vectors(spectra)), repeats)
         for count in range(1, max(iters) + 1):
             if count in iters:
                 error = (
                     1
                     - np.array(
-                        [float(spectrum.sigma[0]) for spectrum in found.values()]
+                        [float(spectrum.sigma[0]) for spectrum in spectra.values()]
                     )
                     / truth
                 )
                 fine &= bool((error > -1e-5).all())
                 row(label, count, np.abs(error), spent * count)
-            found = step(warm=vectors(found))
+            spectra = step(warm=vectors(spectra))
     return fine
 
 
@@ -203,7 +203,7 @@ def estimators(num_clips: int = 10) -> None:
     rng = np.random.default_rng(0)
     dense = {"w": jnp.asarray(rng.normal(size=(512, 512)) / 512**0.5, "f4")}
     conv = {"w": jnp.asarray(rng.normal(size=(3, 3, 8, 8)) / 72**0.5, "f4")}
-    found = {
+    cases = {
         "dense 512 x 512": layers(lambda w, x: x @ w["w"], dense, jnp.zeros((1, 512))),
         "3x3, 8 channels, 8x8": layers(
             lambda w, x: models.canonical_conv(x, w["w"], (1, 1), "SAME"),
@@ -217,7 +217,7 @@ def estimators(num_clips: int = 10) -> None:
         "power_qr, 10": ClipRule(estimator="power_qr"),
         "power_qr, 30": ClipRule(estimator="power_qr", num_iters=30),
     }
-    for title, (layer,) in found.items():
+    for title, (layer,) in cases.items():
         print(f"\n{title}: time of a clip by that of Lanczos, estimate, true norm")
         target = 0.8 * true_norm(layer)
         noise = [

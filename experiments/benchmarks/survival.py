@@ -219,12 +219,12 @@ class Case(NamedTuple):
 
 def end(processes: list[subprocess.Popen[str]]) -> str:
     """Waits for processes that must end well; what they said on standard error."""
-    said = [process.communicate()[1] for process in processes]
+    outputs = [process.communicate()[1] for process in processes]
     if any(process.returncode for process in processes):
         raise SystemExit(
-            f"status {[p.returncode for p in processes]}:\n" + "\n".join(said)
+            f"status {[p.returncode for p in processes]}:\n" + "\n".join(outputs)
         )
-    return "\n".join(said)
+    return "\n".join(outputs)
 
 
 def stacks(folder: pathlib.Path, index: int) -> pathlib.Path:
@@ -238,32 +238,32 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
     for row in results.get("rows", []):
         row.pop("cost", None)
     numbers = {key: value for key, value in results.items() if key not in TIMES}
-    found = {"numbers": json.dumps(numbers, sort_keys=True).encode()}
-    return found | stored(folder)
+    files = {"numbers": json.dumps(numbers, sort_keys=True).encode()}
+    return files | stored(folder)
 
 
 def stored(folder: pathlib.Path) -> dict[str, bytes]:
     """Return the bits of all arrays of a run, finished or not, and their manifests."""
-    found = {}
+    files = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
         if name.startswith("damaged-") or "/damaged-" in name:
             continue
         if file.suffix == ".npy":
-            found[name] = np.load(file).tobytes()
+            files[name] = np.load(file).tobytes()
         elif file.suffix == ".npz":
             with np.load(file) as arrays:
                 for key in arrays.files:
                     array = np.ascontiguousarray(arrays[key])
-                    found[f"{name}:{key}"] = array.tobytes()
+                    files[f"{name}:{key}"] = array.tobytes()
         elif file.name == "manifest.json":
             # Orbax names its files at random; the manifest has digests of the values
             manifest = json.loads(file.read_text())
             if read_manifest(file.parent) is None:
                 raise SystemExit(f"{file.parent} is not whole")
-            kept = {**manifest, "cost": None, "files": None}
-            found[name] = json.dumps(kept, sort_keys=True).encode()
-    return found
+            lasting = {**manifest, "cost": None, "files": None}
+            files[name] = json.dumps(lasting, sort_keys=True).encode()
+    return files
 
 
 def compare(
@@ -276,13 +276,13 @@ def compare(
       expected: the content of the uninterrupted one.
       left: whether folders that were set aside are fine.
     """
-    found = content(folder)
-    if found.keys() != expected.keys():
+    files = content(folder)
+    if files.keys() != expected.keys():
         raise SystemExit(
             "other files than without interruption:"
-            f" {sorted(found.keys() ^ expected.keys())[:5]}"
+            f" {sorted(files.keys() ^ expected.keys())[:5]}"
         )
-    if different := [name for name, value in found.items() if value != expected[name]]:
+    if different := [name for name, value in files.items() if value != expected[name]]:
         raise SystemExit(f"not the result of the uninterrupted run: {different[:5]}")
     odd = [
         path
@@ -317,8 +317,8 @@ class Clock:
 def phase(written: str) -> str:
     """Return the phase of a process when it wrote its stacks."""
     frames = {
-        " ".join(found)
-        for found in re.findall(r'/([\w.]+)", line \d+, in (\w+)', written)
+        " ".join(frame)
+        for frame in re.findall(r'/([\w.]+)", line \d+, in (\w+)', written)
     }
     return next((name for name, needed in PHASES if frames.issuperset(needed)), OTHER)
 
@@ -436,7 +436,7 @@ def kill_often(
         killed = met is not None
         if met is not None:
             where[met] += 1
-            said = "\n".join(
+            errors = "\n".join(
                 process.communicate(timeout=300)[1] for process in processes
             )  # the others end, too
             print(
@@ -445,12 +445,12 @@ def kill_often(
                 flush=True,
             )
         else:
-            said = end(processes)
+            errors = end(processes)
             compare(folder, expected)
             ends += 1
             shutil.rmtree(folder)
-        if "unlearn-jax: warning" in said:
-            raise SystemExit(f"not silent after a kill:\n{said}")
+        if "unlearn-jax: warning" in errors:
+            raise SystemExit(f"not silent after a kill:\n{errors}")
         if met is None and where.total() == number:
             break
     print(

@@ -93,15 +93,15 @@ def damage_finished(
             for file in files + written:
                 damage(file, how)
             spoiled = [file.read_bytes() if file.exists() else b"" for file in written]
-            said = case.finish(folder)
+            output = case.finish(folder)
             compare(folder, expected, left=True)
             for file in files:
                 named = "/".join(file.parts[-3:])
                 if (
-                    f"{named} is missing, truncated or changed" not in said
+                    f"{named} is missing, truncated or changed" not in output
                     or not set_aside(file)
                 ):
-                    raise SystemExit(f"{file}, {how}: not noticed:\n{said}")
+                    raise SystemExit(f"{file}, {how}: not noticed:\n{output}")
                 print(
                     f"ok  {how:14} {kind_of(file, folder):36} named, set aside,"
                     " recomputed",
@@ -161,22 +161,22 @@ def damage_checkpoints(
         steps = steps_of(folder)
         for step in which:
             damage(steps[step] / name, how)
-        said = case.finish(folder)
+        output = case.finish(folder)
         compare(folder, expected, left=True)
-        named = f"checkpoint {steps[-1]} is truncated or changed" in said
+        named = f"checkpoint {steps[-1]} is truncated or changed" in output
         what = f"checkpoint: {name} of the {'newest' if len(which) == 1 else 'all'}"
         if not named:
-            raise SystemExit(f"{what}, {how}: not noticed:\n{said}")
+            raise SystemExit(f"{what}, {how}: not noticed:\n{output}")
         print(f"ok  {how:14} {what:36} named, set aside, same result", flush=True)
         shutil.rmtree(folder)
 
 
 def steps_of(folder: pathlib.Path) -> list[pathlib.Path]:
     """Finished checkpoints of the group under way, oldest first."""
-    found = [
+    steps = [
         step for step in folder.glob("banks/*/unfinished-*/*") if step.name.isdecimal()
     ]
-    return sorted(found, key=lambda step: int(step.name))
+    return sorted(steps, key=lambda step: int(step.name))
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -189,29 +189,29 @@ def damage_cache(
 ) -> None:
     """Damage all compiled programs of the cache: they are compiled again."""
     for how in kinds:
-        kept = case.root / "kept"
-        shutil.copytree(case.root / "cache", kept)
+        untouched = case.root / "kept"
+        shutil.copytree(case.root / "cache", untouched)
         for file in files_of(case.root / "cache"):
             damage(file, how)
-        said = case.finish(case.root / "damaged")
+        output = case.finish(case.root / "damaged")
         compare(case.root / "damaged", expected)
-        named = "named" if "unlearn-jax: warning" in said else "silently"
+        named = "named" if "unlearn-jax: warning" in output else "silently"
         print(
             f"ok  {how:14} {'all compiled programs':36} {named} recompiled",
             flush=True,
         )
         for folder in (case.root / "damaged", case.root / "cache"):
             shutil.rmtree(folder)
-        kept.rename(case.root / "cache")
+        untouched.rename(case.root / "cache")
 
 
 def refused(case: Case, folder: pathlib.Path, status: int, message: str) -> None:
     """Runs the command, which must end with this status, and one line that says why."""
     (process,) = case.start(folder)
-    _, said = process.communicate()
-    if process.returncode != status or message not in said or said.count("\n") != 1:
+    _, output = process.communicate()
+    if process.returncode != status or message not in output or output.count("\n") != 1:
         raise SystemExit(
-            f"status {process.returncode}, not {status} with {message!r}:\n{said}"
+            f"status {process.returncode}, not {status} with {message!r}:\n{output}"
         )
 
 

@@ -273,10 +273,10 @@ def test_crossed_runs_have_the_variance_of_the_two_way_model():
     inner = min(squares)
     expected = (squares[0] + squares[1] - inner) / 12
     assert np.isclose(variance.total, expected)
-    spread = [(squares[0] / 12) ** 2 / 2, (squares[1] / 12) ** 2 / 3]
+    spread = [(squares[0] / 12) ** 1.5 / 2, (squares[1] / 12) ** 1.5 / 3]
     if squares[2] > inner or min(squares[:2]) == inner:
         del spread[int(np.argmin(squares[:2]))]
-    df = expected**2 / sum(spread)
+    df = expected**1.5 / sum(spread)
     assert np.isclose(variance.df, df)
     repeats = np.repeat(values, 2, axis=0).reshape(3, 2, 4).ravel()
     factors = np.indices((3, 2, 4))[[0, 2]].reshape(2, -1).T

@@ -13,6 +13,7 @@ from unlearn_jax.contrib.testbeds.tables import (
     simulate_table,
 )
 from unlearn_jax.pipeline.config.schema import AuditConfig
+from unlearn_jax.pipeline.measure.classes import _mia_nn_gap
 from unlearn_jax.pipeline.measure.differences import (
     combine,
     compare,
@@ -20,8 +21,12 @@ from unlearn_jax.pipeline.measure.differences import (
     holm,
     more_runs,
 )
-from unlearn_jax.pipeline.measure.pool import make_pool
-from unlearn_jax.pipeline.measure.rows import estimate
+from unlearn_jax.pipeline.measure.pool import (
+    ClassPool,
+    ForgottenClasses,
+    make_pool,
+)
+from unlearn_jax.pipeline.measure.rows import estimate, measure_row
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
 NUM_TABLES = 120
@@ -198,3 +203,55 @@ def test_differences_of_equal_rows_are_left_out():
     assert compare(pool, {"same": row["auc"]}, row["auc"], 1.0) == {}
     bare = Measured(row["auc"].value + 1, None)
     assert compare(pool, {"bare": bare}, row["auc"], 1.0) == {}
+
+
+def test_attacks_on_forgotten_classes_cover_with_refitted_machines():
+    labels = np.tile(np.arange(4), 45)
+    train = np.arange(len(labels)) < 120
+    forget = (labels == 3)[None]
+    shifts = np.array([1.0, 1.0, 0.5])[:, None] * forget * (1 + train)
+
+    def measure(seed, refits):
+        rng = np.random.default_rng(seed)
+        logits = rng.normal(size=(3, len(labels), 4)) + 2 * np.eye(4)[labels]
+        logits[..., 3] -= shifts
+        logits[..., 0] += shifts
+        config = AuditConfig(
+            seed=seed, num_bootstrap=max(refits, 1), refits=refits, ulira=False
+        )
+        pool = make_pool(
+            config,
+            labels,
+            forget[:, train],
+            np.zeros((1, 2), int),
+            None,
+            np.zeros((0, len(labels)), bool),
+            ([logits[0]], [logits[1]]),
+        )
+        return pool, measure_row(pool, [logits[2]])[0]
+
+    drawn = [measure(1000 + number, 0)[1] for number in range(40)]
+    found = [measure(number, 12) for number in range(14)]
+    for key, unit in (("mia_kodge", "%"), ("mia_nn", "%"), ("mia_nn_gap", "points")):
+        truth = np.mean([one[key].value for one in drawn])
+        estimates = [estimate(pool, one[key], unit) for pool, one in found]
+        assert all(one.low < one.high for one in estimates)
+        hits = [one.low <= truth <= one.high for one in estimates]
+        assert covers(hits, 0.9, 1.0), (key, np.mean(hits))
+
+
+def test_the_gap_to_retrained_models_counts_their_noise():
+    rng = np.random.default_rng(0)
+    variances = []
+    for _ in range(300):
+        expected = rng.normal(size=(1, 3)) / np.sqrt(2)
+        one = ForgottenClasses(
+            classes=(3,), runs=(0, 1, 2), neighbors=(0,), expected={"mia_nn": expected}
+        )
+        pool = ClassPool(peers=np.zeros((3, 0), bool), oracles=((), ()), sets=(one,))
+        score = Measured(9 + rng.normal(size=3), None)
+        gap = _mia_nn_gap(pool, score, "mia_nn")
+        assert np.allclose(gap.value, score.value - expected.mean())
+        factors = np.arange(3)[:, None]
+        variances.append(audit.mean_variance(gap.influences, factors=factors).total)
+    assert np.isclose(np.mean(variances), (1 + 1 / 2) / 3, rtol=0.15)

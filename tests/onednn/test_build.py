@@ -10,7 +10,7 @@ from unlearn_jax import cli, models, onednn
 from unlearn_jax.onednn import convolution
 from unlearn_jax.onednn import library as building
 from unlearn_jax.pipeline import ModelConfig
-from unlearn_jax.pipeline.config.resolve import plain_model
+from unlearn_jax.pipeline.config.resolve import plain_model, with_convolutions
 from unlearn_jax.pipeline.store import folders
 from unlearn_jax.types import InputError
 
@@ -110,6 +110,8 @@ def test_keys_name_the_form_whose_bits_are_its_own(monkeypatch):
     assert jax.default_backend() == "cpu"
     assert plain_model(cnn) == without[0] | {"conv": "onednn"}
     assert plain_model(mlp) == without[1]
+    assert with_convolutions("1 core", plain_model(cnn)).startswith("1 core, oneDNN's")
+    assert with_convolutions("1 core", plain_model(mlp)) == "1 core"
     assert folders.versions()["onednn"] == "1.0"
     canonical = ModelConfig(name="cnn", conv="canonical")
     assert plain_model(canonical)["conv"] == "canonical"

@@ -7,9 +7,10 @@ from decimal import Decimal
 import pytest
 
 from unlearn_jax import InputError
-from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline import published
 from unlearn_jax.pipeline.claims import Claim, read_claims, stored_number
-from unlearn_jax.pipeline.publish import Result, ResultTable, Value, claims_table
+from unlearn_jax.pipeline.pages import claims_table
+from unlearn_jax.pipeline.published import Result, ResultTable, Value
 
 TABLES = (
     ResultTable(
@@ -97,7 +98,7 @@ def test_odd_claims_are_refused():
 
 
 def test_negative_verdicts_say_where():
-    folder = pathlib.Path(publish.folder()).parent
+    folder = pathlib.Path(published.folder()).parent
     for claim in read_claims(folder / "claims.json"):
         if claim.verdict in ("does not hold", "undecided", "untested"):
             assert len(claim.regime) > 10, claim.claim

@@ -1,6 +1,7 @@
 """The doctor: known numbers come out here, and a wrong one is noticed."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from unlearn_jax import cli
 from unlearn_jax.pipeline import doctor
+from unlearn_jax.pipeline.store import folders as store
 
 WELL = (doctor._signal, doctor._attack_auc)
 
@@ -162,3 +164,9 @@ def test_the_numbers_come_out_with_both_debugging_switches_on(capsys):
         for name, value in before.items():
             jax.config.update(name, value)
     assert "FAIL" not in capsys.readouterr().out
+
+
+def test_a_machine_without_accelerators_is_its_cores_and_its_vectors():
+    words = store.versions()["devices"]
+    assert jax.default_backend() == "cpu"
+    assert re.fullmatch(r"\d+ CPU cores? \(.*(x86-64|arm64|aarch64).*\)", words)

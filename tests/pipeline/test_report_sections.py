@@ -15,6 +15,7 @@ from unlearn_jax.figures import style
 from unlearn_jax.pipeline.measure.records import (
     Confusion,
     ConfusionSet,
+    Difference,
     ExposedSample,
     Klom,
     KlomDistance,
@@ -38,6 +39,8 @@ from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.figures import sections as plots
 from unlearn_jax.pipeline.report.figures.classes import confusion_plot
 
+ORIGINAL_GAP = 12.4
+
 
 def estimate(mean, half=0.5):
     return Estimate(mean, 0.25, mean - half, mean + half, 6, 0)
@@ -45,10 +48,21 @@ def estimate(mean, half=0.5):
 
 def trial(gap, **options):
     keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "ft_auc")
-    metrics = {}
-    if gap is not None:
-        metrics = dict.fromkeys(keys, estimate(90.0)) | {"avg_gap": estimate(gap)}
-    return Trial(options=options, metrics=metrics, num_diverged=0 if metrics else 3)
+    if gap is None:
+        return Trial(options=options, metrics={}, num_diverged=3)
+    metrics = dict.fromkeys(keys, estimate(90.0)) | {"avg_gap": estimate(gap)}
+    less = gap - ORIGINAL_GAP
+    gain = Difference(
+        mean=less,
+        low=less - 0.2,
+        high=less + 0.2,
+        margin=None,
+        p_different=0.5,
+        p_like=math.nan,
+        state="undecided",
+        more_runs=None,
+    )
+    return Trial(options=options, metrics=metrics, gain=gain)
 
 
 def make_tuning():
@@ -82,7 +96,7 @@ def make_tuning():
         originals=(901, 902),
         sets=(902, 903),
         shared=0.0,
-        original=estimate(12.4),
+        original=estimate(ORIGINAL_GAP),
         rows=rows,
     )
 

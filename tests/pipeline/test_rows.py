@@ -230,7 +230,7 @@ def test_the_papers_signatures_of_failure_are_checks():
     measured = {row.key: row for row in measure_rows(pool, rows).rows}
     accuracy = measured["original"].metrics["test_accuracy"].mean
 
-    def signatures(auc, lost, **options):
+    def signatures(auc, lost, is_exchangeable=True, **options):
         estimates = {
             key: measured["mine"].metrics[key]._replace(mean=mean)
             for key, mean in (("ft_auc", auc), ("test_accuracy", accuracy - lost))
@@ -238,16 +238,20 @@ def test_the_papers_signatures_of_failure_are_checks():
         row = dataclasses.replace(
             measured["mine"], metrics=estimates, attack="", options=options
         )
-        table = [measured["original"], row]
-        found = make_checks(pool, table, is_exchangeable=True)
+        table = [measured["original"], measured["retrained"], row]
+        found = make_checks(pool, table, is_exchangeable=is_exchangeable)
         return [one for one in found if one.name.startswith("adversarial sets")]
 
-    assert [one.passed for one in signatures(59.0, 4.9)] == [True, True]
-    left, lost = signatures(61.0, 5.2)
-    assert (left.passed, lost.passed) == (False, False)
-    assert "mine, FT AUC 61.0; above: mine" in left.detail
-    assert "5.2" in lost.detail
-    assert signatures(61.0, 5.2, replace="original") == [], "a control may fail"
+    goal = measured["retrained"].metrics["ft_auc"].mean
+    for is_exchangeable in (True, False):
+        kept = signatures(goal + 9, 4.9, is_exchangeable)
+        assert [one.passed for one in kept] == [True, True]
+        left, lost = signatures(goal + 11, 5.2, is_exchangeable)
+        assert (left.passed, lost.passed) == (False, False)
+        assert "mine, 11.0 points of FT AUC above" in left.detail
+        assert left.detail.endswith("; above: mine")
+        assert "5.2" in lost.detail
+    assert signatures(goal + 11, 5.2, replace="original") == [], "a control may fail"
 
 
 def test_differences_are_those_of_the_runs():

@@ -65,6 +65,13 @@ def test_markdown_escapes_names_and_marks_the_oracle(variants, tmp_path):
     assert f"{spread} {interval}" in text
 
 
+def test_a_summary_counts_the_variants(variants):
+    assert study.study_page(variants).summary.startswith("A study of 2 variants, each")
+    first = dict([next(iter(variants.items()))])
+    summary = study.study_page(first).summary
+    assert summary.startswith("A study of one variant, with a report of its own.")
+
+
 def test_the_page_links_every_variant_and_marks_its_references(variants, tmp_path):
     study.write_study(variants, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())

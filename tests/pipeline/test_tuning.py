@@ -218,7 +218,17 @@ def test_every_trial_is_kept_and_the_best_is_taken(finished):
     chosen = search.trials[search.chosen].options
     assert {option: row.options[option] for option in chosen} == chosen
     assert "fixed" not in results.tuning.rows
-    assert 0 < results.tuning.original.mean < 100, "on the same problems"
+    original = results.tuning.original.mean
+    assert 0 < original < 100, "on the same problems"
+    moved = [trial for trial in search.trials if trial.gain is not None]
+    assert moved
+    for trial in moved:
+        less = trial.metrics["avg_gap"].mean - original
+        assert trial.gain.mean == pytest.approx(less, abs=1e-3)
+        assert trial.gain.low < trial.gain.mean < trial.gain.high
+    for trial in search.trials:
+        if trial.metrics and trial.gain is None:
+            assert trial.metrics["avg_gap"].mean == original, "nothing moved"
 
 
 def test_a_trial_is_the_method_with_its_hyperparameters(finished, splits, tmp_path):

@@ -14,14 +14,17 @@ from unlearn_jax.objectives import TRADES
 from unlearn_jax.pipeline import ModelConfig, TrainingConfig
 from unlearn_jax.pipeline.experiment import Experiment, run_experiment
 from unlearn_jax.pipeline.store.artifact import Runner
-from unlearn_jax.studies.ensembles import artifacts as experiment
 from unlearn_jax.studies.ensembles import page
-from unlearn_jax.studies.ensembles.artifacts import (
+from unlearn_jax.studies.ensembles.artifacts import make_artifacts
+from unlearn_jax.studies.ensembles.config import (
     AttackPlan,
     ClipConfig,
     ControlConfig,
     EnsembleConfig,
+    lotos_of,
+    terms_of,
 )
+from unlearn_jax.studies.ensembles.lab import Lab, members_of
 from unlearn_jax.studies.ensembles.overhead import step_seconds
 from unlearn_jax.types import InputError
 
@@ -191,9 +194,9 @@ def test_several_radii_in_one_program_are_the_attacks_one_by_one(key):
 def finished(tmp_path_factory):
     """A run, and what its artifacts hold."""
     folder = tmp_path_factory.mktemp("ensembles")
-    tiny = Experiment("Tiny", CONFIG, experiment.make_artifacts, page.make_page)
+    tiny = Experiment("Tiny", CONFIG, make_artifacts, page.make_page)
     results = run_experiment(tiny, folder, name="tiny_ensembles")
-    return results, Runner(folder).make_all(experiment.make_artifacts(CONFIG))
+    return results, Runner(folder).make_all(make_artifacts(CONFIG))
 
 
 def test_the_page_follows_from_the_parts(finished):
@@ -232,8 +235,8 @@ def test_the_page_follows_from_the_parts(finished):
 def test_kept_members_are_what_was_attacked(finished):
     """Read back, they classify as the attack found; the slope is one of theirs."""
     _, parts = finished
-    lab = experiment.Lab(CONFIG)
-    members = experiment.members_of(parts["clip+lotos-3"])
+    lab = Lab(CONFIG)
+    members = members_of(parts["clip+lotos-3"])
     assert len(members) == CONFIG.num_members
     x, y = train.to_float(jnp.asarray(lab.splits.test.images)), lab.splits.test.labels
     probs = np.mean([jax.nn.softmax(lab.model.apply(one, x)) for one in members], 0)
@@ -252,7 +255,7 @@ def test_kept_members_are_what_was_attacked(finished):
 def test_foreign_stretches_are_of_the_others_singular_vectors(finished):
     """Of plain members, whose top singular values are no ties as clipped ones are."""
     results, parts = finished
-    members = experiment.members_of(parts["orig-3"])
+    members = members_of(parts["orig-3"])
     tables = dict(
         zip(
             parts["orig-3"]["foreign_layers"],
@@ -281,9 +284,9 @@ def test_transfer_in_training_is_that_of_the_members(finished):
     results, parts = finished
     found = parts["orig-3"]
     assert list(found["epochs"]) == [1, 2]
-    lab = experiment.Lab(CONFIG)
+    lab = Lab(CONFIG)
     key = jax.random.fold_in(jax.random.key(3), 4)
-    transfer, accuracy = lab.transfer_now(key, experiment.members_of(found), 48)
+    transfer, accuracy = lab.transfer_now(key, members_of(found), 48)
     assert 0 <= transfer <= 1
     assert found["transfer"][-1] == pytest.approx(transfer)
     assert found["accuracy"][-1] == pytest.approx(accuracy)
@@ -297,7 +300,7 @@ def test_a_pilot_chooses_the_least_radius_of_enough_transfer(finished):
     assert parts["pilot"]["main_radius"] == 48
     assert parts["pilot"]["robust"][0] > parts["pilot"]["robust"][1]
     easy = dataclasses.replace(CONFIG.attack, min_transfer=0.0)
-    lab = experiment.Lab(dataclasses.replace(CONFIG, attack=easy))
+    lab = Lab(dataclasses.replace(CONFIG, attack=easy))
     again = lab.pilot(9)
     assert again["main_radius"] == 16
     np.testing.assert_allclose(again["transfer"], parts["pilot"]["transfer"])
@@ -313,9 +316,9 @@ def test_the_penalty_alone_lowers_foreign_stretches(finished):
 
 
 def test_an_arm_may_name_the_weight_of_lotos():
-    assert experiment.terms_of("clip+lotos0.3") == ("clip", "lotos")
-    assert experiment.lotos_of(CONFIG, "clip+lotos0.3").weight == 0.3
-    assert experiment.lotos_of(CONFIG, "clip+lotos") == CONFIG.lotos
+    assert terms_of("clip+lotos0.3") == ("clip", "lotos")
+    assert lotos_of(CONFIG, "clip+lotos0.3").weight == 0.3
+    assert lotos_of(CONFIG, "clip+lotos") == CONFIG.lotos
     arms = ("orig", "clip", "clip+lotos", "clip+lotos0.3")
     assert page.parents(arms) == [
         ("clip", "orig"),
@@ -353,13 +356,13 @@ def test_steps_are_timed_with_compiling_apart(tiny, blobs):
 )
 def test_bad_configurations(changes, message):
     with pytest.raises(InputError, match=message):
-        experiment.make_artifacts(dataclasses.replace(CONFIG, **changes))
+        make_artifacts(dataclasses.replace(CONFIG, **changes))
 
 
 def test_an_artifact_depends_on_the_terms_of_its_arm_alone():
     heavier = dataclasses.replace(CONFIG, lotos=Lotos(weight=0.7))
-    parts = {part.name: part for part in experiment.make_artifacts(CONFIG)}
-    other = {part.name: part for part in experiment.make_artifacts(heavier)}
+    parts = {part.name: part for part in make_artifacts(CONFIG)}
+    other = {part.name: part for part in make_artifacts(heavier)}
     assert parts["orig-3"].key == other["orig-3"].key
     assert parts["clip+lotos-3"].key != other["clip+lotos-3"].key
     inputs = [part.name for part in parts["attack-clip+lotos-3"].inputs]

@@ -324,11 +324,11 @@ def neighbor_credits(
             discriminator, logits, labels, neighbor, forgotten_classes
         )
         return credits
-    own, foreign = _calls_against_forgotten(
+    local, foreign = _calls_against_forgotten(
         discriminator, logits, labels, neighbor, forgotten_classes
     )
-    count = own.size + foreign.size
-    credits[labels == neighbor] = own * count / (2 * own.size)
+    count = local.size + foreign.size
+    credits[labels == neighbor] = local * count / (2 * local.size)
     credits[labels == forgotten] = ~foreign * count / (2 * foreign.size)
     return credits
 
@@ -470,10 +470,10 @@ def _score_against_forgotten(
     forgotten_classes: list[int],
 ) -> tuple[float, np.ndarray]:
     """Return balanced accuracy, and the ``[F]`` calls of the forgotten class."""
-    own, foreign = _calls_against_forgotten(
+    local, foreign = _calls_against_forgotten(
         discriminator, logits, labels, neighbor, forgotten_classes
     )
-    return float((own.mean() + 1 - foreign.mean()) / 2), foreign
+    return float((local.mean() + 1 - foreign.mean()) / 2), foreign
 
 
 def _calls_against_forgotten(

@@ -211,9 +211,9 @@ def augmentation(name: str) -> Augmentation | None:
 
 def _in_sequence(name: str, functions: list[Augmentation]) -> Augmentation:
     def augment(keys: Array, images: Array) -> Array:
-        own = jax.vmap(lambda key: jax.random.split(key, len(functions)))(keys)
+        split = jax.vmap(lambda key: jax.random.split(key, len(functions)))(keys)
         for i, function in enumerate(functions):
-            images = function(own[:, i], images)
+            images = function(split[:, i], images)
         return images
 
     augment.__name__ = augment.__qualname__ = name

@@ -154,11 +154,8 @@ def _all_of(space: Space, height: int, width: int, *, without: set[str]) -> Oper
     rows: list[Operation] = []
     for name, magnitudes in space.items():
         if name not in without:
-            rows += [
-                row
-                for magnitude in magnitudes
-                for row in _signed(name, magnitude, height, width)
-            ]
+            for magnitude in magnitudes:
+                rows += _signed(name, magnitude, height, width)
     return _stack(rows)
 
 
@@ -340,9 +337,8 @@ def auto_augment(keys: Array, images: Array) -> Array:
     """
     rows = _auto_rows(*images.shape[1:3])
     skip = len(rows.factor) - 1
-    probability = jnp.array(
-        [[chance for _, chance, _ in pair] for pair in _CIFAR10_POLICY]
-    )
+    chances = [(first[1], second[1]) for first, second in _CIFAR10_POLICY]
+    probability = jnp.array(chances)
 
     def one(key: Array, levels: Array) -> Array:
         key_pair, key_apply, key_sign = jax.random.split(key, 3)

@@ -92,32 +92,32 @@ def find_splits(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path] | None:
       UserWarning: folders and images next to those of the splits.
     """
     folders = [entry for entry in _entries(path) if entry.is_dir()]
-    found: dict[str, pathlib.Path] = {}
+    by_split: dict[str, pathlib.Path] = {}
     for split, spellings in SPLITS.items():
         named = [entry for entry in folders if entry.name.lower() in spellings]
         if len(named) > 1:
             both = " and ".join(repr(entry.name) for entry in named)
             raise InputError(f"{path} has the folders {both}: keep one of them")
         if named:
-            found[split] = named[0]
-    test = found.get("test") or found.get("validation")
-    if "train" not in found or test is None:
-        for entry in found.values():
+            by_split[split] = named[0]
+    test = by_split.get("test") or by_split.get("validation")
+    if "train" not in by_split or test is None:
+        for entry in by_split.values():
             if any(inner.is_dir() for inner in _entries(entry)):
                 raise InputError(
                     f"{path} has a folder {entry.name!r} but not its counterpart; both"
                     " train and test are needed"
                 )
         return None
-    others = [entry for entry in folders if entry not in (found["train"], test)]
+    others = [entry for entry in folders if entry not in (by_split["train"], test)]
     if others:
         names = ", ".join(repr(entry.name) for entry in others)
         warnings.warn(
-            f"{path}: only {found['train'].name!r} and {test.name!r} are read, not"
+            f"{path}: only {by_split['train'].name!r} and {test.name!r} are read, not"
             f" {names}",
             stacklevel=4,
         )
-    return found["train"], test
+    return by_split["train"], test
 
 
 def list_classes(path: pathlib.Path) -> Listing:

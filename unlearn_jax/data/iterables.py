@@ -98,9 +98,9 @@ def from_huggingface(
                 f"the data set has no split 'train', only {', '.join(map(str, train))}:"
                 " pass one of them"
             )
-        found = [split for split in TEST_SPLITS if split in train]
-        if test is None and found:
-            test = train[found[0]]
+        present = [split for split in TEST_SPLITS if split in train]
+        if test is None and present:
+            test = train[present[0]]
         train = train["train"]
     columns = getattr(train, "column_names", None)
     if columns is None or not hasattr(train, "features"):
@@ -126,13 +126,13 @@ def _column(
 ) -> str:
     """Return the column of that name, or the first with a usual name."""
     wanted = usual if chosen is None else (chosen,)
-    found = [name for name in wanted if name in columns]
-    if not found:
+    present = [name for name in wanted if name in columns]
+    if not present:
         raise InputError(
             f"the data set has no column {' or '.join(wanted)}, only"
             f" {', '.join(columns)}: pass {what}="
         )
-    return found[0]
+    return present[0]
 
 
 def _splits(

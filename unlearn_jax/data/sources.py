@@ -183,10 +183,10 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
       InputError: ``num_train`` or the seed is out of range.
     """
     # importing sklearn.datasets takes longer than everything that a finished run does
-    found = importlib.util.find_spec("sklearn")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    folder = pathlib.Path(found.submodule_search_locations[0])
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = pathlib.Path(spec.submodule_search_locations[0])
     table = np.loadtxt(folder / "datasets/data/digits.csv.gz", delimiter=",")
     images = table[:, :-1].reshape(-1, 8, 8, 1)
     images = np.rint(images * (255 / 16)).astype(np.uint8)
@@ -221,20 +221,20 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
     path = pathlib.Path(os.path.expanduser(path))
     if not path.is_file():
         raise InputError(f"no data file at {path}")
-    own = ("train_images", "train_labels", "test_images", "test_labels")
+    plain = ("train_images", "train_labels", "test_images", "test_labels")
     keras = ("x_train", "y_train", "x_test", "y_test")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             keys = (
                 keras
-                if set(stored.files) & set(keras) and not set(stored.files) & set(own)
-                else own
+                if set(stored.files) & set(keras) and not set(stored.files) & set(plain)
+                else plain
             )
             missing = [key for key in keys if key not in stored.files]
             if missing:
                 raise InputError(
                     f"{path}: missing {', '.join(missing)}; an .npz data set holds"
-                    f" {', '.join(own)} (or {', '.join(keras)}), this one holds"
+                    f" {', '.join(plain)} (or {', '.join(keras)}), this one holds"
                     f" {', '.join(stored.files) or 'nothing'}"
                 )
             arrays = [stored[key] for key in keys]
@@ -403,13 +403,13 @@ def select_classes(splits: Splits, classes: Sequence[int | str]) -> Splits:
 
     def select(samples: Dataset, title: str) -> Dataset:
         labels = numbers[np.asarray(samples.labels)]
-        kept = labels >= 0
+        is_selected = labels >= 0
         missing = np.setdiff1d(np.arange(len(wanted)), labels)
         if missing.size:
             raise InputError(
                 f"{splits.name}: no {title} sample has class {wanted[missing[0]]}"
             )
-        return Dataset(np.asarray(samples.images)[kept], labels[kept])
+        return Dataset(np.asarray(samples.images)[is_selected], labels[is_selected])
 
     names = splits.class_names
     return Splits(

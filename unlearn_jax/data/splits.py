@@ -207,13 +207,13 @@ def class_numbers(
         if not isinstance(given, str):
             numbers.append(given)
             continue
-        found = [label for label, name in enumerate(class_names) if name == given]
-        if len(found) != 1:
-            fault = "no class is" if not found else f"{len(found)} classes are"
+        matches = [label for label, name in enumerate(class_names) if name == given]
+        if len(matches) != 1:
+            fault = "no class is" if not matches else f"{len(matches)} classes are"
             listed = ", ".join(class_names[:20])
             more = ", ..." if len(class_names) > 20 else ""
             raise InputError(f"{fault} called {given!r}; classes are {listed}{more}")
-        numbers += found
+        numbers += matches
     return numbers
 
 

@@ -167,14 +167,14 @@ def _versions(folder: pathlib.Path) -> list[str]:
     """Return prepared versions, oldest first; interrupted ones have another name."""
     if not folder.is_dir():
         return []
-    found = [
+    versions = [
         entry.name
         for entry in folder.iterdir()
         if _VERSION.fullmatch(entry.name)
         and (entry / "dataset_info.json").is_file()
         and (entry / "features.json").is_file()
     ]
-    return sorted(found, key=lambda version: tuple(map(int, version.split("."))))
+    return sorted(versions, key=lambda version: tuple(map(int, version.split("."))))
 
 
 def _not_prepared(label: str, root: pathlib.Path) -> str:

@@ -85,9 +85,9 @@ def roc_plot(
         # Twice 0, for the rise from the corner.
         rates = np.append(0, np.linspace(0, 1, num_points))
     curves = []
-    for own, rest in zip(inside, outside, strict=True):
-        is_member = np.arange(own.size + rest.size) < own.size
-        curve = roc(np.concatenate([own, rest]), is_member)
+    for member_scores, other_scores in zip(inside, outside, strict=True):
+        scores = np.concatenate([member_scores, other_scores])
+        curve = roc(scores, np.arange(scores.size) < member_scores.size)
         # A rate of 0 has no place on a logarithmic axis.
         hits = np.maximum(np.interp(rates, curve.fpr, curve.tpr), floor / 10)
         if not is_log:

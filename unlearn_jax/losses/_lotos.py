@@ -398,7 +398,7 @@ def foreign_stretch(
     3.0
     """
     image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
-    found = {}
+    stretches = {}
     for number, row in enumerate(_compared_layers(apply_fns, variables, image, which)):
         maps = [layer_map(layer, composite=composite) for layer in row]
         size = min(4, math.prod(maps[0].in_shape))
@@ -407,8 +407,8 @@ def foreign_stretch(
             power_qr(one.matvec, start, num_iters=num_iters).vectors[0] for one in maps
         ]
         block = jnp.stack(tops)
-        found[row[0].path] = jnp.stack([stretch(one.matvec, block) for one in maps])
-    return found
+        stretches[row[0].path] = jnp.stack([stretch(one.matvec, block) for one in maps])
+    return stretches
 
 
 def _compared_layers(

@@ -154,7 +154,7 @@ def _widened(restriction: Restriction) -> Restriction:
         def update(
             updates: Any, state: Any, params: Any = None, **extra_args: Any
         ) -> tuple[Any, Any]:
-            own, own_state = own_tx.update(
+            plain, own_state = own_tx.update(
                 updates.params, state[0], params.params, **extra_args
             )
             new: Any
@@ -162,13 +162,13 @@ def _widened(restriction: Restriction) -> Restriction:
                 updates[1:], state[1], params[1:], **extra_args
             )
             weight, bias = new
-            return Widened(own, weight, bias), (own_state, new_state)
+            return Widened(plain, weight, bias), (own_state, new_state)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
     def project(variables: Variables) -> Variables:
-        own = restriction.project(variables._replace(params=variables.params.params))
-        return own._replace(params=variables.params._replace(params=own.params))
+        plain = restriction.project(variables._replace(params=variables.params.params))
+        return plain._replace(params=variables.params._replace(params=plain.params))
 
     return Restriction(wrap, project, restriction.num_gradients)
 

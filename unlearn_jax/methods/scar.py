@@ -280,7 +280,7 @@ def _scar_loss(
             images = jnp.clip(0.5 + 0.25 * noise, 0.0, 1.0)
         apart, state = distance(variables, batch, key_forget)
         later = variables._replace(state=lax.stop_gradient(state))
-        kept, state = divergence(later, images, key_distill)
-        return options.forget_weight * apart + options.distill_weight * kept, state
+        distilled, state = divergence(later, images, key_distill)
+        return options.forget_weight * apart + options.distill_weight * distilled, state
 
     return loss_fn

@@ -149,19 +149,19 @@ def _state_dict(
         path = pathlib.Path(os.path.expanduser(weights))
         if not path.is_file():
             raise InputError(f"no weights at {path}")
-        found: Any = (
+        content: Any = (
             _torch_load(path) if path.suffix in _SUFFIXES else read_leaves(path)
         )
     else:
-        found = weights
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping):
+        content = weights
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
         raise InputError(
-            f"the weights are a {type(found).__name__}: pass model.state_dict()"
+            f"the weights are a {type(content).__name__}: pass model.state_dict()"
         )
     arrays = {}
-    for name, value in found.items():
+    for name, value in content.items():
         if hasattr(value, "detach"):
             value = value.detach().cpu().numpy()
         array = np.asarray(value)

@@ -109,8 +109,8 @@ def run(
             clock.LOG.info("%s", about_data(plan.splits))
             runner.events = None if events is None else Events(events)
         try:
-            own = tuning.tuning_plan(plan)
-            search = None if own is None else tuning.Search(own)
+            tuning_run = tuning.tuning_plan(plan)
+            search = None if tuning_run is None else tuning.Search(tuning_run)
             runner.expect(_stages(plan, search), _expected(plan, search))
             # but of the originals, which are next
             _compile_ahead(plan, tuning.known_artifacts(plan, search)[1:])
@@ -190,9 +190,10 @@ def _stages(plan: Plan, search: tuning.Search | None) -> list[str]:
     if plan.num_references:
         labels.append(_label(plan.references))
     if search is not None:
-        own = search.plan
-        labels += [_label(own.originals, "tuning: "), _label(own.oracles, "tuning: ")]
-        labels += [_attack_label(name, "tuning: ") for name in own.attacks]
+        tuning_run = search.plan
+        labels.append(_label(tuning_run.originals, "tuning: "))
+        labels.append(_label(tuning_run.oracles, "tuning: "))
+        labels += [_attack_label(name, "tuning: ") for name in tuning_run.attacks]
         labels += [f"tune: {name}" for name in search.rows]
         labels.append("tuning: audit")
     # a hard forget set is one, and known once the references are trained
@@ -268,15 +269,15 @@ def _tune(
     """Return the plan with the chosen hyperparameters, and the trials."""
     if search is None:
         return plan, None
-    own = search.plan
-    _train(own.originals, own.oracles, prefix="tuning: ")
-    dict(_attack(own, "tuning: "))
-    found = search.run(tuning.shared_samples(plan, own))
+    tuning_run = search.plan
+    _train(tuning_run.originals, tuning_run.oracles, prefix="tuning: ")
+    dict(_attack(tuning_run, "tuning: "))
+    outcome = search.run(tuning.shared_samples(plan, tuning_run))
     rows = dict(plan.rows)
-    for name, one in found.rows.items():
+    for name, one in outcome.rows.items():
         if one.chosen is not None:
             rows[name] = rows[name].replace(**one.trials[one.chosen].options)
-    return dataclasses.replace(plan, rows=rows), found
+    return dataclasses.replace(plan, rows=rows), outcome
 
 
 def publish(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unlearn_jax.types import InputError
 
 if TYPE_CHECKING:
-    from unlearn_jax.pipeline.publish import Result
+    from unlearn_jax.pipeline.published import Result
 
 VERDICTS = ("holds", "holds in part", "undecided", "does not hold", "untested")
 """What a claim's test can end in; "untested" has no measured result."""

@@ -31,19 +31,19 @@ class Known(NamedTuple):
     Attributes:
       name: what was computed.
       expected: the number.
-      found: here.
+      value: measured here.
       tolerance: the largest difference that rounding explains.
     """
 
     name: str
     expected: float
-    found: float
+    value: float
     tolerance: float
 
     @property
     def passed(self) -> bool:
         """The difference is within the tolerance (NaN is not)."""
-        return abs(self.found - self.expected) <= self.tolerance
+        return abs(self.value - self.expected) <= self.tolerance
 
 
 def doctor() -> tuple[str, bool]:
@@ -52,22 +52,22 @@ def doctor() -> tuple[str, bool]:
     Returns:
       The text, and True if every check passed.
     """
-    found = [_outcome(check) for check in CHECKS]
-    width = max(len(known.name) for known in found)
+    outcomes = [_outcome(check) for check in CHECKS]
+    width = max(len(known.name) for known in outcomes)
     lines = [f"{name:18} {value}" for name, value in environment()]
     lines += ["", f"{'known numbers':{width + 6}} expected        here"]
-    for known in found:
+    for known in outcomes:
         mark = "ok  " if known.passed else "FAIL"
         lines.append(
-            f"{mark}  {known.name:{width}} {known.expected:<14.8g}  {known.found:.8g}"
+            f"{mark}  {known.name:{width}} {known.expected:<14.8g}  {known.value:.8g}"
         )
-    bad = sum(not known.passed for known in found)
+    bad = sum(not known.passed for known in outcomes)
     lines += [
         "",
         (
             "all known numbers came out"
             if not bad
-            else f"{bad} of {len(found)} numbers are wrong: do not trust a table"
+            else f"{bad} of {len(outcomes)} numbers are wrong: do not trust a table"
         ),
     ]
     return "\n".join(lines), not bad
@@ -155,8 +155,9 @@ def _folder(folder: pathlib.Path, things: str) -> str:
 
 
 def _signal() -> Known:
-    found = audit.taylor_softmax(np.array([2.0, 1.0, -1.0], np.float32), np.array(0))
-    return Known("membership signal (Taylor softmax)", 0.3985029407, float(found), 1e-6)
+    logits = np.array([2.0, 1.0, -1.0], np.float32)
+    signal = float(audit.taylor_softmax(logits, np.array(0)))
+    return Known("membership signal (Taylor softmax)", 0.3985029407, signal, 1e-6)
 
 
 def _attack_auc() -> Known:
@@ -214,13 +215,13 @@ def _norm() -> Known:
     rows = np.asarray(
         pass_(kernel, np.eye(36, dtype=np.float32).reshape(36, 6, 6, 1)), np.float64
     ).reshape(36, -1)
-    found = spectral.lanczos(
+    norm = spectral.lanczos(
         lambda x: pass_(kernel, x[None])[0],
         jnp.ones((6, 6, 1), jnp.float32),
         num_iters=30,
     )[0][0]
     return Known(
-        "norm of a convolution", float(np.linalg.norm(rows, 2)), float(found), 1e-3
+        "norm of a convolution", float(np.linalg.norm(rows, 2)), float(norm), 1e-3
     )
 
 

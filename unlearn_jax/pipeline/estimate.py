@@ -129,8 +129,8 @@ def dry_run(
         original=original,
         workdir=place.path,
     )
-    own = tuning.tuning_plan(plan)
-    search = None if own is None else tuning.Search(own)
+    tuning_run = tuning.tuning_plan(plan)
+    search = None if tuning_run is None else tuning.Search(tuning_run)
     artifacts = tuning.known_artifacts(plan, search)
     later = "\nThe rest is known once the references have chosen the forget set."
     if plan.forget_known:

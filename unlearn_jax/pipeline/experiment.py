@@ -87,10 +87,10 @@ def run_experiment(
         if this.first and events is not None:
             runner.events = Events(events)
         runner.expect([artifact.name for artifact in artifacts], artifacts)
-        found = runner.make_all(artifacts)
+        made = runner.make_all(artifacts)
         if not this.first:
             return None
-        page = experiment.page(config, found)
+        page = experiment.page(config, made)
         return publish(
             experiment.title,
             name,

@@ -338,10 +338,12 @@ def plan_text(plans: list[PodPlan]) -> str:
     Args:
       plans: by numbers of devices.
     """
-    rows = [
-        [f"{cell:.3g}" if isinstance(cell, float) else cell for cell in cells(plan)]
-        for plan in plans
-    ]
+    rows = []
+    for plan in plans:
+        row = [
+            f"{cell:.3g}" if isinstance(cell, float) else cell for cell in cells(plan)
+        ]
+        rows.append(row)
     table = tabulate(rows, headers=HEADERS, tablefmt="simple", disable_numparse=True)
     first = plans[0]
     lines = [

@@ -187,7 +187,7 @@ def misspelled(arguments: Sequence[str], options: Iterable[str] = ()) -> str:
     for field, kind in classes["RunConfig"].items():
         known.add(field)
         if kind != "ModelConfig":
-            known |= {f"{field}.{own}" for own in classes.get(kind, {})}
+            known |= {f"{field}.{member}" for member in classes.get(kind, {})}
     for word in words:
         flag = word.removeprefix("--").partition("=")[0].replace("-", "_")
         start = ".".join(flag.split(".")[:2])

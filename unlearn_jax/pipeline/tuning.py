@@ -20,6 +20,7 @@ from unlearn_jax.audit import Estimate
 from unlearn_jax.data.splits import class_numbers
 from unlearn_jax.pipeline.config.resolve import options_of
 from unlearn_jax.pipeline.measure import records
+from unlearn_jax.pipeline.measure.differences import compare
 from unlearn_jax.pipeline.measure.pool import AuditPool
 from unlearn_jax.pipeline.measure.results import oracle_logits, plan_pool
 from unlearn_jax.pipeline.measure.rows import estimate, measure_gaps, measure_row
@@ -82,7 +83,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
         soft_margin="never",
         **dict.fromkeys(optional, False),
     )
-    own = dataclasses.replace(
+    tuning_run = dataclasses.replace(
         plan,
         forgetting=forgetting,
         replicas=replicas,
@@ -90,9 +91,9 @@ def tuning_plan(plan: Plan) -> Plan | None:
         original=None,
         avoid=plan.forget.any(0) if plan.forget_known else None,
     )
-    check_samples(own)
-    _ = own.originals, own.oracles  # raise on bad settings now
-    return own
+    check_samples(tuning_run)
+    _ = tuning_run.originals, tuning_run.oracles  # raise on bad settings now
+    return tuning_run
 
 
 def _other_classes(plan: Plan) -> tuple[int, ...]:
@@ -117,14 +118,15 @@ def _other_classes(plan: Plan) -> tuple[int, ...]:
     return others
 
 
-def shared_samples(plan: Plan, own: Plan) -> float:
+def shared_samples(plan: Plan, tuning_run: Plan) -> float:
     """Return the fraction of the search's samples that are also in a reported set.
 
     Args:
       plan: of the reported run.
-      own: of the tuning.
+      tuning_run: of the tuning.
     """
-    return float((own.forget & plan.forget.any(0)).sum() / own.forget.sum())
+    is_shared = tuning_run.forget & plan.forget.any(0)
+    return float(is_shared.sum() / tuning_run.forget.sum())
 
 
 def check_tuning(plan: Plan) -> None:
@@ -251,6 +253,7 @@ class Search:
             originals = plan.originals.logits()
             runs = [originals[o] for o in plan.runs[:, 0]]
             original = _measure_trial(pool, oracle, runs)
+            original_gap = original["avg_gap"]
         audits = [watch.cost]
         rows = {}
         for name in self.rows:
@@ -263,12 +266,17 @@ class Search:
                 logits = self.logits(name, drawn)
                 with clock.stopwatch("tuning: audit") as watch:
                     for options, runs in zip(drawn, logits, strict=True):
-                        metrics = _measure_trial(pool, oracle, runs)
+                        measured = _measure_trial(pool, oracle, runs)
+                        gains = {}
+                        if measured:
+                            gap = {name: measured["avg_gap"]}
+                            gains = compare(pool, gap, original_gap, None)
                         trials.append(
                             records.Trial(
                                 options=options,
-                                metrics=metrics,
-                                num_diverged=0 if metrics else pool.num_diverged(runs),
+                                metrics=_estimates(pool, measured),
+                                gain=gains.get(name),
+                                num_diverged=0 if measured else pool.num_diverged(runs),
                             )
                         )
                 audits.append(watch.cost)
@@ -284,7 +292,7 @@ class Search:
             originals=plan.seeds,
             sets=tuple(plan.forget_names),
             shared=shared,
-            original=original["avg_gap"],
+            original=_estimates(pool, original)["avg_gap"],
             rows=rows,
         )
 
@@ -298,9 +306,9 @@ class Search:
         num_runs = len(self.plan.runs)
         logits: dict[int, list[np.ndarray]] = {}
         for artifact, positions in self._trials(name, trials):
-            found = self.plan.runner.make(artifact, f"tune: {name}").each("logits")
+            outputs = self.plan.runner.make(artifact, f"tune: {name}").each("logits")
             for place, position in enumerate(positions):
-                runs = found[place * num_runs : (place + 1) * num_runs]
+                runs = outputs[place * num_runs : (place + 1) * num_runs]
                 logits[position] = stages.filter_outputs(self.plan, name, runs)
         return [logits[position] for position in sorted(logits)]
 
@@ -315,7 +323,7 @@ class Search:
         for position, trial in enumerate(trials):
             choices = {key: trial[key] for key in trial if key not in ranges}
             groups.setdefault(json.dumps(choices), []).append(position)
-        found = []
+        artifacts = []
         for text, positions in groups.items():
             method = row.replace(**json.loads(text)).method
             if (name, text) not in self._programs:
@@ -335,8 +343,8 @@ class Search:
                 settings={"trials": [trials[position] for position in positions]},
                 logits_only=True,
             )
-            found.append((artifact, positions))
-        return found
+            artifacts.append((artifact, positions))
+        return artifacts
 
 
 def _round(
@@ -397,11 +405,17 @@ def _both_oracles(plan: Plan, pool: AuditPool) -> dict[str, Measured]:
 
 def _measure_trial(
     pool: AuditPool, oracle: Mapping[str, Measured], runs: list[np.ndarray]
-) -> dict[str, Estimate]:
-    """Return a trial's estimates; none if it diverged."""
+) -> dict[str, Measured]:
+    """Return a trial's metrics and gaps; none if it diverged."""
     metrics, _ = measure_row(pool, runs)
-    if not metrics:
+    return metrics | measure_gaps(pool, metrics, oracle) if metrics else {}
+
+
+def _estimates(
+    pool: AuditPool, measured: Mapping[str, Measured]
+) -> dict[str, Estimate]:
+    """Return the estimates of a trial that are stored."""
+    if not measured:
         return {}
-    metrics |= measure_gaps(pool, metrics, oracle)
     units = {metric.key: metric.unit for metric in pool.table.metrics}
-    return {key: estimate(pool, metrics[key], units[key]) for key in pool.table.trial}
+    return {key: estimate(pool, measured[key], units[key]) for key in pool.table.trial}

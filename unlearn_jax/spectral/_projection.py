@@ -133,14 +133,14 @@ class Targets:
         norms = self.max_norms or {}
         return norms.get(layer.path, norms.get(layer.leaf_path, self.max_norm))
 
-    def check(self, found: Sequence[Layer]) -> None:
+    def check(self, layers: Sequence[Layer]) -> None:
         """Refuse paths that are no layer's.
 
         Raises:
           InputError: naming the first, and the layers.
         """
-        paths = [layer.path for layer in found]
-        known = {*paths, *(layer.leaf_path for layer in found)}
+        paths = [layer.path for layer in layers]
+        known = {*paths, *(layer.leaf_path for layer in layers)}
         if unknown := sorted(set(self.max_norms or {}) - known):
             raise InputError(
                 f"max_norms names {unknown[0]!r}, which is no layer; layers are"
@@ -213,16 +213,16 @@ def _projected(
     is_door: bool,
 ) -> tuple[PyTree, dict[str, PyTree]]:
     """Apply a rule as :func:`project` does; its warnings come at the door alone."""
-    found = _trained_layers(apply_fn, variables, sample, is_door=is_door)
-    targets.check(found)
+    trained = _trained_layers(apply_fn, variables, sample, is_door=is_door)
+    targets.check(trained)
     gains = _gains(apply_fn, variables, sample) if composite else {}
-    memory = memory_of(rule, found, targets) if memory is None else memory
+    memory = memory_of(rule, trained, targets) if memory is None else memory
     kernels: dict[str, Array] = {}
     leaves: dict[str, Array] = {}
     new_memory: dict[str, PyTree] = {}
     waiting = {
         name: layer
-        for name, layer in named(found).items()
+        for name, layer in named(trained).items()
         if targets.of(layer) is not None
     }
     while waiting:
@@ -252,7 +252,7 @@ def _projected(
                 )
                 leaves |= gain
             kernels[layer.path] = kernel
-    replaced = with_kernels(variables, kernels, found)
+    replaced = with_kernels(variables, kernels, trained)
     values, structure = jax.tree.flatten(replaced)
     paths = leaf_paths(replaced)
     values = [
@@ -323,9 +323,9 @@ def projection(
             variables = variables_of(params, blank)
             if not has_state:
                 _check_applies(apply_fn, variables, sample)
-            found = _trained_layers(apply_fn, variables, sample, is_door=True)
-            targets.check(found)
-            return memory_of(rule, found, targets)
+            trained_layers = _trained_layers(apply_fn, variables, sample, is_door=True)
+            targets.check(trained_layers)
+            return memory_of(rule, trained_layers, targets)
 
         # compiled, so that the pass itself, which nothing depends on, is dropped
         return ProjectionState(jnp.zeros((), jnp.int32), jax.jit(memory)(params))
@@ -404,12 +404,12 @@ def state_shapes(model: Model) -> ModelState:
 
 
 def memory_of(
-    rule: Rule, found: Sequence[Layer], targets: Targets
+    rule: Rule, trained_layers: Sequence[Layer], targets: Targets
 ) -> dict[str, PyTree]:
     """Return what a rule remembers before its first application, by layer."""
     return {
         name: rule.init(layer)
-        for name, layer in named(found).items()
+        for name, layer in named(trained_layers).items()
         if targets.of(layer) is not None
     }
 
@@ -463,10 +463,10 @@ def _trained_layers(
     """
     check_apply_fn(apply_fn)
     image = blank_image(sample)
-    found = walk(apply_fn, variables, image)
+    walked = walk(apply_fn, variables, image)
     if is_door:
-        warn_of_unfound(found, purpose="clipped")
-        computed = [layer.path for layer in found.layers if layer.store is None]
+        warn_of_unfound(walked, purpose="clipped")
+        computed = [layer.path for layer in walked.layers if layer.store is None]
         if computed:
             warn_at_caller(
                 f"not clipped: {', '.join(computed)}; kernels are computed from these"
@@ -477,7 +477,7 @@ def _trained_layers(
     trained = {path for path, is_one in flags if is_one}
     return [
         layer
-        for layer in found.layers
+        for layer in walked.layers
         if layer.store is not None and layer.leaf_path in trained
     ]
 
@@ -551,10 +551,10 @@ def _gains(apply_fn: ApplyFn, variables: PyTree, sample: Any) -> dict[str, _Gain
         for place, leaf in zip(places, trained, strict=True):
             values[place] = leaf
         replaced = jax.tree.unflatten(structure, values)
-        found = named(_trained_layers(apply_fn, replaced, sample))
+        by_name = named(_trained_layers(apply_fn, replaced, sample))
         return {
             name: layer.scale
-            for name, layer in found.items()
+            for name, layer in by_name.items()
             if layer.scale is not None
         }
 

@@ -23,13 +23,13 @@ INTERNAL = ("unlearn_jax", "jax", "optax", "flax", "contextlib", "functools")
 """Packages whose lines no warning points at."""
 
 
-def named(found: Sequence[Layer]) -> dict[str, Layer]:
+def named(records: Sequence[Layer]) -> dict[str, Layer]:
     """Name layers by the path of their weight.
 
     A second use of the same weight is called ``path (2)``.
 
     Args:
-      found: of :func:`unlearn_jax.layers.layers`.
+      records: of :func:`unlearn_jax.layers.layers`.
 
     Returns:
       In order of execution.
@@ -37,13 +37,13 @@ def named(found: Sequence[Layer]) -> dict[str, Layer]:
     Raises:
       InputError: no layer was found.
     """
-    if not found:
+    if not records:
         raise InputError(
             "the model has no affine layer: none of its products has a leaf of the"
             " variables as a factor"
         )
     names: dict[str, Layer] = {}
-    for layer in found:
+    for layer in records:
         uses = sum(other.path == layer.path for other in names.values())
         names[f"{layer.path} ({uses + 1})" if uses else layer.path] = layer
     return names
@@ -91,8 +91,8 @@ def spectral_norms(
     num_iters = NUM_ITERS[method] if num_iters is None else num_iters
     image = blank_image(sample)
     options = (method, 1, num_iters, 0.0, composite)
-    found = _spectra(apply_fn, *options, variables, image, None)
-    return {name: spectrum.sigma[0] for name, spectrum in found.items()}
+    spectra = _spectra(apply_fn, *options, variables, image, None)
+    return {name: spectrum.sigma[0] for name, spectrum in spectra.items()}
 
 
 def top_spectrum(
@@ -169,16 +169,16 @@ def blank_image(sample: Any) -> Array:
     return jnp.zeros((1, *shape[1:]), jnp.float32)
 
 
-def warn_of_unfound(found: Walk, *, purpose: str) -> None:
+def warn_of_unfound(walked: Walk, *, purpose: str) -> None:
     """Warn of the trained arrays that belong to no layer.
 
     Args:
-      found: the layers of a model.
+      walked: the layers of a model.
       purpose: what is not done to the others, such as ``measured``.
     """
-    if found.unfound:
+    if walked.unfound:
         warn_at_caller(
-            f"not {purpose}: {', '.join(found.unfound)}; the pass multiplies by these"
+            f"not {purpose}: {', '.join(walked.unfound)}; the pass multiplies by these"
             " trained arrays otherwise than in a product or convolution that is"
             " followed"
         )
@@ -217,9 +217,9 @@ def _spectra(
     image: Array,
     warm: Mapping[str, Array] | None,
 ) -> OrderedDict[str, Spectrum]:  # a jitted function sorts the keys of a dict
-    found = walk(apply_fn, variables, image)
-    warn_of_unfound(found, purpose="measured")
-    layers = named(found.layers)
+    walked = walk(apply_fn, variables, image)
+    warn_of_unfound(walked, purpose="measured")
+    layers = named(walked.layers)
     maps = [layer_map(layer, composite=composite) for layer in layers.values()]
     starts = []
     for index, (name, one) in enumerate(zip(layers, maps, strict=True)):

@@ -15,7 +15,7 @@ from unlearn_jax.types import PyTree, Variables
 Arrays = Mapping[str, np.ndarray]
 """Content of an artifact."""
 
-Found = Mapping[str, Arrays]
+Artifacts = Mapping[str, Arrays]
 """Content of all artifacts of a study, by name."""
 
 

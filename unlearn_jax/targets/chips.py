@@ -110,8 +110,8 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
     Returns:
       The peak, or None for a CPU, and for a device that is not known.
     """
-    found = chip(device_kind)
-    return None if found is None or found.platform == "cpu" else found.peak(dtype)
+    known = chip(device_kind)
+    return None if known is None or known.platform == "cpu" else known.peak(dtype)
 
 
 def gpu_description(device_kind: str) -> str:

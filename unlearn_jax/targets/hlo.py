@@ -104,24 +104,24 @@ class Reading:
         Args:
           is_tpu: of a program for TPUs, where float64 is emulated.
         """
-        found = []
+        texts = []
         if self.grouped:
-            found.append(f"{self.grouped} of {self.convolutions} convolutions grouped")
+            texts.append(f"{self.grouped} of {self.convolutions} convolutions grouped")
         if self.float64:
             emulated = ", emulated" if is_tpu else ""
-            found.append(f"float64 in {self.float64} places{emulated}")
+            texts.append(f"float64 in {self.float64} places{emulated}")
         if self.callbacks:
-            found.append(f"{self.callbacks} calls of the host")
+            texts.append(f"{self.callbacks} calls of the host")
         if self.gathered >= 2**28:
-            found.append(f"a gather of {self.gathered / 2**30:.1f} GiB")
+            texts.append(f"a gather of {self.gathered / 2**30:.1f} GiB")
         if self.traffic and self.copied > self.traffic / 4:
-            found.append(f"{self.copied / self.traffic:.0%} of traffic is copies")
+            texts.append(f"{self.copied / self.traffic:.0%} of traffic is copies")
         size = self.collectives.get("all-gather", (0.0, 0.0))[1]
         if size >= _SMALL:
-            found.append(f"all-gathers of {size / 2**20:.0f} MiB")
+            texts.append(f"all-gathers of {size / 2**20:.0f} MiB")
         if self.loops:
-            found.append(f"{self.loops} loops of unknown length, counted as one")
-        return found
+            texts.append(f"{self.loops} loops of unknown length, counted as one")
+        return texts
 
 
 class _Module:
@@ -138,18 +138,18 @@ class _Module:
                 parsed = _parse(line)
                 if parsed is not None:
                     current.append(parsed)
-            elif found := _COMPUTATION.match(line):
-                current = self.computations.setdefault(found[2], [])
-                if found[1]:
-                    self.entry = found[2]
+            elif match := _COMPUTATION.match(line):
+                current = self.computations.setdefault(match[2], [])
+                if match[1]:
+                    self.entry = match[2]
 
     @cached_property
     def results(self) -> dict[str, dict[str, str]]:
         """Types by computation and instruction."""
-        found: dict[str, dict[str, str]] = {}
+        shapes: dict[str, dict[str, str]] = {}
         for name, instructions in self.computations.items():
-            found[name] = {one.name: one.result for one in instructions}
-        return found
+            shapes[name] = {one.name: one.result for one in instructions}
+        return shapes
 
     def steps(
         self, computation: str, times: float = 1.0
@@ -168,16 +168,16 @@ class _Module:
                 assert body is not None
                 yield from self.steps(body[1], times * (1 if trips is None else trips))
             elif one.opcode == "conditional":
-                found = _BRANCHES.search(one.rest)
-                names = [] if found is None else [n for n in found.groups() if n]
+                match = _BRANCHES.search(one.rest)
+                names = [] if match is None else [n for n in match.groups() if n]
                 branches = [name for part in names for name in part.split(",")]
                 # as if all were equally likely
                 for name in branches:
                     yield from self.steps(name.strip(" %"), times / len(branches))
             elif one.opcode in ("call", "async-start"):
-                found = _CALLED.search(one.rest)
-                if found is not None:
-                    yield from self.steps(found[1], times)
+                match = _CALLED.search(one.rest)
+                if match is not None:
+                    yield from self.steps(match[1], times)
 
     def _trips(self, loop: _Instruction) -> int | None:
         """Return how often a loop runs: as noted, or by the limit it counts up to."""

@@ -222,5 +222,5 @@ def memory() -> float | None:
         return None
     target = current()
     kind = jax.local_devices()[0].device_kind if target is None else target.kind
-    found = chip(kind)
-    return None if found is None else found.memory
+    known = chip(kind)
+    return None if known is None else known.memory

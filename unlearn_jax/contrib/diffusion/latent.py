@@ -212,11 +212,11 @@ def denoising_judge(
     check_concept(denoiser, concept)
     at = _levels(key, process, images, num_levels)
     losses = _all_losses(denoiser, variables, at, len(images))
-    own = denoiser.embed(variables, jnp.full((len(images),), concept))
+    embedding = denoiser.embed(variables, jnp.full((len(images),), concept))
     column = jnp.arange(denoiser.num_classes).reshape(1, -1) == concept
 
     def judge(delta: Array) -> Array:
-        moved = _losses(denoiser, variables, at, own + delta)
+        moved = _losses(denoiser, variables, at, embedding + delta)
         return -jnp.where(column, moved.reshape(-1, 1), losses)
 
     return judge
@@ -257,10 +257,10 @@ def external_judge(
     check_concept(denoiser, concept)
     at = _levels(key, process, images, num_levels, first=0.5)
     noised = add_noise(*at)
-    own = denoiser.embed(variables, jnp.full((len(images),), concept))
+    embedding = denoiser.embed(variables, jnp.full((len(images),), concept))
 
     def judge(delta: Array) -> Array:
-        condition = jnp.repeat(own + delta, num_levels, axis=0)
+        condition = jnp.repeat(embedding + delta, num_levels, axis=0)
         predicted = denoiser.predict(variables, noised, at.signal, condition)
         estimates = to_images(clean_estimate(noised, at.signal, predicted))
         log_probs = jax.nn.log_softmax(classify(estimates))
@@ -304,7 +304,7 @@ def latent_attack(
 
     def widen(best: AttackResult, epsilon: Array) -> tuple[AttackResult, None]:
         goal = jnp.where(best.success, NO_CLASS, labels)  # solved rows take no step
-        now = pgd(
+        attacked = pgd(
             lambda _, delta: judge(delta),
             (),
             start,
@@ -322,7 +322,7 @@ def latent_attack(
             column = solved.reshape(solved.shape + (1,) * (old.ndim - 1))
             return jnp.where(column, old, new)
 
-        return jax.tree.map(keep, best, now), None
+        return jax.tree.map(keep, best, attacked), None
 
     zeros = jnp.zeros((shape[0],))
     status = jnp.full((shape[0],), Status.NOT_FOUND, jnp.int32)
@@ -380,15 +380,15 @@ def recover_concept(
     check_not_negative(radius=radius)
     _check_images(denoiser, images)
     check_concept(denoiser, concept)
-    own = denoiser.embed(variables, jnp.full((1,), concept))
-    radius = jnp.asarray(radius, own.dtype)
+    embedding = denoiser.embed(variables, jnp.full((1,), concept))
+    radius = jnp.asarray(radius, embedding.dtype)
 
     def loss(delta: Array, key: Array) -> Array:
         key_rows, key_level = jax.random.split(key)
         rows = jax.random.randint(key_rows, (batch_size,), 0, len(images))
         x = to_signal(images[rows])
         signal, noise = draw_levels(key_level, process, x)
-        condition = jnp.repeat(own + delta.reshape(1, -1), batch_size, axis=0)
+        condition = jnp.repeat(embedding + delta.reshape(1, -1), batch_size, axis=0)
         losses = denoising_losses(denoiser, variables, x, signal, noise, condition)
         return jnp.mean(losses)
 
@@ -399,4 +399,4 @@ def recover_concept(
 
     left = jnp.linspace(1.0, 0.0, num_steps, endpoint=False)
     items = (jax.random.split(key, num_steps), left)
-    return lax.scan(step, jnp.zeros(own.shape[1]), items)[0]
+    return lax.scan(step, jnp.zeros(embedding.shape[1]), items)[0]

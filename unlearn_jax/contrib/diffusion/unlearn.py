@@ -375,8 +375,8 @@ class LatentAdversarial(Matching):
             drawn = jax.random.normal(key, delta.shape)
             unit = drawn / jnp.linalg.norm(drawn, axis=1, keepdims=True)
             delta = unit * nearest.distance.reshape(-1, 1)
-        own = embed(problem.variables, jnp.full((1,), problem.concept))
-        return own + self.overshoot * delta
+        embedding = embed(problem.variables, jnp.full((1,), problem.concept))
+        return embedding + self.overshoot * delta
 
 
 def attack_concept(

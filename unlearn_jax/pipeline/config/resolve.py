@@ -621,20 +621,20 @@ def _with_rows(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
     rows = dict(config.rows)
     known = [_prefix(key) for key in rows]
     for position, word in enumerate(arguments):
-        found = re.fullmatch(r"--rows\.([^.=]+)\.method(?:=(.*))?", word)
-        if found is None or _prefix(found[1]) in known:
+        match = re.fullmatch(r"--rows\.([^.=]+)\.method(?:=(.*))?", word)
+        if match is None or _prefix(match[1]) in known:
             continue
-        name = found[2]
+        name = match[2]
         if name is None:
             name = next(iter(arguments[position + 1 : position + 2]), "")
         method = _method_named(name)
         if method is None:
             raise InputError(
-                f"the run has no row {found[1]!r}, and no method is called {name!r}:"
+                f"the run has no row {match[1]!r}, and no method is called {name!r}:"
                 f" rows are {', '.join(rows)}, methods {_method_names()}"
             )
-        rows[found[1]] = Row(method=method, label=found[1])
-        known.append(_prefix(found[1]))
+        rows[match[1]] = Row(method=method, label=match[1])
+        known.append(_prefix(match[1]))
     if len(rows) == len(config.rows):
         return config
     return complete(dataclasses.replace(config, rows=rows))
@@ -730,9 +730,9 @@ def resolve_rows(
             if "attack" in followed(row):
                 attacks[attack] = resolve_attack(config.attack_named(attack))
             else:
-                own = values.fields_of(method)["attack"] or PGD()
-                method = values.replace(method, attack=own)
-                attacks[attack] = ResolvedAttack(own, "own", 0.0, to_json(own))
+                pgd = values.fields_of(method)["attack"] or PGD()
+                method = values.replace(method, attack=pgd)
+                attacks[attack] = ResolvedAttack(pgd, "own", 0.0, to_json(pgd))
         space = _space(config, row, method)
         if "max_norm" in followed(row) and training.max_norm is not None:
             method = methods.constrained(
@@ -786,6 +786,18 @@ def plain_model(config: ModelConfig) -> dict[str, Any]:
     if config.name != "mlp" and models.convolution_form(config.conv) == "onednn":
         plain["conv"] = "onednn"
     return plain
+
+
+def with_convolutions(devices: str, network: Mapping[str, Any]) -> str:
+    """Return devices in words, with oneDNN's convolutions where a network has them.
+
+    Args:
+      devices: in words.
+      network: of :func:`plain_model`.
+    """
+    if network.get("conv") == "onednn":
+        devices += ", oneDNN's convolutions"
+    return devices
 
 
 def build_model(config: ModelConfig, splits: Splits) -> Model:

@@ -87,8 +87,8 @@ def measure_classes(
         influences = np.zeros(len(logits))
         for one in classes.sets:
             members = list(one.runs)
-            own = metrics["ulira"].value[members]
-            influences[members] = audit.pair_influences(own)
+            of_row = metrics["ulira"].value[members]
+            influences[members] = audit.pair_influences(of_row)
         metrics["ulira"] = metrics["ulira"]._replace(influences=influences)
     if config.mis:
         metrics["mis"] = pool.mis(margin, ~pool.train & ~classes.peers)
@@ -157,22 +157,30 @@ def _mia_nn(
 
     def attack(run: int, samples: np.ndarray) -> float:
         test = samples[~pool.train[samples]]
-        own = np.asarray(logits[run])[test]
+        test_logits = np.asarray(logits[run])[test]
         labels = pool.labels[test]
-        return neighbor_score(own, labels, set_of_run[run], machine, reading)
+        return neighbor_score(test_logits, labels, set_of_run[run], machine, reading)
 
     return pool.refit(attack, classes.peers, np.stack(logits))
 
 
 def _mia_nn_gap(classes: ClassPool, score: Measured, name: str) -> Measured:
-    """Measure the distance to the retrained models' mean of the same forget set."""
+    """Measure the distance to the retrained models' mean of the same forget set.
+
+    That mean is an estimate too, which the runs share: its influences are those of
+    :func:`~unlearn_jax.pipeline.measure.rows.measure_gaps`.
+    """
     value = np.zeros(score.value.shape)
+    influences = np.zeros(score.value.shape)
     replicates = None if score.replicates is None else np.zeros(score.replicates.shape)
     for one in classes.sets:
         runs = list(one.runs)
         expected = one.expected[name]
-        value[runs] = np.abs(score.value[runs] - expected[0])
+        center = expected.mean(1, keepdims=True)
+        distance = score.value[runs] - center[0]
+        value[runs] = np.abs(distance)
+        slope = np.sign(distance).mean()
+        influences[runs] = value[runs] - slope * (expected[0] - center[0])
         if replicates is not None and score.replicates is not None:
-            distance = score.replicates[:, runs] - expected[1:, None]
-            replicates[:, runs] = np.abs(distance)
-    return Measured(value, replicates, score.num_samples)
+            replicates[:, runs] = np.abs(score.replicates[:, runs] - center[1:])
+    return Measured(value, replicates, score.num_samples, influences)

@@ -89,7 +89,7 @@ def compare(
       The differences by row.
     """
     level = pool.config.level
-    found = {}
+    compared = {}
     variances = {}
     for name, one in rows.items():
         other = reference if isinstance(reference, Measured) else reference.get(name)
@@ -110,9 +110,9 @@ def compare(
         if not variance.total > (1e-9 * (1 + abs(mean))) ** 2:
             continue
         variances[name] = variance
-        found[name] = difference
+        compared[name] = difference
     errors = {name: math.sqrt(one.total) for name, one in variances.items()}
-    means = {name: float(one.value.mean()) for name, one in found.items()}
+    means = {name: float(one.value.mean()) for name, one in compared.items()}
     different = []
     like = []
     for name, error in errors.items():
@@ -121,7 +121,7 @@ def compare(
         room = math.nan if margin is None else margin - abs(means[name])
         like.append(float(law.sf(room / error)))
     differences = {}
-    tests = zip(found, holm(different), holm(like), strict=True)
+    tests = zip(compared, holm(different), holm(like), strict=True)
     for name, p_different, p_like in tests:
         interval = audit.mean_interval(means[name], variances[name], level=level)
         state: State = "undecided"

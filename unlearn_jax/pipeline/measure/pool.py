@@ -35,8 +35,8 @@ class ForgottenClasses:
       classes: the forgotten classes.
       runs: positions of the runs that forget them.
       neighbors: the nearest retained class of each; empty without MIA-NN.
-      expected: ``[1 + refits]`` by column of MIA-NN the mean score of the retrained
-        models, on the data as they are and in every replicate.
+      expected: ``[1 + refits, R]`` by column of MIA-NN the mean score of both retrained
+        models of each of the runs, on the data as they are and in every replicate.
     """
 
     classes: tuple[int, ...]
@@ -308,7 +308,7 @@ def neighbor_score(
     scores = []
     for label, neighbor in zip(forgotten.classes, forgotten.neighbors, strict=True):
         others = [other for other in forgotten.classes if other != label]
-        own = audit.neighbor_credits(
+        credits = audit.neighbor_credits(
             logits,
             labels,
             neighbor,
@@ -317,7 +317,7 @@ def neighbor_score(
             reading=reading,
             discriminator=machine,
         )
-        scores.append(np.nanmean(own))
+        scores.append(np.nanmean(credits))
     return float(np.average(scores, weights=counts[list(forgotten.classes)]))
 
 
@@ -470,7 +470,8 @@ def _class_pool(
             drawn = [score.value[None]]
             if score.replicates is not None:
                 drawn.append(score.replicates)
-            expected[name] = np.concatenate(drawn).mean(1)
+            both = np.concatenate(drawn).reshape(-1, len(oracles), len(runs))
+            expected[name] = both.mean(1)
         forgotten.append(dataclasses.replace(one, expected=expected))
     peers = np.stack([test & np.isin(labels, removed) for removed in classes])
     return ClassPool(peers=peers, oracles=oracles, sets=tuple(forgotten))

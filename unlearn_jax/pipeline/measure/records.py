@@ -424,11 +424,14 @@ class Trial:
     Attributes:
       options: hyperparameters.
       metrics: estimates; empty if a run diverged.
+      gain: Avg Gap less the original's, paired; None without an interval, as where the
+        trial's models predict as the originals.
       num_diverged: runs that ended in numbers that are not finite.
     """
 
     options: Plain
     metrics: Mapping[str, Estimate]
+    gain: Difference | None = None
     num_diverged: int = 0
 
 

@@ -96,11 +96,11 @@ def measure_rows(
     differences = measure_differences(pool, measured)
     rows = []
     for name, metrics in measured.items():
-        own = differences.get(name, {})
+        compared = differences.get(name, {})
         to_oracle = {
-            key: own[key]["oracle"]
+            key: compared[key]["oracle"]
             for key in pool.table.headline
-            if "oracle" in own.get(key, {})
+            if "oracle" in compared.get(key, {})
         }
         rows.append(
             RowResult(
@@ -112,7 +112,7 @@ def measure_rows(
                     for key, one in metrics.items()
                 },
                 values={key: round_all(one.value) for key, one in metrics.items()},
-                differences=own,
+                differences=compared,
                 verdict=combine(to_oracle) if name not in KINDS else None,
                 num_diverged=num_diverged[name],
             )
@@ -243,11 +243,11 @@ def measure_gaps(
         if all(one is not None for one in (*drawn, *centers)):
             replicates = np.zeros((pool.sample_weights.shape[0], num_runs))
         for runs in groups:
-            own = np.stack([row[part].value[runs] for part in parts], 1)
-            other = np.stack([oracle[part].value[runs] for part in parts], 1)
-            value[runs] = audit.avg_gap(own, other)
-            deviations = other - other.mean(0)
-            slopes = np.sign(own - other.mean(0)).mean(0)
+            values = np.stack([row[part].value[runs] for part in parts], 1)
+            targets = np.stack([oracle[part].value[runs] for part in parts], 1)
+            value[runs] = audit.avg_gap(values, targets)
+            deviations = targets - targets.mean(0)
+            slopes = np.sign(values - targets.mean(0)).mean(0)
             influences[runs] = value[runs] - (slopes * deviations).mean(1)
             if replicates is None:
                 continue
@@ -303,7 +303,7 @@ def measure_differences(
                 name: columns[other] for name, other in best.items() if other in columns
             },
         }
-        own = {name: columns[name] for name in methods if name in columns}
+        rows = {name: columns[name] for name in methods if name in columns}
         others = {
             name: columns[name]
             for name in (ORIGINAL, RETRAINED_AGAIN)
@@ -312,11 +312,11 @@ def measure_differences(
         for reference, other in references.items():
             if not other:
                 continue
-            found = compare(pool, own, other, margin)
+            compared = compare(pool, rows, other, margin)
             if reference == "oracle":
                 for name, one in others.items():
-                    found |= compare(pool, {name: one}, other, margin)
-            for name, one in found.items():
+                    compared |= compare(pool, {name: one}, other, margin)
+            for name, one in compared.items():
                 differences.setdefault(name, {}).setdefault(key, {})[reference] = one
     return differences
 

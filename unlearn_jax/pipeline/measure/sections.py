@@ -284,14 +284,12 @@ def _score_request(
         )
         return statistics
 
-    found = {}
+    aucs = {}
     for key, one in pool.measure(statistics_of).items():
         assert one.replicates is not None
-        found[key] = one._replace(
-            value=100 * one.value, replicates=100 * one.replicates
-        )
-    score = subtract(found["fr_auc"], found["ft_auc"])
-    return {"score": score, **found}
+        aucs[key] = one._replace(value=100 * one.value, replicates=100 * one.replicates)
+    score = subtract(aucs["fr_auc"], aucs["ft_auc"])
+    return {"score": score, **aucs}
 
 
 def norms(plan: Plan, unlearned: Mapping[str, Stored]) -> records.Norms:
@@ -365,14 +363,14 @@ def theory(
         if attack is None or plan.rows[name].adaptive:
             continue
         order = []
-        found = []
+        bounds = []
         for items, content in parts.pieces():
             sizes = plan.forget[plan.runs[items, 1]].sum(1)
             for size in np.unique(sizes):
                 chosen = np.flatnonzero(sizes == size)
-                own = [items[position] for position in chosen]
-                runs = plan.runs[own]
-                pairs = plan.pair_of_run[own]
+                batch = [items[position] for position in chosen]
+                runs = plan.runs[batch]
+                pairs = plan.pair_of_run[batch]
                 index = np.stack([np.flatnonzero(plan.forget[s]) for s in runs[:, 1]])
                 stacked = (
                     take_models(originals, runs[:, 0]),
@@ -381,13 +379,13 @@ def theory(
                     jnp.asarray(index),
                     stack_attack(adversarial[attack], pairs, size),
                 )
-                mapper = plan.mapper(len(own), is_audit=True)
-                found.append(map_models(mapper, terms, stacked, plan.splits.train))
-                order += own
+                mapper = plan.mapper(len(batch), is_audit=True)
+                bounds.append(map_models(mapper, terms, stacked, plan.splits.train))
+                order += batch
         rows[name] = {}
-        for key in found[0]:
+        for key in bounds[0]:
             # Pieces hold the runs in another order where forget sets differ in size.
-            values = np.concatenate([np.asarray(part[key]) for part in found])
+            values = np.concatenate([np.asarray(part[key]) for part in bounds])
             values = values[np.argsort(order)]
             rows[name][key] = records.Term(
                 mean=float(np.mean(values)),

@@ -225,8 +225,8 @@ def resample(
         for key in statistics[0].values:
             values[key] = np.array([one.values[key] for one in statistics])
             replicates[key] = np.empty((num_replicates, len(statistics)))
-        for rows, found in in_threads(measure, range(len(weights))):
-            for run, metrics in enumerate(found):
+        for rows, resampled in in_threads(measure, range(len(weights))):
+            for run, metrics in enumerate(resampled):
                 for key, drawn in replicates.items():
                     drawn[rows, run] = metrics[key]
         parts.append((values, replicates))

@@ -75,7 +75,7 @@ def target_distances(plan: Plan) -> Targets:
     train = plan.splits.train
     count = len(train.labels)
     num_pairs = len(plan.pairs)
-    seeds = [[int(number) for number in run] for run in plan.runs]
+    seeds = plan.runs.tolist()
     first = [oracles[pair][:count] for pair in plan.pair_of_run]
     second = [oracles[num_pairs + pair][:count] for pair in plan.pair_of_run]
     forget = plan.forget[plan.runs[:, 1]]
@@ -95,10 +95,10 @@ def target_distances(plan: Plan) -> Targets:
         items = jax.tree.map(lambda leaf, runs=runs: leaf[runs], stacked)
         distances = partial(_distances, plan, int(size))
         mapper = plan.mapper(len(runs), is_audit=True)
-        found, kept = map_models(mapper, distances, items, train)
-        parts.append(found)
+        divergences, predictions = map_models(mapper, distances, items, train)
+        parts.append(divergences)
         for place, run in enumerate(runs):
-            samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], kept)
+            samples[int(run)] = jax.tree.map(lambda leaf, i=place: leaf[i], predictions)
     names = _names()
     coefficients: tuple[float, ...] = ()
     fitted = np.zeros(0)
@@ -160,10 +160,10 @@ def _fitted_distances(samples: Mapping[int, _Samples], sets: np.ndarray) -> np.n
         coefficients[int(forgotten)] = _fit(others)
     distances = []
     for run, forgotten in enumerate(sets):
-        own = samples[run]
-        scores = own.descriptors @ coefficients[int(forgotten)]
-        target = tilted_target(own.logits, own.excluded, scores, beta=1.0)
-        distances.append(float(_distance(own.truth, target)))
+        fitted_on = samples[run]
+        scores = fitted_on.descriptors @ coefficients[int(forgotten)]
+        target = tilted_target(fitted_on.logits, fitted_on.excluded, scores, beta=1.0)
+        distances.append(float(_distance(fitted_on.truth, target)))
     return np.array(distances)
 
 

@@ -115,11 +115,11 @@ class Table:
     def body(self) -> list[tuple[str, list[Cell]]]:
         """Rows as pairs of their kind and their cells."""
         kinds = self.kinds or [""] * len(self.rows)
-        rows = [
-            [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
-            for row in self.rows
-        ]
-        return list(zip(kinds, rows, strict=True))
+        pairs = []
+        for kind, row in zip(kinds, self.rows, strict=True):
+            cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
+            pairs.append((kind, cells))
+        return pairs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.config.schema import digest, to_json
+from unlearn_jax.pipeline.config.resolve import plain_model, with_convolutions
+from unlearn_jax.pipeline.config.schema import ModelConfig, digest, to_json
 from unlearn_jax.pipeline.measure.records import ExperimentResult, TableResult
 from unlearn_jax.pipeline.report.blocks import (
     Block,
@@ -55,9 +56,14 @@ def publish(
     Raises:
       ReportError: a file other than ``results.json`` cannot be written.
     """
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     tables = page.find(Table)
     versions = store.versions()
+    network = getattr(config, "model", None)
+    if isinstance(network, ModelConfig):
+        versions["devices"] = with_convolutions(
+            versions["devices"], plain_model(network)
+        )
     checks = [
         dataclasses.replace(check, passed=bool(check.passed))
         for check in page.find(Check)
@@ -65,7 +71,7 @@ def publish(
     result = ExperimentResult(
         experiment=name,
         title=title,
-        date=now,
+        date=date,
         summary=page.summary,
         tables=tuple(map(_record, tables)),
         checks=tuple(checks),
@@ -83,7 +89,9 @@ def publish(
     whole = dataclasses.replace(
         page,
         title=title,
-        about=f"Experiment {name} · {now[:10]} · unlearn_jax {versions['unlearn_jax']}",
+        about=(
+            f"Experiment {name} · {date[:10]} · unlearn_jax {versions['unlearn_jax']}"
+        ),
         blocks=[*page.blocks, Section("Cost and provenance", provenance)],
     )
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)

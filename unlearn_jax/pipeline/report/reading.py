@@ -76,8 +76,8 @@ def _original(run: RunResult) -> str:
 
 def _verdicts(run: RunResult) -> str:
     """Return the verdicts on all methods, with the differences that decide them."""
-    found: dict[str, list[str]] = {state: [] for state in _STATES}
-    like, above, below, different, undecided = found
+    labels: dict[str, list[str]] = {state: [] for state in _STATES}
+    like, above, below, different, undecided = labels
     methods = [row for row in run.rows if row.kind == "method" and row.verdict]
     for row in sorted(methods, key=_distance):
         assert row.verdict is not None
@@ -85,19 +85,19 @@ def _verdicts(run: RunResult) -> str:
         one = row.differences[key]["oracle"]
         words = f"{_label(row)} ({_difference(run, key, one)})"
         if row.verdict.state == "like":
-            found[like].append(words)
+            labels[like].append(words)
         elif row.verdict.state == "undecided":
             more = more_words(row.verdict.more_runs).strip(" ()")
             words = f"{words[:-1]}; {more or 'more runs would not decide'})"
-            found[undecided].append(words)
+            labels[undecided].append(words)
         elif run.confusion is not None:
-            found[different].append(words)
+            labels[different].append(words)
         else:
-            found[above if one.mean > 0 else below].append(words)
-    parts = [f"{state}: {listed(rows)}" for state, rows in found.items() if rows]
+            labels[above if one.mean > 0 else below].append(words)
+    parts = [f"{state}: {listed(rows)}" for state, rows in labels.items() if rows]
     if not parts:
         return ""
-    if not found[like]:
+    if not labels[like]:
         parts.insert(0, "none is shown to be forgotten like retraining")
     keys = " and ".join(run.metric(key).label for key in headline(run))
     text = "; ".join(parts)
@@ -164,15 +164,15 @@ def _last(run: RunResult) -> str:
         )
     if run.targets is not None:
         best = {row.name: min(row.values) for row in run.targets.rows}
-        own = {k: v for k, v in best.items() if "retrained" not in k}
-        own.pop("original model", None)
-        if "no tilt (beta 0)" in own and "weights" in own:
-            nearest = min(own, key=lambda name: own[name])
+        kl = {k: v for k, v in best.items() if "retrained" not in k}
+        kl.pop("original model", None)
+        if "no tilt (beta 0)" in kl and "weights" in kl:
+            nearest = min(kl, key=lambda name: kl[name])
             return (
                 "Before any training the target's KL from retrained models is"
-                f" {own['no tilt (beta 0)']:.2f} without a tilt,"
-                f" {own['weights']:.2f} with TRW's similarity at its best strength, and"
-                f" {own[nearest]:.2f} for the nearest target ({nearest})."
+                f" {kl['no tilt (beta 0)']:.2f} without a tilt,"
+                f" {kl['weights']:.2f} with TRW's similarity at its best strength, and"
+                f" {kl[nearest]:.2f} for the nearest target ({nearest})."
             )
     costs = []
     for row in run.rows:

@@ -193,8 +193,10 @@ def _difference_tables(result: RunResult) -> list[Section]:
             continue
         lines = []
         for row in rows:
-            own = row.differences[metric.key]
-            lines.append([row.label, *(difference_cell(own.get(k)) for k in names)])
+            differences = row.differences[metric.key]
+            lines.append(
+                [row.label, *(difference_cell(differences.get(k)) for k in names)]
+            )
         columns = ["Model", *(Column(name, metric.unit) for name in names.values())]
         tables.append(
             Table(metric.label, columns, lines, kinds=[row.kind for row in rows])
@@ -293,7 +295,7 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
         ),
     ]
     if "" in result.attacks:
-        found = Figure(
+        figure = Figure(
             "Adversarial search",
             figures.attack_plot(result, arrays),
             "Bars of the radii at which the search stopped, a histogram of the"
@@ -301,7 +303,7 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
             "Many samples at the first radius: start smaller. Samples not found: allow"
             " more radii.",
         )
-        drawn.append(found)
+        drawn.append(figure)
     return drawn
 
 

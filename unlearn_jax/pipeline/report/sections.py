@@ -9,6 +9,7 @@ from unlearn_jax.pipeline.measure.records import (
     RowResult,
     RowSearch,
     RunResult,
+    Trial,
     Tuning,
 )
 from unlearn_jax.pipeline.report.blocks import (
@@ -21,13 +22,12 @@ from unlearn_jax.pipeline.report.blocks import (
     Table,
     Text,
     format_cell,
-    has_interval,
     is_known,
 )
 from unlearn_jax.pipeline.report.figures import sections as figures
 from unlearn_jax.pipeline.report.figures.run import Arrays
 from unlearn_jax.pipeline.report.tables import UNSEARCHED
-from unlearn_jax.pipeline.report.verdict import join, place
+from unlearn_jax.pipeline.report.verdict import join
 
 STATUSES = {
     "found": "an input within the radius gets another label",
@@ -119,9 +119,9 @@ def make_sections(result: RunResult, arrays: Arrays) -> list[Section]:
     return [section for section in made if section is not None]
 
 
-def rows_with(result: RunResult, found: Mapping[str, object]) -> list[RowResult]:
+def rows_with(result: RunResult, measured: Mapping[str, object]) -> list[RowResult]:
     """Return the rows that an analysis has, in the table's order."""
-    return [row for row in result.rows if row.key in found]
+    return [row for row in result.rows if row.key in measured]
 
 
 def _kinds(rows: Sequence[RowResult]) -> list[str]:
@@ -181,25 +181,28 @@ def requests_section(result: RunResult) -> Section | None:
 
 def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
     """Return the frequency with which single samples are found, by row."""
-    found = result.vulnerability
-    if found is None or not found.rows:
+    vulnerability = result.vulnerability
+    if vulnerability is None or not vulnerability.rows:
         return None
-    rows = rows_with(result, found.rows)
+    rows = rows_with(result, vulnerability.rows)
     text = Text(
         "A mean hides the few samples that an attacker finds every time. Here each run"
         " calls some of its forgotten samples members, at a false positive rate of"
-        f" {_percent(found.max_fpr, 0)} on test samples, and a sample's fraction is how"
-        " many of the runs that forgot it still call it one. A sample that retrained"
-        " models reveal just as often is easy, not remembered: compare with them."
+        f" {_percent(vulnerability.max_fpr, 0)} on test samples, and a sample's"
+        " fraction is how many of the runs that forgot it still call it one. A sample"
+        " that retrained models reveal just as often is easy, not remembered: compare"
+        " with them."
     )
     lines = []
     for row in rows:
-        one = found.rows[row.key]
+        one = vulnerability.rows[row.key]
         lines.append([row.label, _percent(one.mean), one.num_always, one.num_samples])
     columns = ["Model", "Mean fraction found", "Found in every run", "Samples"]
     table = Table("", columns, lines, kinds=_kinds(rows))
-    means = {row.kind: _percent(found.rows[row.key].mean) for row in rows}
-    spoken = [f"{row.label} {_percent(found.rows[row.key].mean)}" for row in rows]
+    means = {row.kind: _percent(vulnerability.rows[row.key].mean) for row in rows}
+    spoken = [
+        f"{row.label} {_percent(vulnerability.rows[row.key].mean)}" for row in rows
+    ]
     figure = Figure(
         "Samples found repeatedly",
         figures.vulnerability_plot(result, arrays),
@@ -222,7 +225,7 @@ def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
     }
     folds = []
     for row in rows:
-        exposed = found.rows[row.key].most
+        exposed = vulnerability.rows[row.key].most
         if exposed:
             block = _exposed_table(exposed, references)
             folds.append(Section(row.label, [block], folded=True))
@@ -437,14 +440,14 @@ def options_at_edge(search: RowSearch) -> list[str]:
     return remarks
 
 
-def _against_original(best: Estimate, original: Estimate) -> list[str]:
+def _against_original(best: Trial, original: Estimate) -> list[str]:
     """Return a remark on a best trial that is not clearly better than the original."""
-    if not (has_interval(best) and has_interval(original)):
+    if best.gain is None:
+        is_equal = best.metrics["avg_gap"].mean == original.mean
+        return ["equal to the original"] if is_equal else []
+    if best.gain.high < 0:
         return []
-    where = place(best, original)
-    if where == "below":
-        return []
-    if where == "above":
+    if best.gain.low > 0:
         return ["worse than the original"]
     return ["not distinguishable from the original"]
 
@@ -473,12 +476,12 @@ def tuning_section(result: RunResult) -> Section | None:
         search = tuning.rows[row.key]
         best = None if search.chosen is None else search.trials[search.chosen]
         if best is None:
-            own = ["every trial diverged"]
+            doubts = ["every trial diverged"]
             remarks["lost"].append(row.label)
         else:
             edges = options_at_edge(search)
-            idle = _against_original(best.metrics["avg_gap"], tuning.original)
-            own = [*edges, *idle]
+            idle = _against_original(best, tuning.original)
+            doubts = [*edges, *idle]
             remarks["edge"] += [row.label] if edges else []
             remarks["idle"] += [row.label] if idle else []
         lost = sum(not trial.metrics for trial in search.trials)
@@ -486,7 +489,7 @@ def tuning_section(result: RunResult) -> Section | None:
         gap = best and best.metrics["avg_gap"]
         space = _space(search.space)
         chosen = format_options(best.options) if best else None
-        lines.append([row.label, space, count, chosen, gap, "; ".join(own)])
+        lines.append([row.label, space, count, chosen, gap, "; ".join(doubts)])
         spoken.append(f"{row.label} {format_cell(gap, 2)[0]}")
     columns = [
         "Model",
@@ -551,9 +554,9 @@ def _warnings(remarks: Mapping[str, Sequence[str]]) -> list[str]:
     if remarks["idle"]:
         texts.append(
             f"The best trial of {join(remarks['idle'])} is not clearly better than the"
-            " original on the same forget sets (its interval overlaps, or lies above):"
-            " the search found no hyperparameters that work, or the runs are too few to"
-            " show it."
+            " original on the same forget sets (the interval of their paired difference"
+            " holds 0, or lies above): the search found no hyperparameters that work,"
+            " or the runs are too few to show it."
         )
     return texts
 

@@ -97,8 +97,9 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
     level = f"{100 * next(iter(results.values())).level:g} %"
     tables = study_tables(results)
     failed = sum(not one.passed for run in results.values() for one in run.checks)
-    plural = "" if len(results) == 1 else "s"
-    summary = f"A study of {len(results)} variant{plural}, each with its own report."
+    summary = f"A study of {len(results)} variants, each with a report of its own."
+    if len(results) == 1:
+        summary = "A study of one variant, with a report of its own."
     nearest = []
     for name, result in results.items():
         for label, gap in list(method_gaps(result).items())[:1]:

@@ -223,21 +223,23 @@ def _difference_sentences(result: RunResult) -> list[str]:
     """Return by headline metric each method's paired difference to the oracle."""
     sentences = []
     for key in headline(result):
-        found: dict[str, list[str]] = {"like": [], "different": [], "undecided": []}
+        phrases: dict[str, list[str]] = {"like": [], "different": [], "undecided": []}
         for row in result.rows:
             one = row.differences.get(key, {}).get("oracle")
             if row.kind == "method" and one:
                 words = f"{row.label} {difference_words(one)}"
                 if one.state == "undecided":
                     words += more_words(one.more_runs)
-                found[one.state].append(words)
+                phrases[one.state].append(words)
         names = {
             "like": "like it within the margin",
             "different": "measurably different",
             "undecided": "undecided",
         }
         parts = [
-            f"{names[state]}: {join(words)}" for state, words in found.items() if words
+            f"{names[state]}: {join(words)}"
+            for state, words in phrases.items()
+            if words
         ]
         if parts:
             sentences.append(
@@ -298,8 +300,8 @@ def _gap_sentences(result: RunResult) -> list[str]:
         f"{join([best])} has the smallest Avg Gap to retraining,"
         f" {_in_words(gaps[best], 'percentage points')}"
     )
-    own = next(row for row in result.rows if row.label == best)
-    to_floor = own.differences.get("avg_gap", {}).get("floor")
+    best_row = next(row for row in result.rows if row.label == best)
+    to_floor = best_row.differences.get("avg_gap", {}).get("floor")
     again = result.row_of_kind("second_oracle")
     floor = again and again.metrics.get("avg_gap")
     if again and floor:

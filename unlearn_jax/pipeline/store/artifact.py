@@ -145,19 +145,19 @@ class Stored(Mapping[str, PyTree]):
         self,
         artifact: Artifact,
         path: pathlib.Path,
-        found: Mapping[pathlib.Path, dict[str, Any]],
+        manifests: Mapping[pathlib.Path, dict[str, Any]],
         *,
         cached: bool = False,
     ) -> None:
         self.path = path
         self.cost = clock.total(
-            (Cost(**manifest["cost"]) for manifest in found.values()),
+            (Cost(**manifest["cost"]) for manifest in manifests.values()),
             artifact.name,
             cached=cached,
         )
         self._like = artifact.like or {}
         self._is_split = artifact.items is not None
-        self._found = dict(sorted(found.items()))
+        self._found = dict(sorted(manifests.items()))
         self._derived: dict[Any, Any] = {}
         # folder and position of every item; pieces of other group sizes may overlap
         self._places: dict[int, tuple[pathlib.Path, int]] = {}
@@ -298,21 +298,21 @@ def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) ->
       InputError: no artifact is stored there.
     """
     is_whole = (path / folders.MANIFEST).is_file()
-    found = {}
+    manifests = {}
     for folder in [path] if is_whole else sorted(path.glob("items-*")):
         manifest = folders.read_manifest(folder)
         if manifest is not None:
-            found[folder] = manifest
-    if not found:
+            manifests[folder] = manifest
+    if not manifests:
         raise InputError(f"{path} stores nothing: run the same command again")
     artifact = Artifact(
-        name=next(iter(found.values()))["artifact"],
+        name=next(iter(manifests.values()))["artifact"],
         settings={},
         compute=dict,
         items=None if is_whole else Items(0, 1),
         like=like,
     )
-    return Stored(artifact, path, found, cached=True)
+    return Stored(artifact, path, manifests, cached=True)
 
 
 def _take(tree: PyTree, positions: Any) -> PyTree:
@@ -385,8 +385,8 @@ class Checkpoints:
           step: number, larger than those before.
           state: a pytree of arrays.
         """
-        now = time.monotonic()
-        is_early = now - self._saved < self._every
+        time_now = time.monotonic()
+        is_early = time_now - self._saved < self._every
         if self._is_joint:
             is_early = bool(hosts.agreed(np.array(is_early)))
         if is_early:
@@ -400,7 +400,7 @@ class Checkpoints:
             folders.write_folder(
                 folder,
                 lambda draft: trees.save_tree(draft / "state", state),
-                {"seconds": round(self._before + now - self._began, 3)},
+                {"seconds": round(self._before + time_now - self._began, 3)},
             )
         for old in _steps(self._folder)[:-2]:
             shutil.rmtree(old)
@@ -672,11 +672,11 @@ class Runner:
 
     def missing(self, artifact: Artifact) -> list[int]:
         """Return the items that are not stored; of an artifact without any, 0."""
-        found = self._find(artifact)
+        manifests = self._find(artifact)
         if artifact.items is None:
-            return [] if found else [0]
+            return [] if manifests else [0]
         stored: set[int] = set()
-        for manifest in found.values():
+        for manifest in manifests.values():
             stored.update(manifest["items"])
         return [item for item in range(artifact.items.count) if item not in stored]
 
@@ -732,12 +732,12 @@ class Runner:
 
     def _find(self, artifact: Artifact) -> dict[pathlib.Path, dict[str, Any]]:
         """Return the sound folders with their manifests; each is checked once."""
-        found = {}
+        manifests = {}
         for folder in self._folders(artifact):
             manifest = self._sound.get(folder) or folders.find_manifest(folder)
             if manifest is not None:
-                self._sound[folder] = found[folder] = manifest
-        return found
+                self._sound[folder] = manifests[folder] = manifest
+        return manifests
 
     def _set_aside(self, artifact: Artifact) -> None:
         """Move damaged folders out of the way."""

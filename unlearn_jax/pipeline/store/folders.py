@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -26,6 +27,9 @@ FORMAT = 3
 """Number of the format of stored folders; part of every key."""
 
 MANIFEST = "manifest.json"
+
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}
+"""Names of vector instructions by Linux's flags of a processor, the widest first."""
 
 DAMAGE = (
     None,
@@ -304,7 +308,6 @@ def load_array(path: pathlib.Path) -> np.ndarray:
 def versions() -> dict[str, str]:
     """Return the versions of all that decides the numbers, and the devices."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-    devices = jax.devices()
     native = onednn.native().version
     return {
         "unlearn_jax": __version__,
@@ -312,8 +315,29 @@ def versions() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in names},
         **({"onednn": native} if native else {}),
         "platform": f"{platform.system()} {platform.machine()}",
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "devices": _devices_in_words(),
     }
+
+
+@functools.cache
+def _devices_in_words() -> str:
+    """Return accelerators by number and kind, or else cores and their vectors."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    num_cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        num_cores = len(os.sched_getaffinity(0))
+    machine = platform.machine().replace("x86_64", "x86-64").replace("AMD64", "x86-64")
+    try:
+        features = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:  # another system
+        features = ""
+    for flag, name in VECTORS.items():
+        if re.search(rf"\b{flag}\b", features):
+            machine += f", {name}"
+            break
+    return f"{num_cores} CPU core{'s' * (num_cores > 1)} ({machine})"
 
 
 class Workdir:
@@ -334,15 +358,15 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give --workdir a folder")
         if self.path.is_dir() and not self._is_new():
-            found = self._format()
-            if found is None:
+            layout = self._format()
+            if layout is None:
                 raise InputError(
                     f"{self.path} holds files that are not of an unlearn_jax run: give"
                     " --workdir a new or empty folder"
                 )
-            if found != FORMAT:
+            if layout != FORMAT:
                 raise InputError(
-                    f"{self.path} is of format {found}, this version writes format"
+                    f"{self.path} is of format {layout}, this version writes format"
                     f" {FORMAT}: give --workdir a new folder, or delete this one"
                 )
         nearest = next(

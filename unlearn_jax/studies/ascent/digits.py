@@ -285,25 +285,27 @@ def attributions(
     for m in range(count):
         params = replicas.unstack(variables.params, m)
         slopes = np.asarray(margin_gradients(model, params, pool), np.float64)
-        own = slopes[:num_train]
-        kernel = own @ own.T
+        train_slopes = slopes[:num_train]
+        kernel = train_slopes @ train_slopes.T
         ridge = 1e-3 * np.trace(kernel) / num_train
         # (G^T G + r I)^-1 G^T = G^T (G G^T + r I)^-1
-        dual = np.linalg.solve(kernel + ridge * np.eye(num_train), own @ slopes.T).T
+        dual = np.linalg.solve(
+            kernel + ridge * np.eye(num_train), train_slopes @ slopes.T
+        ).T
         influences.append(dual)
         kernels.append(kernel)
     return np.mean(kernels, 0), np.mean(influences, 0)
 
 
 def forget_sets(
-    config: Config, seed: int, found: Mapping[str, PyTree]
+    config: Config, seed: int, models: Mapping[str, PyTree]
 ) -> dict[str, np.ndarray]:
     """Return the forget sets and their cross-influence norms.
 
     Args:
       config: of the study.
       seed: of the sets.
-      found: from :func:`originals`.
+      models: from :func:`originals`.
 
     Returns:
       ``masks`` ``[S, N]`` in the order of :data:`SETS`, and ``norms`` ``[S, 3]`` in
@@ -313,7 +315,7 @@ def forget_sets(
     rng = np.random.default_rng([seed, 1])
     count = config.num_forget
     num_train = config.num_train
-    variables = jax.tree.map(jnp.asarray, variables_of(found["models"]))
+    variables = jax.tree.map(jnp.asarray, variables_of(models["models"]))
     kernel, influence = attributions(config, seed, variables, min(5, config.num_models))
     on_test = influence[num_train:] - influence[num_train:].mean(1, keepdims=True)
     components = np.linalg.svd(on_test, full_matrices=False)[2][:2]
@@ -352,16 +354,16 @@ def cross_norms(
         return jnp.asarray(scaled[np.ix_(rows, columns)], jnp.float32)
 
     cross = block(~forget, forget)
-    own = (block(~forget, ~forget), block(forget, forget))
+    blocks = (block(~forget, ~forget), block(forget, forget))
     return [
         float(cross_influence_norm(cross)),
-        float(cross_influence_norm(cross, *own)),
+        float(cross_influence_norm(cross, *blocks)),
         float(np.linalg.norm(influence[np.ix_(~forget, forget)], 2)),
     ]
 
 
 def unlearn_set(
-    config: Config, seed: int, name: str, found: Mapping[str, PyTree], sets: Arrays
+    config: Config, seed: int, name: str, models: Mapping[str, PyTree], sets: Arrays
 ) -> dict[str, np.ndarray]:
     """Apply every run to a forget set and compare with two ensembles of oracles.
 
@@ -369,7 +371,7 @@ def unlearn_set(
       config: of the study.
       seed: of the originals.
       name: of the forget set, one of :data:`SETS`.
-      found: from :func:`originals`.
+      models: from :func:`originals`.
       sets: from :func:`forget_sets`.
 
     Returns:
@@ -383,15 +385,15 @@ def unlearn_set(
         margins_of(config, seed, train_ensemble(config, seed, number + i, ~forget))
         for i in (0, 1)
     )
-    variables = variables_of(found["models"])
+    variables = variables_of(models["models"])
     margins = unlearned_margins(config, seed, variables, forget)
     diverged = np.asarray(~np.isfinite(margins).all((1, 2)))
     # A model that diverged is wrong on every sample.
     margins = np.nan_to_num(margins, nan=-100.0, posinf=100.0, neginf=-100.0)
-    runs = [found["margins"], *margins]
+    runs = [models["margins"], *margins]
     klom = np.stack([audit.klom(run, first) for run in (*runs, second)])
     again = np.stack([audit.klom(run, second) for run in (*runs, first)])
-    accuracy = [(side > 0).mean(0) for side in (found["margins"], first)]
+    accuracy = [(side > 0).mean(0) for side in (models["margins"], first)]
     return {
         "klom": klom.astype(np.float32),
         "again": again.astype(np.float32),
@@ -540,7 +542,7 @@ class Findings:
         return fractions[np.arange(len(seeds)), 1, chosen]
 
 
-def collect(config: Config, found: common.Found) -> Findings:
+def collect(config: Config, artifacts: common.Artifacts) -> Findings:
     """Return the numbers of all forget sets."""
     kinds = []
     factors = []
@@ -550,7 +552,7 @@ def collect(config: Config, found: common.Found) -> Findings:
     diverged = 0
     for seed in config.seeds:
         for number, name in enumerate(SETS):
-            part = found[f"{name}-{seed}"]
+            part = artifacts[f"{name}-{seed}"]
             forget = np.zeros(part["klom"].shape[1], bool)
             forget[: config.num_train] = part["forget"]
             test = np.arange(len(forget)) >= config.num_train
@@ -561,7 +563,7 @@ def collect(config: Config, found: common.Found) -> Findings:
             tails.append(np.stack(upper, -1))
             kinds.append(kind_of(name))
             factors.append([seed, 100 * seed + number])
-            norms.append(found[f"sets-{seed}"]["norms"][number])
+            norms.append(artifacts[f"sets-{seed}"]["norms"][number])
             diverged += int(part["diverged"].sum())
     values = np.array(klom, np.float64)
     excess = (values - values[:, :, -1:]).max(-1)

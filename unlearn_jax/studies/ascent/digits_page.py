@@ -27,12 +27,12 @@ from unlearn_jax.studies.ascent.digits import (
     Findings,
     collect,
 )
-from unlearn_jax.studies.common import Found, legend
+from unlearn_jax.studies.common import Artifacts, legend
 
 
-def outcomes(found: Findings, *names: str) -> dict[str, np.ndarray]:
+def outcomes(findings: Findings, *names: str) -> dict[str, np.ndarray]:
     """Return the fractions ``[S]`` of runs that improved, did not move, or broke."""
-    change = found.excess[:, 0, found.rows_of(*names)] - found.excess[:, 0, :1]
+    change = findings.excess[:, 0, findings.rows_of(*names)] - findings.excess[:, 0, :1]
     return {
         "improved": (change < -EFFECT).mean(1),
         "unchanged": (np.abs(change) <= EFFECT).mean(1),
@@ -40,16 +40,18 @@ def outcomes(found: Findings, *names: str) -> dict[str, np.ndarray]:
     }
 
 
-def klom_table(found: Findings) -> Table:
+def klom_table(findings: Findings) -> Table:
     """Return KLoM by part of the original, the floor, and each method's best run."""
-    sets = np.arange(len(found.kinds))
+    sets = np.arange(len(findings.kinds))
     rows = {"original": 0 * sets, "retrained again (seed floor)": 0 * sets - 1}
-    rows |= {f"{label}, best run": found.best(name) for name, label in METHODS.items()}
+    rows |= {
+        f"{label}, best run": findings.best(name) for name, label in METHODS.items()
+    }
     cells: list[list[Value]] = []
     for label, row in rows.items():
-        values = [found.klom[sets, 1, row, part] for part in range(3)]
-        values += [found.tails[sets, 1, row, 0], found.excess[sets, 1, row]]
-        cells.append([label, *_estimates(values, found.factors)])
+        values = [findings.klom[sets, 1, row, part] for part in range(3)]
+        values += [findings.tails[sets, 1, row, 0], findings.excess[sets, 1, row]]
+        cells.append([label, *_estimates(values, findings.factors)])
     return Table(
         "KLoM to retrained models (nats)",
         [
@@ -72,18 +74,18 @@ def _estimates(values: Sequence[np.ndarray], factors: np.ndarray) -> list[Value]
     return [audit.summarize_runs(value, factors=factors) for value in values]
 
 
-def outcome_table(found: Findings) -> Table:
+def outcome_table(findings: Findings) -> Table:
     """Return the outcomes of all runs of each method."""
     rows: list[list[Value]] = []
     for name, label in METHODS.items():
-        values = [*outcomes(found, name).values(), found.remaining(name)]
-        elsewhere = found.remaining_elsewhere(name)
+        values = [*outcomes(findings, name).values(), findings.remaining(name)]
+        elsewhere = findings.remaining_elsewhere(name)
         if elsewhere is not None:
             values.append(elsewhere)
-        cells = _estimates([100 * value for value in values], found.factors)
+        cells = _estimates([100 * value for value in values], findings.factors)
         if elsewhere is None:
             cells.append(None)
-        rows.append([label, len(found.rows_of(name)), *cells])
+        rows.append([label, len(findings.rows_of(name)), *cells])
     return Table(
         "Every run (%)",
         [
@@ -106,19 +108,19 @@ def outcome_table(found: Findings) -> Table:
     )
 
 
-def kind_table(found: Findings) -> Table:
+def kind_table(findings: Findings) -> Table:
     """Return the outcomes by kind of forget set."""
     rows: list[list[Value]] = []
-    shares = outcomes(found, *ASCENT)
-    columns = [found.klom[:, 1, 0, 0]]
-    columns += [100 * found.remaining(name) for name in METHODS]
+    shares = outcomes(findings, *ASCENT)
+    columns = [findings.klom[:, 1, 0, 0]]
+    columns += [100 * findings.remaining(name) for name in METHODS]
     columns += [100 * shares["improved"], 100 * shares["broke"]]
     for kind, label in KINDS.items():
-        own = found.kinds == kind
-        if own.any():
-            values = [column[own] for column in columns]
-            cells = _estimates(values, found.factors[own])
-            rows.append([label, int(own.sum()), *cells])
+        chosen = findings.kinds == kind
+        if chosen.any():
+            values = [column[chosen] for column in columns]
+            cells = _estimates(values, findings.factors[chosen])
+            rows.append([label, int(chosen.sum()), *cells])
     return Table(
         "By kind of forget set",
         [
@@ -136,28 +138,28 @@ def kind_table(found: Findings) -> Table:
     )
 
 
-def targets(found: Findings) -> dict[str, np.ndarray]:
+def targets(findings: Findings) -> dict[str, np.ndarray]:
     """Return the failures ``[S]`` to predict: higher is worse."""
     return {
-        "remaining after the best ascent run": found.remaining(*ASCENT),
-        "fraction of ascent runs that broke": outcomes(found, *ASCENT)["broke"],
+        "remaining after the best ascent run": findings.remaining(*ASCENT),
+        "fraction of ascent runs that broke": outcomes(findings, *ASCENT)["broke"],
     }
 
 
-def predictors(found: Findings) -> dict[str, np.ndarray]:
+def predictors(findings: Findings) -> dict[str, np.ndarray]:
     """Return the cross-influence norms ``[S]``, and the original's KLoM."""
     return {
-        **dict(zip(NORMS, found.norms.T, strict=True)),
-        "original's KLoM above the floor": found.excess[:, 0, 0],
+        **dict(zip(NORMS, findings.norms.T, strict=True)),
+        "original's KLoM above the floor": findings.excess[:, 0, 0],
     }
 
 
-def correlation_table(found: Findings) -> Table:
+def correlation_table(findings: Findings) -> Table:
     """Return the rank correlations of predictors and failures."""
-    goals = targets(found)
-    seeds = found.factors[:, 0]
+    goals = targets(findings)
+    seeds = findings.factors[:, 0]
     rows: list[list[Value]] = []
-    for name, value in predictors(found).items():
+    for name, value in predictors(findings).items():
         cells = [audit.rank_correlation(value, goal, seeds) for goal in goals.values()]
         rows.append([name, *cells])
     return Table(
@@ -172,16 +174,16 @@ def correlation_table(found: Findings) -> Table:
     )
 
 
-def every_run(found: Findings) -> Drawing:
+def every_run(findings: Findings) -> Drawing:
     """Draw KLoM on forget and test samples of every run, a panel per kind."""
-    kinds = [kind for kind in KINDS if (found.kinds == kind).any()]
+    kinds = [kind for kind in KINDS if (findings.kinds == kind).any()]
     figure, panels = small_panels(len(kinds), share=True, height=2.7, columns=3)
     ticks = [0.3, 1, 3, 10]
     for axes, kind in zip(panels, kinds, strict=True):
         dress(axes, KINDS[kind], grid="both", size=9)
-        values = found.klom[found.kinds == kind, 0]
+        values = findings.klom[findings.kinds == kind, 0]
         for name, color in zip(METHODS, COLORS, strict=False):
-            rows = values[:, 1:-1][:, found.method == name]
+            rows = values[:, 1:-1][:, findings.method == name]
             axes.scatter(rows[..., 2], rows[..., 0], s=9, color=color, alpha=0.7, lw=0)
         axes.scatter(
             values[:, 0, 2],
@@ -215,23 +217,25 @@ def every_run(found: Findings) -> Drawing:
     return figure
 
 
-def scatter(axes: Axes, found: Findings, x: np.ndarray, y: np.ndarray) -> None:
+def scatter(axes: Axes, findings: Findings, x: np.ndarray, y: np.ndarray) -> None:
     """Draw a dot per forget set, colored by kind."""
     for kind, color in zip(KINDS, COLORS, strict=True):
-        own = found.kinds == kind
-        axes.scatter(x[own], y[own], s=22, color=color, label=KINDS[kind], zorder=3)
+        chosen = findings.kinds == kind
+        axes.scatter(
+            x[chosen], y[chosen], s=22, color=color, label=KINDS[kind], zorder=3
+        )
 
 
-def predictor_figure(found: Findings) -> Drawing:
+def predictor_figure(findings: Findings) -> Drawing:
     """Draw what remains after the best ascent run over each predictor."""
-    goal = 100 * found.remaining(*ASCENT)
-    known = predictors(found)
+    goal = 100 * findings.remaining(*ASCENT)
+    known = predictors(findings)
     figure, panels = small_panels(len(known), share="y", height=2.9, columns=2)
     for axes, (name, value) in zip(panels, known.items(), strict=True):
-        rho = audit.rank_correlation(value, goal, found.factors[:, 0])
+        rho = audit.rank_correlation(value, goal, findings.factors[:, 0])
         title = f"rank correlation {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
         dress(axes, title, grid="both", size=9)
-        scatter(axes, found, value, goal)
+        scatter(axes, findings, value, goal)
         axes.set_xlabel(name, fontsize=9)
         axes.axhline(100, color=MUTED, lw=1, ls=(0, (2, 2)))
     label = "remaining after the best ascent run (%)"
@@ -240,15 +244,15 @@ def predictor_figure(found: Findings) -> Drawing:
     return figure
 
 
-def summary(found: Findings) -> str:
+def summary(findings: Findings) -> str:
     """Return the findings in sentences."""
-    shares = outcomes(found, *ASCENT)
-    ascent = found.remaining(*ASCENT)
+    shares = outcomes(findings, *ASCENT)
+    ascent = findings.remaining(*ASCENT)
     rho, broke = (
-        audit.rank_correlation(found.norms[:, 0], goal, found.factors[:, 0])
-        for goal in targets(found).values()
+        audit.rank_correlation(findings.norms[:, 0], goal, findings.factors[:, 0])
+        for goal in targets(findings).values()
     )
-    elsewhere = found.remaining_elsewhere("gda")
+    elsewhere = findings.remaining_elsewhere("gda")
     one = ""
     if elsewhere is not None:
         one = (
@@ -258,9 +262,9 @@ def summary(found: Findings) -> str:
     num_worse = int((ascent >= 1).sum())
     by_kind = {}
     for kind, label in KINDS.items():
-        own = found.kinds == kind
-        if own.any():
-            by_kind[label] = 100 * ascent[own].mean()
+        chosen = findings.kinds == kind
+        if chosen.any():
+            by_kind[label] = 100 * ascent[chosen].mean()
     hardest = max(by_kind, key=lambda kind: by_kind[kind])
     easiest = min(by_kind, key=lambda kind: by_kind[kind])
     return (
@@ -271,22 +275,23 @@ def summary(found: Findings) -> str:
         f" distance on average ({easiest}: {by_kind[easiest]:.0f} %, {hardest}:"
         f" {by_kind[hardest]:.0f} %), and is no better than the original on"
         f" {num_worse} of {len(ascent)} sets; fine-tuning without ascent leaves"
-        f" {100 * found.remaining('finetune').mean():.0f} %.{one} The cross-influence"
-        " norm was conjectured to go with failure: its rank correlation is"
-        f" {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}] with the remaining distance"
-        f" after the best run, and {broke.mean:.2f} [{broke.low:.2f},"
-        f" {broke.high:.2f}] with the fraction of runs that break the model."
+        f" {100 * findings.remaining('finetune').mean():.0f} %.{one} The"
+        " cross-influence norm was conjectured to go with failure: its rank"
+        f" correlation is {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}] with the"
+        f" remaining distance after the best run, and {broke.mean:.2f}"
+        f" [{broke.low:.2f}, {broke.high:.2f}] with the fraction of runs that break the"
+        " model."
     )
 
 
-def make_page(config: Config, parts: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: KLoM, outcomes, kinds of sets, predictors of failure."""
-    found = collect(config, parts)
-    floor = found.klom[:, 0, -1]
-    original = found.klom[:, 0, 0]
+    findings = collect(config, artifacts)
+    floor = findings.klom[:, 0, -1]
+    original = findings.klom[:, 0, 0]
     above = int((original[:, 0] > original[:, 1]).sum())
     shares = {
-        name: 100 * value.mean() for name, value in outcomes(found, *ASCENT).items()
+        name: 100 * value.mean() for name, value in outcomes(findings, *ASCENT).items()
     }
     alike = np.random.default_rng(0).normal(size=(2, config.num_models, 2000))
     chance = audit.klom(*alike).mean()
@@ -308,9 +313,10 @@ def make_page(config: Config, parts: Found) -> Page:
     pictures = [
         Figure(
             "Every run",
-            every_run(found),
-            f"{found.klom.shape[0] * len(found.method)} dots in {len(set(found.kinds))}"
-            f" panels: {shares['improved']:.0f} % of the runs with ascent improved,"
+            every_run(findings),
+            f"{findings.klom.shape[0] * len(findings.method)} dots in"
+            f" {len(set(findings.kinds))} panels: {shares['improved']:.0f} % of the"
+            " runs with ascent improved,"
             f" {shares['unchanged']:.0f} % did not move, {shares['broke']:.0f} % broke"
             " the model.",
             "One dot per configuration and forget set, each from as many models as an"
@@ -319,7 +325,7 @@ def make_page(config: Config, parts: Found) -> Page:
         ),
         Figure(
             "Predictors of failure",
-            predictor_figure(found),
+            predictor_figure(findings),
             "Scatter of three cross-influence norms and of the original's KLoM against"
             " the remaining distance after the best ascent run.",
             "One dot per forget set. Above the dotted line no run was better than the"
@@ -327,9 +333,9 @@ def make_page(config: Config, parts: Found) -> Page:
         ),
     ]
     tables = [
-        klom_table(found),
-        outcome_table(found),
-        kind_table(found),
-        correlation_table(found),
+        klom_table(findings),
+        outcome_table(findings),
+        kind_table(findings),
+        correlation_table(findings),
     ]
-    return Page(summary(found), [*tables, *pictures, *checks])
+    return Page(summary(findings), [*tables, *pictures, *checks])

@@ -101,7 +101,8 @@ def _example(rng: np.random.Generator) -> dict[str, np.ndarray]:
     alpha = testbeds.alpha_limit(size) * rng.uniform(0, 0.98, DRAWS)
     shared = testbeds.shared_minimizers(size, alpha)
     forces = testbeds.forces(size, alpha)
-    zeros = [[_zero(total) for total in force.sum(-1) / size.ridge] for force in forces]
+    totals = np.array([force.sum(-1) / size.ridge for force in forces])
+    zeros = np.vectorize(_zero)(totals)
     above = testbeds.shared_minimizers(size, forget / retain * rng.uniform(1, 3, DRAWS))
     low, limit = testbeds.harmful_range(size, eps)
     wide = first_term(size, eps)
@@ -112,7 +113,7 @@ def _example(rng: np.random.Generator) -> dict[str, np.ndarray]:
         (0 * eps, np.minimum(wide, limit), eps),
     ]
     return {
-        "shared_error": np.abs(np.array(zeros) - np.array(shared[:3])),
+        "shared_error": np.abs(zeros - np.array(shared[:3])),
         "pair_error": _pair_errors(size, limit * rng.uniform(0, 0.98, DRAWS), eps),
         "lemma4": (
             np.abs(shared.retrained - shared.original)
@@ -227,13 +228,13 @@ def follow(
             alternating=alternating,
         )
         away = testbeds.distances(path, oracle)
-        found = {
+        arrays = {
             "start": away[0],
             "best": jnp.min(away[1:]),
             "best_step": 1 + jnp.argmin(away[1:]),
             "last": away[-1],
         }
-        return found | ({"distance": away[::every]} if every else {})
+        return arrays | ({"distance": away[::every]} if every else {})
 
     force = testbeds.forces(size, alpha).ascent
     inputs = [
@@ -279,11 +280,13 @@ def trap(config: Config) -> Arrays:
       minima at twice the ridge; ``path-NAME`` ``[2001, 2]`` weights; ``landscape``
       ``[140, 140]``, the retrained loss over ``a`` and ``b``.
     """
-    found = {}
+    arrays = {}
     for name, counts in COUNTS.items():
         minima = testbeds.trap_minima(counts)
-        found |= {f"{name}-{field}": value for field, value in minima._asdict().items()}
-        found[f"{name}-ridge2"] = np.array(
+        arrays |= {
+            f"{name}-{field}": value for field, value in minima._asdict().items()
+        }
+        arrays[f"{name}-ridge2"] = np.array(
             len(testbeds.trap_minima(counts, ridge=0.2).losses)
         )
 
@@ -295,22 +298,22 @@ def trap(config: Config) -> Arrays:
         )
 
     scratch = np.array([0.1, 0.1])
-    found["path-train"] = walk(scratch, "original", 20_000)
-    found["path-scratch"] = walk(scratch, "retrained", 20_000)
-    found["path-retrain"] = walk(found["path-train"][-1], "retrained", 20_000)
-    found["path-ascent"] = walk(found["path-train"][-1], "ascent", 20_000)
-    found["path-fine-tune"] = walk(
-        found["path-ascent"][-1], "retrained", config.fine_tuning_steps
+    arrays["path-train"] = walk(scratch, "original", 20_000)
+    arrays["path-scratch"] = walk(scratch, "retrained", 20_000)
+    arrays["path-retrain"] = walk(arrays["path-train"][-1], "retrained", 20_000)
+    arrays["path-ascent"] = walk(arrays["path-train"][-1], "ascent", 20_000)
+    arrays["path-fine-tune"] = walk(
+        arrays["path-ascent"][-1], "retrained", config.fine_tuning_steps
     )
     a = np.linspace(2.6, 5.2, 140)
     b = np.linspace(-2.5, 0.1, 140)
     weights = np.stack(np.meshgrid(a, b), -1)
-    found |= {
+    arrays |= {
         "a": a,
         "b": b,
         "landscape": testbeds.trap_loss(weights, COUNTS["retrained"]),
     }
-    return {name: np.asarray(value) for name, value in found.items()}
+    return {name: np.asarray(value) for name, value in arrays.items()}
 
 
 def make_artifacts(config: Config) -> list[Artifact]:

@@ -98,7 +98,7 @@ def order_table(samples: list[Arrays]) -> Table:
     )
 
 
-def trap_table(found: Arrays) -> Table:
+def trap_table(arrays: Arrays) -> Table:
     """Return all minima of the three objectives."""
     labels = {
         "original": "original (5, 4, 1, 4)",
@@ -108,10 +108,10 @@ def trap_table(found: Arrays) -> Table:
     rows = []
     for name, label in labels.items():
         for k, (weights, loss) in enumerate(
-            zip(found[f"{name}-weights"], found[f"{name}-losses"], strict=True)
+            zip(arrays[f"{name}-weights"], arrays[f"{name}-losses"], strict=True)
         ):
             signs = " ".join(
-                "+" if sign > 0 else "-" for sign in found[f"{name}-signs"][k]
+                "+" if sign > 0 else "-" for sign in arrays[f"{name}-signs"][k]
             )
             rows.append(
                 [
@@ -216,16 +216,16 @@ def path_figure(paths: Arrays) -> Drawing:
     return figure
 
 
-def trap_figure(found: Arrays) -> Drawing:
+def trap_figure(arrays: Arrays) -> Drawing:
     """Draw the paths on the retrained objective, and the predictions at its minima."""
     figure = Drawing(figsize=(9.2, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     dress(left, "Paths on the retrained objective", grid="both")
     levels = [5.1, 5.4, 5.8, 6.3, 7, 8, 9, 9.66, 9.8, 10.2, 11, 12, 13, 14]
     left.contour(
-        found["a"],
-        found["b"],
-        found["landscape"],
+        arrays["a"],
+        arrays["b"],
+        arrays["landscape"],
         levels=levels,
         colors=[MUTED],
         linewidths=0.7,
@@ -238,7 +238,7 @@ def trap_figure(found: Arrays) -> Drawing:
     }
     for name, (label, color, dash) in ways.items():
         left.plot(
-            *found[f"path-{name}"].T,
+            *arrays[f"path-{name}"].T,
             color=color,
             lw=2.2,
             ls=dash,
@@ -246,10 +246,10 @@ def trap_figure(found: Arrays) -> Drawing:
             zorder=3,
         )
     spots = {
-        "original": (found["original-weights"][0], MUTED, "o"),
-        "oracle": (found["retrained-weights"][0], COLORS[2], "*"),
-        "ascent's minimum": (found["ascent-weights"][0], COLORS[1], "s"),
-        "the trap": (found["retrained-weights"][1], COLORS[0], "D"),
+        "original": (arrays["original-weights"][0], MUTED, "o"),
+        "oracle": (arrays["retrained-weights"][0], COLORS[2], "*"),
+        "ascent's minimum": (arrays["ascent-weights"][0], COLORS[1], "s"),
+        "the trap": (arrays["retrained-weights"][1], COLORS[0], "D"),
     }
     for label, (point, color, marker) in spots.items():
         left.plot(
@@ -264,8 +264,8 @@ def trap_figure(found: Arrays) -> Drawing:
             zorder=4,
         )
     left.set(
-        xlim=(found["a"][0], found["a"][-1]),
-        ylim=(found["b"][0], found["b"][-1]),
+        xlim=(arrays["a"][0], arrays["a"][-1]),
+        ylim=(arrays["b"][0], arrays["b"][-1]),
         xlabel="a",
         ylabel="b",
     )
@@ -292,12 +292,12 @@ def trap_figure(found: Arrays) -> Drawing:
     return figure
 
 
-def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
+def make_page(config: Config, artifacts: Mapping[str, Arrays]) -> Page:
     """Return the page: early stopping, orderings and the trap."""
-    samples = [found[f"sampled-{seed}"] for seed in config.seeds]
-    paths = found["paths"]
-    toy = found["trap"]
-    grid = found["grid"]
+    samples = [artifacts[f"sampled-{seed}"] for seed in config.seeds]
+    paths = artifacts["paths"]
+    toy = artifacts["trap"]
+    grid = artifacts["grid"]
     helps = paths["best"][0] < paths["start"][0]
     harmful = (grid["best"][0] >= grid["start"][0]).mean()
     escaped = float(

@@ -257,24 +257,26 @@ def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
         seen = jax.tree.map(lambda leaf: leaf[: config.search_worlds], worlds)
         unseen = jax.tree.map(lambda leaf: leaf[config.search_worlds :], worlds)
         find = partial(coresets.find_core_set, seen, labels, delta=config.delta)
-        found = find(tolerance=config.tolerance)
+        core_sets = find(tolerance=config.tolerance)
         orders = np.array(
-            [found.order, coresets.rank_by_influence(seen, labels), *random_orders]
+            [core_sets.order, coresets.rank_by_influence(seen, labels), *random_orders]
         )
-        size = found.members.sum()
+        size = core_sets.members.sum()
         subsets = np.array(
-            [found.members, *(prefixes(order, [size])[0] for order in orders[1:])]
+            [core_sets.members, *(prefixes(order, [size])[0] for order in orders[1:])]
         )
         counts = counts_of(SIZES, count)
         curves = np.concatenate([prefixes(order, counts) for order in orders])
-        one_left = found.members[None] & ~np.eye(count, dtype=bool)[found.members]
+        one_left = (
+            core_sets.members[None] & ~np.eye(count, dtype=bool)[core_sets.members]
+        )
         shares = partial(coresets.suppression_without, unseen, labels)
         elsewhere = [find(tolerance=v).members.sum() for v in config.other_tolerances]
         return {
             "index": index,
             "orders": orders,
             "subsets": subsets,
-            "searched": np.array([found.forward_size, found.sufficiency]),
+            "searched": np.array([core_sets.forward_size, core_sets.sufficiency]),
             "sizes_elsewhere": np.array(elsewhere),
             "top_shares": coresets.suppression_without(
                 seen, labels, prefixes(orders[1], np.arange(1, count + 1))
@@ -290,14 +292,14 @@ def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
 
 
 def train_without(
-    config: Config, seeds: tuple[int, ...], found: Arrays, among: np.ndarray
+    config: Config, seeds: tuple[int, ...], core_sets: Arrays, among: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Train networks without subsets of the forget set.
 
     Args:
       config: of the study.
       seeds: S of them.
-      found: from :func:`search`.
+      core_sets: from :func:`search`.
       among: ``[Q, F]`` subsets to leave out.
 
     Returns:
@@ -305,7 +307,7 @@ def train_without(
       ``test_accuracy`` ``[S, Q]``.
     """
     splits = data.load_digits(num_train=config.num_train)
-    index = found["index"]
+    index = core_sets["index"]
     labels = splits.train.labels[index]
     removed = np.zeros((len(among), config.num_train), bool)
     removed[:, index] = among
@@ -337,14 +339,14 @@ def shares_of(networks: Arrays) -> np.ndarray:
     return coresets.suppression(level, level[:, :1], level[:, 1:2])
 
 
-def curve_of_networks(config: Config, found: Arrays) -> dict[str, np.ndarray]:
+def curve_of_networks(config: Config, core_sets: Arrays) -> dict[str, np.ndarray]:
     """Return the suppression ``[S, 3, Q]`` along three orders of the forget set."""
-    count = len(found["index"])
+    count = len(core_sets["index"])
     counts = counts_of(config.curve, count)
     ends = np.stack([np.zeros(count, bool), np.ones(count, bool)])
-    parts = [prefixes(order, counts) for order in found["orders"][:3]]
+    parts = [prefixes(order, counts) for order in core_sets["orders"][:3]]
     among = np.concatenate([ends, *parts])
-    shares = shares_of(train_without(config, config.seeds, found, among))
+    shares = shares_of(train_without(config, config.seeds, core_sets, among))
     return {"shares": shares[:, 2:].reshape(len(config.seeds), 3, len(config.curve))}
 
 
@@ -365,7 +367,7 @@ def enough(config: Config, shares: np.ndarray) -> np.ndarray:
 
 
 def judge_by_networks(
-    config: Config, found: Arrays, curve: Arrays
+    config: Config, core_sets: Arrays, curve: Arrays
 ) -> dict[str, np.ndarray]:
     """Train networks of new seeds without all subsets that are compared.
 
@@ -374,15 +376,15 @@ def judge_by_networks(
       :data:`NOTHING`, :data:`ALL`, :data:`FROM_KERNEL`, :data:`SIZED` and
       :data:`AGAIN`, of which ``among`` has all but the last.
     """
-    count = len(found["index"])
+    count = len(core_sets["index"])
     size = counts_of(enough(config, curve["shares"])[:1], count)
-    sized = np.concatenate([prefixes(order, size) for order in found["orders"][:3]])
+    sized = np.concatenate([prefixes(order, size) for order in core_sets["orders"][:3]])
     ends = np.stack([np.zeros(count, bool), np.ones(count, bool)])
-    subsets = found["subsets"][:3]
+    subsets = core_sets["subsets"][:3]
     among = np.concatenate([ends, subsets, ~subsets, sized, ~sized])
-    networks = train_without(config, config.judge_seeds, found, among)
+    networks = train_without(config, config.judge_seeds, core_sets, among)
     other_seeds = tuple(100_000 + seed for seed in config.judge_seeds)
-    again = train_without(config, other_seeds, found, ends[1:])
+    again = train_without(config, other_seeds, core_sets, ends[1:])
     both = {
         name: np.concatenate([networks[name], again[name]], axis=1) for name in networks
     }

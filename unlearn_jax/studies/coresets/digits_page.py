@@ -42,12 +42,12 @@ def rate(events: np.ndarray) -> str:
     return f"{events.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
-def kernel_table(config: Config, found: Mapping[str, Arrays]) -> Table:
+def kernel_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
     """Return PS, PN and PNS of each core-set and of subsets of its size."""
     suppressed = partial(coresets.suppressed, tolerance=config.tolerance)
     rows = []
     for name in set_names(config):
-        part = found[f"search-{name}"]
+        part = artifacts[f"search-{name}"]
         size = part["subsets"][0].sum()
         count = len(part["index"])
         left = suppressed(part["one_left_shares"]).mean(0)
@@ -95,17 +95,17 @@ def kernel_table(config: Config, found: Mapping[str, Arrays]) -> Table:
     )
 
 
-def size_table(config: Config, found: Mapping[str, Arrays]) -> Table:
+def size_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
     """Return how many samples must be removed, by tolerance and model."""
     suppressed = partial(coresets.suppressed, tolerance=config.tolerance)
     rows = []
     for name in set_names(config):
-        part = found[f"search-{name}"]
+        part = artifacts[f"search-{name}"]
         count = len(part["index"])
         passed = suppressed(part["top_shares"]).mean(0) >= 1 - config.delta - 1e-9
         sizes = [part["subsets"][0].sum(), *part["sizes_elsewhere"]]
         sizes.append(np.argmax(passed) + 1)
-        networks = enough(config, found[f"curve-{name}"]["shares"])
+        networks = enough(config, artifacts[f"curve-{name}"]["shares"])
         rows.append(
             [
                 name,
@@ -134,10 +134,10 @@ def size_table(config: Config, found: Mapping[str, Arrays]) -> Table:
 
 
 def network_table(
-    config: Config, found: Mapping[str, Arrays], kind: str, names: list[str]
+    config: Config, artifacts: Mapping[str, Arrays], kind: str, names: list[str]
 ) -> Table:
     """Return the suppression of networks of new seeds, for one kind of forget set."""
-    judged = [found[f"judge-{name}"] for name in names]
+    judged = [artifacts[f"judge-{name}"] for name in names]
     shares = np.stack([shares_of(part) for part in judged])
     is_suppressed = coresets.suppressed(shares, tolerance=config.tolerance)
     rows = []
@@ -184,13 +184,13 @@ def removed_by(judged: list[Arrays], column: int) -> list[np.ndarray]:
     return [part["among"][ALL if column == AGAIN else column] for part in judged]
 
 
-def membership_table(config: Config, found: Mapping[str, Arrays]) -> Table:
+def membership_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
     """Return U-LiRA's AUC on single samples of the forget sets."""
     columns = []
     cases = [row for row in network_rows() if row[1] != AGAIN]
     rows: list[list[Any]] = [[label] for label, _, _ in cases]
     for kind, names in kinds_of(config).items():
-        judged = [found[f"judge-{name}"] for name in names]
+        judged = [artifacts[f"judge-{name}"] for name in names]
         title = KINDS[kind].lower()
         columns += [f"{title}: left in (%)", f"{title}: removed (%)"]
         for row, (_, column, _) in zip(rows, cases, strict=True):
@@ -242,7 +242,9 @@ def ulira_auc(
     return estimate(areas) if areas else None
 
 
-def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, str]:
+def curve_figure(
+    config: Config, artifacts: Mapping[str, Arrays]
+) -> tuple[Drawing, str]:
     """Draw suppression over size for three orders, and describe it.
 
     Kernel models above, networks below, a column per kind of forget set.
@@ -253,7 +255,7 @@ def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, 
     spoken = []
     for column, (kind, names) in enumerate(kinds.items()):
         title = KINDS[kind]
-        kernels = [found[f"search-{name}"] for name in names]
+        kernels = [artifacts[f"search-{name}"] for name in names]
         places = np.mean([part["curve_sizes"] for part in kernels], 0)
         for row, word in enumerate(("kernel models", "networks")):
             dress(panels[row, column], f"{title}, {word}", grid="both", size=10)
@@ -289,7 +291,7 @@ def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, 
                 alpha=0.2,
                 lw=0,
             )
-            trained = [found[f"curve-{name}"]["shares"][:, j] for name in names]
+            trained = [artifacts[f"curve-{name}"]["shares"][:, j] for name in names]
             points = [
                 estimate(column) for column in np.moveaxis(np.stack(trained), -1, 0)
             ]
@@ -323,9 +325,9 @@ def curve_figure(config: Config, found: Mapping[str, Arrays]) -> tuple[Drawing, 
     return figure, "; ".join(spoken)
 
 
-def attack_check(config: Config, found: Mapping[str, Arrays]) -> Check:
+def attack_check(config: Config, artifacts: Mapping[str, Arrays]) -> Check:
     """Check that the attack is blind where the whole forget set was removed."""
-    judged = [found[f"judge-{name}"] for name in set_names(config)]
+    judged = [artifacts[f"judge-{name}"] for name in set_names(config)]
     auc = ulira_auc(judged, ALL, removed=True)
     assert auc is not None
     detail = (
@@ -339,20 +341,20 @@ def attack_check(config: Config, found: Mapping[str, Arrays]) -> Check:
     )
 
 
-def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
+def make_page(config: Config, artifacts: Mapping[str, Arrays]) -> Page:
     """Return the page: networks, members left in, kernel models, sizes."""
-    figure, alt = curve_figure(config, found)
-    gap = float(found["ridge"]["gap"])
+    figure, alt = curve_figure(config, artifacts)
+    gap = float(artifacts["ridge"]["gap"])
     return Page(
-        summary=summary(config, found),
+        summary=summary(config, artifacts),
         blocks=[
             *(
-                network_table(config, found, kind, names)
+                network_table(config, artifacts, kind, names)
                 for kind, names in kinds_of(config).items()
             ),
-            membership_table(config, found),
-            kernel_table(config, found),
-            size_table(config, found),
+            membership_table(config, artifacts),
+            kernel_table(config, artifacts),
+            size_table(config, artifacts),
             Figure(
                 "Size against suppression",
                 figure,
@@ -367,17 +369,17 @@ def make_page(config: Config, found: Mapping[str, Arrays]) -> Page:
                 gap < 1e-10,
                 f"outputs differ from refitting by {gap:.0e}",
             ),
-            attack_check(config, found),
+            attack_check(config, artifacts),
         ],
     )
 
 
-def summary(config: Config, found: Mapping[str, Arrays]) -> str:
+def summary(config: Config, artifacts: Mapping[str, Arrays]) -> str:
     """Return the findings in sentences."""
     sentences = []
     for kind, names in kinds_of(config).items():
-        sizes = [found[f"search-{name}"]["subsets"][0].mean() for name in names]
-        curves = [found[f"curve-{name}"]["shares"] for name in names]
+        sizes = [artifacts[f"search-{name}"]["subsets"][0].mean() for name in names]
+        curves = [artifacts[f"curve-{name}"]["shares"] for name in names]
         networks = np.mean([enough(config, curve) for curve in curves], 0)
         sentences.append(
             f"{KINDS[kind]}: the core-sets of kernel models hold"
@@ -388,7 +390,7 @@ def summary(config: Config, found: Mapping[str, Arrays]) -> str:
         )
     sentences.append(coresets.CAVEAT)
     for kind, names in kinds_of(config).items():
-        judged = [found[f"judge-{name}"] for name in names]
+        judged = [artifacts[f"judge-{name}"] for name in names]
         ours = ulira_auc(judged, FROM_KERNEL, removed=False)
         random = ulira_auc(judged, FROM_KERNEL + 2, removed=False)
         if ours is not None and random is not None:

@@ -14,8 +14,8 @@ from unlearn_jax.attacks import risk_gap_bound
 from unlearn_jax.audit import Estimate, sample_weights, summarize
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Arrays, Found, legend
-from unlearn_jax.studies.ensembles.artifacts import TERMS, EnsembleConfig, terms_of
+from unlearn_jax.studies.common import Arrays, Artifacts, legend
+from unlearn_jax.studies.ensembles.config import TERMS, EnsembleConfig, terms_of
 
 Metric = Callable[[Arrays, np.ndarray], np.ndarray]
 """``(arrays of an attack, weights [W, N]) -> [W]``, percent; NaN where none counts."""
@@ -42,8 +42,8 @@ def label_of(arm: str) -> str:
 
 def _words_of(arm: str) -> str:
     words = " + ".join(_WORDS[term] for term in terms_of(arm)) or "plain"
-    found = re.search(r"lotos([\d.]+)", arm)
-    return words.replace("LOTOS", f"LOTOS {found[1]}") if found else words
+    match = re.search(r"lotos([\d.]+)", arm)
+    return words.replace("LOTOS", f"LOTOS {match[1]}") if match else words
 
 
 def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -148,9 +148,9 @@ class _Summary:
     Differences are paired by it.
     """
 
-    def __init__(self, config: EnsembleConfig, found: Found) -> None:
+    def __init__(self, config: EnsembleConfig, artifacts: Artifacts) -> None:
         self.config = config
-        self.found = found
+        self.artifacts = artifacts
         rng = np.random.default_rng(0)
         count = len(self.of(config.arms[0], config.seeds[0])["clean"])
         drawn = sample_weights(rng, config.num_bootstrap, np.zeros(count, int))
@@ -158,7 +158,7 @@ class _Summary:
         self.seeds = np.arange(len(config.seeds))[:, None]
 
     def of(self, arm: str, seed: int) -> Arrays:
-        return self.found[f"attack-{arm}-{seed}"]
+        return self.artifacts[f"attack-{arm}-{seed}"]
 
     def values(self, arm: str, metric: Metric) -> np.ndarray:
         """``[seeds, 1 + replicates]``, the data as they are first."""
@@ -189,13 +189,13 @@ def parents(arms: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def make_page(config: EnsembleConfig, found: Found) -> Page:
+def make_page(config: EnsembleConfig, artifacts: Artifacts) -> Page:
     """Return the page: attacks, what each term changes, norms, cost."""
-    if "pilot" in found:
-        radius = float(found["pilot"]["main_radius"])
+    if "pilot" in artifacts:
+        radius = float(artifacts["pilot"]["main_radius"])
         plan = dataclasses.replace(config.attack, main_radius=radius)
         config = dataclasses.replace(config, attack=plan)
-    summary = _Summary(config, found)
+    summary = _Summary(config, artifacts)
     plan = config.attack
     columns = metrics(plan.radii.index(plan.main_radius))
     values: dict[str, dict[str, np.ndarray]] = {}
@@ -228,15 +228,15 @@ def make_page(config: EnsembleConfig, found: Found) -> Page:
         title = "Change by each term"
         note = "Points; the same seeds and samples."
         tables.append(Table(title, ["difference", *columns], changes, note))
-    tables.append(_norms_table(config, found))
-    tables.append(_foreign_table(config, found))
-    tables += _curve_tables(config, found)
-    if "pilot" in found:
-        tables.append(_pilot_table(config, found["pilot"]))
-    if "overhead" in found:
-        tables.append(_overhead_table(found["overhead"], config))
+    tables.append(_norms_table(config, artifacts))
+    tables.append(_foreign_table(config, artifacts))
+    tables += _curve_tables(config, artifacts)
+    if "pilot" in artifacts:
+        tables.append(_pilot_table(config, artifacts["pilot"]))
+    if "overhead" in artifacts:
+        tables.append(_overhead_table(artifacts["overhead"], config))
     figures = [_heatmaps(config, summary), _curves(config, summary)]
-    blocks = [*tables, *figures, *_checks(config, found)]
+    blocks = [*tables, *figures, *_checks(config, artifacts)]
     return Page(summary=_words(config, summary, values), blocks=blocks)
 
 
@@ -300,8 +300,8 @@ def _change(summary: _Summary, arm: str, less: str, metric: Metric) -> str:
     return f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
 
 
-def _norms_table(config: EnsembleConfig, found: Found) -> Table:
-    paths = found[f"{config.arms[0]}-{config.seeds[0]}"]["layers"]
+def _norms_table(config: EnsembleConfig, artifacts: Artifacts) -> Table:
+    paths = artifacts[f"{config.arms[0]}-{config.seeds[0]}"]["layers"]
     layers = [str(path).split("/", 1)[-1] for path in paths]
     chain = config.model.name in CHAINS
     rows = []
@@ -311,12 +311,12 @@ def _norms_table(config: EnsembleConfig, found: Found) -> Table:
             kinds = {"norms_trained": "end of training", "norms": "after the last clip"}
         for name, when in kinds.items():
             norms = np.concatenate(
-                [found[f"{arm}-{seed}"][name] for seed in config.seeds]
+                [artifacts[f"{arm}-{seed}"][name] for seed in config.seeds]
             )
             row: list[Any] = [f"{label_of(arm)}, {when}", *map(float, norms.max(0))]
             if chain:
                 slopes = [
-                    found[f"attack-{arm}-{seed}"]["slope"].max()
+                    artifacts[f"attack-{arm}-{seed}"]["slope"].max()
                     for seed in config.seeds
                 ]
                 row += [
@@ -333,13 +333,15 @@ def _norms_table(config: EnsembleConfig, found: Found) -> Table:
     return Table("True spectral norms of the layers", columns, rows, caption)
 
 
-def _foreign_table(config: EnsembleConfig, found: Found) -> Table:
+def _foreign_table(config: EnsembleConfig, artifacts: Artifacts) -> Table:
     """Return the foreign stretch of every layer over the clipping target."""
-    first = found[f"{config.arms[0]}-{config.seeds[0]}"]["foreign_layers"]
+    first = artifacts[f"{config.arms[0]}-{config.seeds[0]}"]["foreign_layers"]
     layers = [str(path).split("/", 1)[-1] for path in first]
     rows: list[list[Any]] = []
     for arm in config.arms:
-        tables = np.stack([found[f"{arm}-{seed}"]["foreign"] for seed in config.seeds])
+        tables = np.stack(
+            [artifacts[f"{arm}-{seed}"]["foreign"] for seed in config.seeds]
+        )
         others = tables[..., ~np.eye(tables.shape[-1], dtype=bool)]
         ratios = others.mean((0, 2)) / config.clip.max_norm
         rows.append([label_of(arm), *map(float, ratios)])
@@ -353,7 +355,7 @@ def _foreign_table(config: EnsembleConfig, found: Found) -> Table:
     return Table("Foreign stretch over C", ["arm", *layers], rows, caption)
 
 
-def _curve_tables(config: EnsembleConfig, found: Found) -> list[Table]:
+def _curve_tables(config: EnsembleConfig, artifacts: Artifacts) -> list[Table]:
     """Return transfer in training, and under the penalty alone, means over seeds."""
     tables = []
     plan = config.attack
@@ -363,18 +365,18 @@ def _curve_tables(config: EnsembleConfig, found: Found) -> list[Table]:
         " over seeds, behind it the members' accuracy."
     )
     if plan.every_epochs:
-        parts = [found[f"{config.arms[0]}-{seed}"] for seed in config.seeds]
+        parts = [artifacts[f"{config.arms[0]}-{seed}"] for seed in config.seeds]
         epochs = [int(epoch) for epoch in parts[0]["epochs"]]
         rows: list[list[Any]] = []
         for arm in config.arms:
-            parts = [found[f"{arm}-{seed}"] for seed in config.seeds]
+            parts = [artifacts[f"{arm}-{seed}"] for seed in config.seeds]
             rows.append([label_of(arm), *_rates(parts)])
         columns = ["arm", *(f"epoch {epoch}" for epoch in epochs)]
         tables.append(Table("Transfer in training", columns, rows, note))
     rows = []
     steps: list[int] = []
     for arm in config.control.arms:
-        parts = [found[f"control-{arm}-{seed}"] for seed in config.seeds]
+        parts = [artifacts[f"control-{arm}-{seed}"] for seed in config.seeds]
         steps = [int(step) for step in parts[0]["steps"]]
         rows.append([f"{label_of(arm)}: transfer", *_rates(parts)])
         for name in ("penalty", "stretch"):
@@ -543,11 +545,11 @@ def _at_radius(
     return measure(arrays, radius, weights)
 
 
-def _checks(config: EnsembleConfig, found: Found) -> list[Check]:
+def _checks(config: EnsembleConfig, artifacts: Artifacts) -> list[Check]:
     runs = [(arm, seed) for arm in config.arms for seed in config.seeds]
     checks: list[Check] = []
     clipped = [
-        found[f"{arm}-{seed}"]["norms"].max()
+        artifacts[f"{arm}-{seed}"]["norms"].max()
         for arm, seed in runs
         if "clip" in terms_of(arm)
     ]
@@ -563,7 +565,7 @@ def _checks(config: EnsembleConfig, found: Found) -> list[Check]:
     main = config.attack.radii.index(config.attack.main_radius)
     weaker = []
     for arm, seed in runs:
-        arrays = found[f"attack-{arm}-{seed}"]
+        arrays = artifacts[f"attack-{arm}-{seed}"]
         cut = len(arrays["strong_fooled"])
         pgd = np.mean(arrays["clean"][:cut] & ~arrays["white_fooled"][main][:cut])
         weaker.append(
@@ -581,7 +583,7 @@ def _checks(config: EnsembleConfig, found: Found) -> list[Check]:
         )
     )
     if config.model.name in CHAINS:
-        gap, slope = _bounds(found, runs)
+        gap, slope = _bounds(artifacts, runs)
         detail = (
             f"largest gap of risks on shared adversarial images: {100 * gap:.2f}% of"
             " |clean gap| + 2 L |delta|"
@@ -599,7 +601,9 @@ def _checks(config: EnsembleConfig, found: Found) -> list[Check]:
     return checks
 
 
-def _bounds(found: Found, runs: Sequence[tuple[str, int]]) -> tuple[float, float]:
+def _bounds(
+    artifacts: Artifacts, runs: Sequence[tuple[str, int]]
+) -> tuple[float, float]:
     """Return the largest ratios of risk gaps and of slopes to their bounds.
 
     Two losses move by at most ``sqrt(2) L`` times the length of a perturbation each, so
@@ -609,8 +613,8 @@ def _bounds(found: Found, runs: Sequence[tuple[str, int]]) -> tuple[float, float
     gaps = []
     slopes = []
     for arm, seed in runs:
-        arrays = found[f"attack-{arm}-{seed}"]
-        product = found[f"{arm}-{seed}"]["norms"].prod(1)
+        arrays = artifacts[f"attack-{arm}-{seed}"]
+        product = artifacts[f"{arm}-{seed}"]["norms"].prod(1)
         slopes.append(float(np.max(arrays["slope"] / product)))
         clean = arrays["clean_risk"]
         moved = arrays["moved_risk"]

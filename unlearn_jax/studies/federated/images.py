@@ -256,11 +256,11 @@ def forget_all(
         recovery.for_each, shared=_samples(config), group=min(config.group, 10)
     )
     again = variables_of(trained["again"])
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     trio = {"original": originals, "retrained": oracle, "again": again}
     for name, variables in trio.items():
         items = (variables, oracle, fed.forget, fed.removed)
-        found[name] = run(Measures(model), items)
+        arrays[name] = run(Measures(model), items)
     # Variables to recover from, and the rounds that unlearning took.
     starts: dict[str, tuple[Variables, int]] = {
         "natural": (originals, 0),
@@ -298,7 +298,7 @@ def forget_all(
     items = (keys, variables, np.repeat(before, cases), *case)
     program = recovery.Recovery(model, config.local, config.recovery, Measures(model))
     traces = run(program, items).reshape(len(starts), cases, 1 + config.recovery, -1)
-    return found | dict(zip(starts, traces, strict=True))
+    return arrays | dict(zip(starts, traces, strict=True))
 
 
 def _puf_weights(fed: Federation, mode: Mode, eta: float) -> Array:

@@ -16,7 +16,7 @@ from unlearn_jax.figures.style import (
     small_panels,
 )
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Found, legend
+from unlearn_jax.studies.common import Artifacts, legend
 from unlearn_jax.studies.federated.images import (
     MEASURES,
     SETTINGS,
@@ -176,15 +176,15 @@ STYLE = {
 }
 
 
-def curves(found: Mapping[str, federated.RecoveryRuns]) -> Drawing:
+def curves(recoveries: Mapping[str, federated.RecoveryRuns]) -> Drawing:
     """Draw forget (above) and test accuracy by round, minus the retrained model's."""
     main = ("dirichlet", "iid", "owner", "half")
-    shown = [name for name in main if name in found] or list(found)
+    shown = [name for name in main if name in recoveries] or list(recoveries)
     figure, panels = small_panels(
         2 * len(shown), share="x", columns=len(shown), height=2.1
     )
     for i, (axes, setting) in enumerate(zip(panels, shown * 2, strict=True)):
-        runs = found[setting]
+        runs = recoveries[setting]
         place = int(i < len(shown))
         goal = runs.measured["retrained"][..., place]
         for name, (color, dashes) in STYLE.items():
@@ -235,15 +235,15 @@ def gaps(runs: federated.RecoveryRuns) -> Drawing:
     return figure
 
 
-def make_page(config: Config, parts: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: methods by setting, clients, strengths."""
-    found = {}
+    recoveries = {}
     for name in config.settings:
-        runs = [parts[f"forget-{name}-{seed}"] for seed in config.seeds]
-        found[name] = federated.RecoveryRuns(runs, MEASURES)
-    tables = [methods_table(runs, name) for name, runs in found.items()]
+        runs = [artifacts[f"forget-{name}-{seed}"] for seed in config.seeds]
+        recoveries[name] = federated.RecoveryRuns(runs, MEASURES)
+    tables = [methods_table(runs, name) for name, runs in recoveries.items()]
     pictures = []
-    if "dirichlet" in found:
+    if "dirichlet" in recoveries:
         fed = federation("dirichlet", config)
         splits = splits_of(config)
         counts = np.stack(
@@ -254,30 +254,30 @@ def make_page(config: Config, parts: Found) -> Page:
         )
         classes = (counts >= 0.05 * counts.sum(1, keepdims=True)).sum(1)
         tables[1:1] = [
-            clients_table(found["dirichlet"], counts.sum(1), classes),
-            strength_table(found["dirichlet"], config.strengths),
+            clients_table(recoveries["dirichlet"], counts.sum(1), classes),
+            strength_table(recoveries["dirichlet"], config.strengths),
         ]
     pictures.append(
         Figure(
             "Accuracy by round",
-            curves(found),
-            alt=summary_of(found),
+            curves(recoveries),
+            alt=summary_of(recoveries),
             caption=CAPTION,
         )
     )
-    first = "dirichlet" if "dirichlet" in found else config.settings[0]
+    first = "dirichlet" if "dirichlet" in recoveries else config.settings[0]
     pictures.append(
         Figure(
             f"How far from the retrained model ({first})",
-            gaps(found[first]),
-            alt=summary_of({first: found[first]}),
+            gaps(recoveries[first]),
+            alt=summary_of({first: recoveries[first]}),
             caption=(
                 "Dots: runs after recovery; bars: mean over seeds. What two retrained"
                 " models differ by is the noise."
             ),
         )
     )
-    return Page(summary_of(found), [*tables, *pictures, *checks(found)])
+    return Page(summary_of(recoveries), [*tables, *pictures, *checks(recoveries)])
 
 
 CAPTION = (
@@ -288,12 +288,12 @@ CAPTION = (
 )
 
 
-def summary_of(found: Mapping[str, federated.RecoveryRuns]) -> str:
+def summary_of(recoveries: Mapping[str, federated.RecoveryRuns]) -> str:
     """Return the findings in sentences."""
     sentences = [
         "Mean gap in forget accuracy to each case's own retrained model, in points."
     ]
-    for name, runs in found.items():
+    for name, runs in recoveries.items():
         rows = (
             "original",
             "natural",
@@ -319,10 +319,10 @@ def summary_of(found: Mapping[str, federated.RecoveryRuns]) -> str:
     return " ".join(sentences)
 
 
-def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
+def checks(recoveries: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
     """Return the checks: finite numbers, and PUF's effect at once."""
-    out = [Check("every number is finite", all(map(is_finite, found.values())))]
-    for name, runs in found.items():
+    out = [Check("every number is finite", all(map(is_finite, recoveries.values())))]
+    for name, runs in recoveries.items():
         at_once = runs.measured["special"][:, :, 0] - runs.measured["original"]
         change = 100 * at_once[..., 1].mean()
         out.append(
@@ -332,8 +332,8 @@ def checks(found: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
                 f"by {-change:.1f} points",
             )
         )
-    if "owner" in found:
-        most = 100 * found["owner"].measured["retrained"][..., 1].max()
+    if "owner" in recoveries:
+        most = 100 * recoveries["owner"].measured["retrained"][..., 1].max()
         out.append(
             Check(
                 "owner: a retrained model never predicts the class",

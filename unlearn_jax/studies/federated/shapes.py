@@ -173,10 +173,10 @@ def forget_all(
     originals = recovery.repeat(original, cases)
     retrained = variables_of(trained["retrained"])
     again = variables_of(trained["again"])
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     trio = {"original": originals, "retrained": retrained, "again": again}
     for name, variables in trio.items():
-        found[name] = run(Measures(model), (variables, leaving))
+        arrays[name] = run(Measures(model), (variables, leaving))
     clients = _clients(config)
     all_clients = recovery.repeat(clients, cases)
     # Variables to recover from, and the rounds that unlearning took.
@@ -204,7 +204,7 @@ def forget_all(
     items = (case[0], variables, np.repeat(before, cases), *case[1:])
     program = recovery.Recovery(model, local, config.recovery, Measures(model))
     traces = run(program, items).reshape(len(starts), cases, 1 + config.recovery, -1)
-    return found | dict(zip(starts, traces, strict=True))
+    return arrays | dict(zip(starts, traces, strict=True))
 
 
 def _clients(config: Config) -> federated.Clients:

@@ -18,7 +18,7 @@ from unlearn_jax.figures.style import (
     small_panels,
 )
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Found, legend, variables_of
+from unlearn_jax.studies.common import Artifacts, legend, variables_of
 from unlearn_jax.studies.federated.recovery import (
     LABELS,
     is_finite,
@@ -152,10 +152,10 @@ def examples(config: Config, trained: Mapping[str, PyTree]) -> Drawing:
     return figure
 
 
-def make_page(config: Config, parts: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: methods, Dice by round, predicted maps."""
     runs = federated.RecoveryRuns(
-        [parts[f"forget-{seed}"] for seed in config.seeds], MEASURES
+        [artifacts[f"forget-{seed}"] for seed in config.seeds], MEASURES
     )
     gap = {name: runs.gap(name).mean() for name in ROWS}
     dice = {
@@ -195,7 +195,7 @@ def make_page(config: Config, parts: Found) -> Page:
         ),
         Figure(
             "Styles",
-            examples(config, parts[f"models-{config.seeds[0]}"]),
+            examples(config, artifacts[f"models-{config.seeds[0]}"]),
             alt=(
                 "One training image of each client, its map, and the maps that two"
                 " models predict."

@@ -181,17 +181,17 @@ def convex_removal(
         batch_size=len(images),
         **options,
     )
-    kept = jnp.nonzero(~forget, size=len(images) - num_forget)[0]
+    retain = jnp.nonzero(~forget, size=len(images) - num_forget)[0]
     again = influence.fit_dual(
-        influence.kernel_block(kernel, kept, kept),
-        targets[kept],
+        influence.kernel_block(kernel, retain, retain),
+        targets[retain],
         ridge=ridge,
-        offsets=apply(params, images[kept]),
-        start=fit.alpha[kept],
+        offsets=apply(params, images[retain]),
+        start=fit.alpha[retain],
         loss=LOSSES[loss],
         num_steps=10,
     )
-    retrained = jax.tree.map(jnp.add, params, pull(images[kept], again.alpha))
+    retrained = jax.tree.map(jnp.add, params, pull(images[retain], again.alpha))
     by_dual = pull(images, dual.change)
     return trained, by_dual, primal.params, retrained, again.stationarity
 
@@ -392,7 +392,7 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
     fit = FIT(kernel, targets, offsets=apply(params, x), num_steps=8, **options)
     linear = influence.linearize(apply, params)
     trained = jax.tree.map(jnp.add, params, influence.pull(apply, params, x, fit.alpha))
-    found = {
+    arrays = {
         "kernel": [seconds(make)],
         "parameters": [size],
         "dense": [],
@@ -419,20 +419,20 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
         )
         solvers = {"dense": influence.Dense(), "cg": influence.CG()}
         for name, solver in solvers.items():
-            found[name].append(seconds(partial(dual, solver=solver)))
-        found["primal"].append(seconds(primal))
+            arrays[name].append(seconds(partial(dual, solver=solver)))
+        arrays["primal"].append(seconds(primal))
         step = influence.pull(apply, params, x, dual(solver=influence.CG()).change)
-        found["gap"].append(
+        arrays["gap"].append(
             distance(step, primal().params) / float(optax.tree.norm(step))
         )
-        kept = (len(x) - removed) * outputs
-        found["bytes"].append(
+        num_retain = (len(x) - removed) * outputs
+        arrays["bytes"].append(
             [
-                4 * ((len(x) * outputs) ** 2 + kept**2),
+                4 * ((len(x) * outputs) ** 2 + num_retain**2),
                 4 * (6 * size + 4 * len(x) * width),
             ]
         )
-    return {name: np.asarray(value, float) for name, value in found.items()}
+    return {name: np.asarray(value, float) for name, value in arrays.items()}
 
 
 def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
@@ -513,9 +513,9 @@ def make_artifacts(config: Config) -> list[Artifact]:
         artifacts.append(Artifact(name=name, settings=settings, compute=compute))
 
     for seed in config.seeds:
-        own = {"seed": seed, "width": config.width}
-        add(f"convex-{seed}", shared | own, partial(convex, config, seed))
-        settings = common | own | {"classes": config.classes}
+        of_seed = {"seed": seed, "width": config.width}
+        add(f"convex-{seed}", shared | of_seed, partial(convex, config, seed))
+        settings = common | of_seed | {"classes": config.classes}
         add(f"targets-{seed}", settings, partial(targets, config, seed))
         for name in config.networks:
             settings = common | {"seed": seed, "network": name}

@@ -1,6 +1,7 @@
 """Page of the study of influence functions on digits."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 from unlearn_jax import audit
 from unlearn_jax.figures.style import COLORS, INK, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Arrays, Found, legend
+from unlearn_jax.studies.common import Arrays, Artifacts, legend
 from unlearn_jax.studies.influence.digits import Config
 
 
@@ -20,15 +21,15 @@ def bound(values: np.ndarray) -> audit.Estimate | str:
     return audit.summarize_runs(values)
 
 
-def make_page(config: Config, found: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: linearized networks, real networks, targets, cost."""
-    convex = [dict(found[f"convex-{seed}"]) for seed in config.seeds]
+    convex = [dict(artifacts[f"convex-{seed}"]) for seed in config.seeds]
     linear = jax.tree.map(lambda *values: np.stack(values), *convex)
     squared = linear["squared"][0].astype(bool)
     first = linear["params"][:, 0]
     guards = {}
     for name in config.networks:
-        runs = [dict(found[f"network-{name}-{seed}"]) for seed in config.seeds]
+        runs = [dict(artifacts[f"network-{name}-{seed}"]) for seed in config.seeds]
         guards[name] = jax.tree.map(lambda *values: np.array(values), *runs)
     trusted = [run["outputs"][run["trusted"].astype(bool)] for run in guards.values()]
     others = [run["outputs"][~run["trusted"].astype(bool)] for run in guards.values()]
@@ -77,11 +78,11 @@ def make_page(config: Config, found: Found) -> Page:
     blocks = [
         _convex_table(linear, squared),
         _network_table(guards),
-        _target_table(config, found),
-        _cost_table(config, found),
+        _target_table(config, artifacts),
+        _cost_table(config, artifacts),
         _convex_picture(linear, squared),
         _guard_picture(guards),
-        _cost_picture(config, found),
+        _cost_picture(config, artifacts),
     ]
     return Page(summary, [*blocks, *checks])
 
@@ -163,9 +164,9 @@ def _network_table(guards: Mapping[str, Arrays]) -> Table:
     )
 
 
-def _target_table(config: Config, found: Found) -> Table:
+def _target_table(config: Config, artifacts: Artifacts) -> Table:
     # [S, classes, 4]
-    values = np.stack([found[f"targets-{seed}"]["kl"] for seed in config.seeds])
+    values = np.stack([artifacts[f"targets-{seed}"]["kl"] for seed in config.seeds])
     estimate = audit.summarize_runs
     names = (
         "renormalized (TRW, beta 0)",
@@ -188,11 +189,11 @@ def _target_table(config: Config, found: Found) -> Table:
     )
 
 
-def _cost_table(config: Config, found: Found) -> Table:
+def _cost_table(config: Config, artifacts: Artifacts) -> Table:
     rows = []
     for outputs in (1, 10):
         for width in config.widths:
-            run = found[f"cost-{width}-{outputs}"]
+            run = artifacts[f"cost-{width}-{outputs}"]
             times = [run["kernel"][0]]
             for i in (0, -1):
                 times += [run[form][i] for form in ("dense", "cg", "primal")]
@@ -203,14 +204,11 @@ def _cost_table(config: Config, found: Found) -> Table:
     low = f"{100 * config.fractions[0]:g} %"
     high = f"{100 * config.fractions[-1]:g} %"
     forms = ("dual dense", "dual CG", "primal")
-    columns = [
-        "outputs, parameters",
-        "kernel",
-        *(f"{form}, {f}" for f in (low, high) for form in forms),
-    ]
-    gap = max(
-        found[f"cost-{w}-{o}"]["gap"].max() for w in config.widths for o in (1, 10)
-    )
+    columns = ["outputs, parameters", "kernel"]
+    for fraction in (low, high):
+        columns += [f"{form}, {fraction}" for form in forms]
+    runs = product(config.widths, (1, 10))
+    gap = max(artifacts[f"cost-{w}-{o}"]["gap"].max() for w, o in runs)
     caption = (
         "Milliseconds for one request on linearized tanh networks, float32; conjugate"
         " gradients to 1e-6. The kernel is computed once for all requests. Memory in"
@@ -309,7 +307,7 @@ def _guard_picture(guards: Mapping[str, Arrays]) -> Figure:
     )
 
 
-def _cost_picture(config: Config, found: Found) -> Figure:
+def _cost_picture(config: Config, artifacts: Artifacts) -> Figure:
     figure = Drawing(figsize=(9.2, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
     removed = np.round(np.array(config.fractions) * config.num_samples)
@@ -320,7 +318,7 @@ def _cost_picture(config: Config, found: Found) -> Figure:
             " images",
             grid="both",
         )
-        runs = [found[f"cost-{width}-{outputs}"] for width in config.widths]
+        runs = [artifacts[f"cost-{width}-{outputs}"] for width in config.widths]
         for color, run in zip(COLORS, runs, strict=False):
             axes.plot(
                 removed,
@@ -348,7 +346,7 @@ def _cost_picture(config: Config, found: Found) -> Figure:
     spoken = []
     for outputs in (1, 10):
         for width in config.widths:
-            run = found[f"cost-{width}-{outputs}"]
+            run = artifacts[f"cost-{width}-{outputs}"]
             times = [
                 f"{form} {run[form][0]:.4f} s" for form in ("primal", "dense", "cg")
             ]

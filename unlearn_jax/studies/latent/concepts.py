@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -153,24 +154,24 @@ def train_classifiers(config: Config) -> dict[str, PyTree]:
     They are trained on different data, since the evaluator measures what the judge
     optimizes.
     """
-    the = world(config)
+    setup = world(config)
     recipe = train.Recipe(60, 32, train.sgd(0.05))
-    found: dict[str, PyTree] = {}
-    for name, key, part in (("evaluator", 1, the.other), ("judge", 2, the.samples)):
+    classifiers: dict[str, PyTree] = {}
+    for name, key, part in (("evaluator", 1, setup.other), ("judge", 2, setup.samples)):
         state, _ = train.fit(
             jax.random.key(key),
-            the.classifier,
+            setup.classifier,
             part,
             np.ones(len(part.labels), bool),
             recipe,
             epochs_per_call=60,
         )
-        found[name] = state.variables
-        images = jnp.asarray(the.held_out.images)
-        logits = the.classifier.apply(state.variables, images)
-        is_right = np.asarray(logits).argmax(-1) == the.held_out.labels
-        found[f"{name}-accuracy"] = np.mean(is_right)
-    return found
+        classifiers[name] = state.variables
+        images = jnp.asarray(setup.held_out.images)
+        logits = setup.classifier.apply(state.variables, images)
+        is_right = np.asarray(logits).argmax(-1) == setup.held_out.labels
+        classifiers[f"{name}-accuracy"] = np.mean(is_right)
+    return classifiers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,7 +359,7 @@ def measure(
       (``retained``); ``frechet`` ``[R]`` of the latter; ``attacked``
       ``[R, 1 + radii]``; ``images``, the first samples.
     """
-    the = world(config)
+    setup = world(config)
     evaluator = variables_of(classifiers["evaluator"])
     runs = concepts_of(config)[:-1]
     items = (keys_of(config, 3)[:-1], variables)
@@ -366,15 +367,15 @@ def measure(
     classes = np.asarray(drawn["classes"])
     features = np.asarray(drawn["features"])
     items = (keys_of(config, 4)[:-1], variables, runs, scales(config, originals))
-    shared = (the.samples, evaluator)
+    shared = (setup.samples, evaluator)
     attacked = replicas.map_models(mapper(), Attacker(config), items, shared)
-    images = jnp.asarray(the.held_out.images)
-    real = np.asarray(layers.features(the.classifier.apply, evaluator, images))
+    images = jnp.asarray(setup.held_out.images)
+    real = np.asarray(layers.features(setup.classifier.apply, evaluator, images))
     rows = []
     for run, concept in enumerate(runs):
-        others = np.delete(np.arange(the.denoiser.num_classes), concept)
+        others = np.delete(np.arange(setup.denoiser.num_classes), concept)
         drawn_features = features[run, others].reshape(-1, features.shape[-1])
-        real_features = real[the.held_out.labels != concept]
+        real_features = real[setup.held_out.labels != concept]
         rows.append(
             {
                 "forgotten": diffusion.concept_rate(classes[run, concept], concept),
@@ -417,15 +418,10 @@ def tune(
       ``grid`` ``[G, 2]`` of learning rates and overshoots; ``rate`` of the concept and
       ``error`` on the others ``[G]``; ``chosen``, the first with the least sum of both.
     """
-    the = world(config)
+    setup = world(config)
     candidates = candidates_of(name, config)
-    grid = np.array(
-        [
-            (rate, past)
-            for past in candidates["overshoot"]
-            for rate in candidates["learning_rate"]
-        ]
-    )
+    pairs = product(candidates["overshoot"], candidates["learning_rate"])
+    grid = np.array([(rate, past) for past, rate in pairs])
     count = len(grid)
     concept = config.tuning_concept
     one = jax.tree.map(
@@ -434,12 +430,12 @@ def tune(
     concepts = np.full(count, concept, np.int32)
     keys = jnp.repeat(keys_of(config, 5)[-1:], count)
     items = (keys, one, concepts, *grid.astype(np.float32).T)
-    shared = (the.samples, variables_of(classifiers["judge"]))
+    shared = (setup.samples, variables_of(classifiers["judge"]))
     erased = replicas.map_models(mapper(), Eraser(config, name), items, shared)
     keys = jnp.repeat(keys_of(config, 6)[-1:], count)
     evaluator = variables_of(classifiers["evaluator"])
     drawn = replicas.map_models(mapper(), Sampler(config), (keys, erased), evaluator)
-    labels = np.arange(the.denoiser.num_classes)
+    labels = np.arange(setup.denoiser.num_classes)
     is_right = np.asarray(drawn["classes"])[:, :-1] == labels[:, None]
     rate = is_right[:, concept].mean(-1)
     error = 1 - np.delete(is_right, concept, 1).mean((1, 2))
@@ -501,13 +497,13 @@ def search(
     models_of = _of_runs(config, originals)
     items = (keys_of(config, 7)[:-1], models_of, concepts_of(config)[:-1])
     shared = (world(config).samples, variables_of(classifiers["judge"]))
-    found = {"scale": np.asarray(scales(config, models_of))}
+    arrays = {"scale": np.asarray(scales(config, models_of))}
     for name in ("own", "external"):
         searcher = Searcher(config, name == "external")
         attack = replicas.map_models(mapper(), searcher, items, shared)
         for field in ("status", "distance", "epsilon"):
-            found[f"{name}-{field}"] = np.asarray(getattr(attack, field))
-    return found
+            arrays[f"{name}-{field}"] = np.asarray(getattr(attack, field))
+    return arrays
 
 
 def _of_runs(config: Config, trained: Mapping[str, PyTree]) -> Variables:

@@ -17,7 +17,7 @@ from unlearn_jax.pipeline import (
     Page,
     Table,
 )
-from unlearn_jax.studies.common import Found, legend, variables_of
+from unlearn_jax.studies.common import Artifacts, legend, variables_of
 from unlearn_jax.studies.latent.concepts import (
     METHODS,
     MODELS,
@@ -38,26 +38,26 @@ def estimate(config: Config, values: np.ndarray) -> Estimate:
 
 def floor_distance(config: Config, classifiers: Mapping[str, PyTree]) -> np.ndarray:
     """Return the Frechet distance ``[R]`` of training images from the reference."""
-    the = world(config)
+    setup = world(config)
     evaluator = variables_of(classifiers["evaluator"])
 
     def features(images: np.ndarray) -> np.ndarray:
-        apply_fn = the.classifier.apply
+        apply_fn = setup.classifier.apply
         return np.asarray(layers.features(apply_fn, evaluator, jnp.asarray(images)))
 
-    drawn = features(the.samples.images)
-    real = features(the.held_out.images)
+    drawn = features(setup.samples.images)
+    real = features(setup.held_out.images)
     distances = []
     for concept in concepts_of(config)[:-1]:
-        others = drawn[the.samples.labels != concept]
-        reference = real[the.held_out.labels != concept]
+        others = drawn[setup.samples.labels != concept]
+        reference = real[setup.held_out.labels != concept]
         distances.append(diffusion.frechet_distance(others, reference))
     return np.array(distances)
 
 
-def main_table(config: Config, found: Found) -> Table:
+def main_table(config: Config, artifacts: Artifacts) -> Table:
     """Return a row per method."""
-    floor = estimate(config, floor_distance(config, found["classifiers"]))
+    floor = estimate(config, floor_distance(config, artifacts["classifiers"]))
     rows: list[list[Any]] = [["real images", None, None, floor, None, None]]
     for name, label in ROWS.items():
         row: list[Any] = [label]
@@ -68,9 +68,9 @@ def main_table(config: Config, found: Found) -> Table:
             "unconditional",
             "attacked",
         ):
-            row.append(estimate(config, values_of(found, name, measure)))
+            row.append(estimate(config, values_of(artifacts, name, measure)))
         rows.append(row)
-    accuracy = float(found["classifiers"]["evaluator-accuracy"])
+    accuracy = float(artifacts["classifiers"]["evaluator-accuracy"])
     return Table(
         title="Samples after a class was forgotten",
         columns=[
@@ -97,28 +97,28 @@ def main_table(config: Config, found: Found) -> Table:
     )
 
 
-def values_of(found: Found, name: str, measure: str) -> np.ndarray:
+def values_of(artifacts: Artifacts, name: str, measure: str) -> np.ndarray:
     """Return a row's measure ``[R]``; fractions in percent, the best of the attacks."""
-    values = found[name][measure]
+    values = artifacts[name][measure]
     if measure == "attacked":
         values = values[:, 1:].max(1)
     return values if measure == "frechet" else 100 * values
 
 
-def gap(config: Config, found: Found, name: str, measure: str) -> Estimate:
+def gap(config: Config, artifacts: Artifacts, name: str, measure: str) -> Estimate:
     """Return a row's distance from the retrained model of the same seed and class."""
-    value = np.asarray(values_of(found, name, measure), np.float64)
-    goal = np.asarray(values_of(found, "retrained", measure), np.float64)
+    value = np.asarray(values_of(artifacts, name, measure), np.float64)
+    goal = np.asarray(values_of(artifacts, "retrained", measure), np.float64)
     return estimate(config, value - goal)
 
 
-def gap_table(config: Config, found: Found) -> Table:
+def gap_table(config: Config, artifacts: Artifacts) -> Table:
     """Return paired differences from retraining."""
     rows: list[list[Any]] = []
     for name, label in ROWS.items():
         if name != "retrained":
             measures = ("forgotten", "frechet", "unconditional", "attacked")
-            gaps = [gap(config, found, name, measure) for measure in measures]
+            gaps = [gap(config, artifacts, name, measure) for measure in measures]
             rows.append([label, *gaps])
     return Table(
         title="Gap to the retrained model",
@@ -138,9 +138,9 @@ def gap_table(config: Config, found: Found) -> Table:
     )
 
 
-def search_table(config: Config, found: Found) -> Table:
+def search_table(config: Config, artifacts: Artifacts) -> Table:
     """Return status and length of the latent attack, for both judges."""
-    search = found["search"]
+    search = artifacts["search"]
     rows: list[list[Any]] = []
     for name, label in (("own", "denoising losses"), ("external", "classifier")):
         status = search[f"{name}-status"]
@@ -171,11 +171,11 @@ def search_table(config: Config, found: Found) -> Table:
     )
 
 
-def tuning_table(config: Config, found: Found) -> Table:
+def tuning_table(config: Config, artifacts: Artifacts) -> Table:
     """Return the chosen options and their score."""
     rows: list[list[Any]] = []
     for name in TUNED:
-        tuned = found[f"tune-{name}"]
+        tuned = artifacts[f"tune-{name}"]
         best = int(np.argmin(tuned["rate"] + tuned["error"]))
         rate, past = (f"{value:g}" for value in tuned["chosen"])
         scores = [100 * float(tuned[key][best]) for key in ("rate", "error")]
@@ -199,18 +199,18 @@ def tuning_table(config: Config, found: Found) -> Table:
     )
 
 
-def grid_picture(config: Config, found: Found, run: int) -> Figure:
+def grid_picture(config: Config, artifacts: Artifacts, run: int) -> Figure:
     """Draw samples, a line per method."""
     f = int(concepts_of(config)[run])
     lines = []
     for name in ROWS:
-        images = found[name]["images"][run, ..., 0]
+        images = artifacts[name]["images"][run, ..., 0]
         others = [images[c, 0] for c in range(len(images) - 1) if c != f]
         lines.append([*images[f], *others, *images[-1, :3]])
     side = lines[0][0].shape[0]
     gap = max(1, side // 8)
     cell = side + gap
-    groups = [SHOWN, len(found["original"]["images"][run]) - 2, 3]
+    groups = [SHOWN, len(artifacts["original"]["images"][run]) - 2, 3]
     # Columns of images, with wider gaps between groups.
     starts = np.arange(sum(groups)) * cell + np.repeat(np.arange(3), groups) * 2 * gap
     mosaic = np.full((len(lines) * cell - gap, starts[-1] + side), np.nan)
@@ -241,7 +241,7 @@ def grid_picture(config: Config, found: Found, run: int) -> Figure:
         spine.set_visible(False)
     axes.set_facecolor("none")
     rates = ", ".join(
-        f"{label} {100 * found[name]['forgotten'][run]:.0f}%"
+        f"{label} {100 * artifacts[name]['forgotten'][run]:.0f}%"
         for name, label in ROWS.items()
     )
     return Figure(
@@ -255,7 +255,7 @@ def grid_picture(config: Config, found: Found, run: int) -> Figure:
     )
 
 
-def attack_picture(config: Config, found: Found) -> Figure:
+def attack_picture(config: Config, artifacts: Artifacts) -> Figure:
     """Draw the success of the re-attack over the radius."""
     figure = Drawing(figsize=(9.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
@@ -269,7 +269,7 @@ def attack_picture(config: Config, found: Found) -> Figure:
     for i, (name, label) in enumerate(ROWS.items(), -len(MODELS)):
         cycled = (COLORS[i % len(COLORS)], "-" if i < len(COLORS) else (0, (5, 1.5)))
         color, dashes = fixed.get(name, cycled)
-        mean = 100 * found[name]["attacked"].mean(0)
+        mean = 100 * artifacts[name]["attacked"].mean(0)
         axes.plot(
             place,
             mean,
@@ -288,7 +288,7 @@ def attack_picture(config: Config, found: Found) -> Figure:
     )
     legend(figure, axes, place="right upper", columns=1)
     last = ", ".join(
-        f"{label} {100 * found[name]['attacked'][:, -1].mean():.0f}%"
+        f"{label} {100 * artifacts[name]['attacked'][:, -1].mean():.0f}%"
         for name, label in ROWS.items()
     )
     return Figure(
@@ -304,14 +304,18 @@ def attack_picture(config: Config, found: Found) -> Figure:
     )
 
 
-def make_page(config: Config, found: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: samples, gaps, the border of a concept, options."""
-    rates = {name: estimate(config, 100 * found[name]["forgotten"]) for name in ROWS}
-    gaps = {name: gap(config, found, name, "forgotten") for name in ROWS}
-    backs = {name: gap(config, found, name, "attacked") for name in ROWS}
-    gone = [name for name in METHODS if gaps[name].mean <= gaps["again"].high]
-    safe = [METHODS[name] for name in gone if backs[name].mean <= backs["again"].high]
-    safest = min(gone or METHODS, key=lambda name: backs[name].mean)
+    rates = {
+        name: estimate(config, 100 * artifacts[name]["forgotten"]) for name in ROWS
+    }
+    gaps = {name: gap(config, artifacts, name, "forgotten") for name in ROWS}
+    backs = {name: gap(config, artifacts, name, "attacked") for name in ROWS}
+    forgetting = [name for name in METHODS if gaps[name].mean <= gaps["again"].high]
+    safe = [
+        METHODS[name] for name in forgetting if backs[name].mean <= backs["again"].high
+    ]
+    safest = min(forgetting or METHODS, key=lambda name: backs[name].mean)
     summary = (
         f"Condition f draws f in {rates['original'].mean:.0f}% of samples, and in"
         f" {rates['retrained'].mean:.1f}% after retraining without it. Matching the"
@@ -321,28 +325,31 @@ def make_page(config: Config, found: Found) -> Page:
         f" {rates['latent-beyond'].mean:.1f}%, and in random directions of the same"
         f" length {rates['latent-random'].mean:.0f}%. As little of f as a retrained"
         " model, within what a second retraining differs:"
-        f" {', '.join(METHODS[name] for name in gone) or 'no method'}. Of these no"
-        f" easier to attack: {', '.join(safe) or 'none'}; nearest is {METHODS[safest]},"
-        f" where the attack succeeds {backs[safest].mean:+.0f} points"
-        f" [{backs[safest].low:.0f}, {backs[safest].high:.0f}] against the retrained"
-        " model."
+        f" {', '.join(METHODS[name] for name in forgetting) or 'no method'}. Of these"
+        f" no easier to attack: {', '.join(safe) or 'none'}; nearest is"
+        f" {METHODS[safest]}, where the attack succeeds"
+        f" {backs[safest].mean:+.0f} points [{backs[safest].low:.0f},"
+        f" {backs[safest].high:.0f}] against the retrained model."
     )
-    search = found["search"]
+    search = artifacts["search"]
     inside = all(
         (search[f"{n}-distance"] <= search[f"{n}-epsilon"] + 1e-6).all()
         for n in ("own", "external")
     )
-    accuracy = float(found["classifiers"]["evaluator-accuracy"])
-    first = float(found["original"]["forgotten"].min())
+    accuracy = float(artifacts["classifiers"]["evaluator-accuracy"])
+    first = float(artifacts["original"]["forgotten"].min())
     return Page(
         summary=summary,
         blocks=[
             *(
-                make(config, found)
+                make(config, artifacts)
                 for make in (main_table, gap_table, search_table, tuning_table)
             ),
-            *(grid_picture(config, found, run) for run in range(len(config.concepts))),
-            attack_picture(config, found),
+            *(
+                grid_picture(config, artifacts, run)
+                for run in range(len(config.concepts))
+            ),
+            attack_picture(config, artifacts),
             Check(
                 "the independent classifier is accurate",
                 accuracy >= 0.9,

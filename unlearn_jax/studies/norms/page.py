@@ -10,27 +10,27 @@ from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Found, legend
+from unlearn_jax.studies.common import Artifacts, legend
 from unlearn_jax.studies.norms.artifacts import ARMS, NormConfig, name_of
 
 LIMIT = 0.01
 """Largest relative distance to the target for FastClip."""
 
 
-def make_page(config: NormConfig, found: Found) -> Page:
+def make_page(config: NormConfig, artifacts: Artifacts) -> Page:
     """Return the page: norms, product bounds, the closing clip."""
     cases = [(arm, normed) for normed in config.batch_norm for arm in config.arms]
     checks = [
-        _reaches(config, found, normed)
+        _reaches(config, artifacts, normed)
         for normed in config.batch_norm
         if "fastclip" in config.arms
     ]
-    checks.append(_bounded(found, cases))
+    checks.append(_bounded(artifacts, cases))
     pictures = [
         Figure(
             "Norm of every layer at the end",
-            _dots(config, found),
-            alt=_norms_in_words(config, found),
+            _dots(config, artifacts),
+            alt=_norms_in_words(config, artifacts),
             caption=(
                 "A dot is one layer of one model; the dashed line is the target."
                 " Logarithmic."
@@ -38,7 +38,7 @@ def make_page(config: NormConfig, found: Found) -> Page:
         ),
         Figure(
             "Largest norm over training",
-            _history(config, found),
+            _history(config, artifacts),
             alt=(
                 "Largest norm of any layer after each epoch, mean over seeds, for every"
                 " arm."
@@ -50,8 +50,8 @@ def make_page(config: NormConfig, found: Found) -> Page:
             ),
         ),
     ]
-    blocks = [*_tables(config, found, cases), *pictures, *checks]
-    return Page(_summary(config, found), blocks)
+    blocks = [*_tables(config, artifacts, cases), *pictures, *checks]
+    return Page(_summary(config, artifacts), blocks)
 
 
 def accuracy(correct: np.ndarray) -> Estimate:
@@ -77,15 +77,15 @@ def excess(norms: np.ndarray, target: float) -> np.ndarray:
 
 
 def _tables(
-    config: NormConfig, found: Found, cases: list[tuple[str, bool]]
+    config: NormConfig, artifacts: Artifacts, cases: list[tuple[str, bool]]
 ) -> list[Table]:
     over_seeds = audit.summarize_runs
-    layers = [_short(name) for name in found[name_of(*cases[0])]["layers"]]
+    layers = [_short(name) for name in artifacts[name_of(*cases[0])]["layers"]]
     rows = []
     bounds = []
     closing = []
     for arm, normed in cases:
-        part = found[name_of(arm, normed)]
+        part = artifacts[name_of(arm, normed)]
         label = _label(arm, normed)
         norms = part["norms"]
         worst = over_seeds(100 * excess(norms, config.target))
@@ -147,10 +147,10 @@ def _tables(
     return tables
 
 
-def _summary(config: NormConfig, found: Found) -> str:
+def _summary(config: NormConfig, artifacts: Artifacts) -> str:
     sentences = []
     for normed in config.batch_norm:
-        parts = {arm: found[name_of(arm, normed)] for arm in config.arms}
+        parts = {arm: artifacts[name_of(arm, normed)] for arm in config.arms}
         over = {
             arm: 100 * excess(part["norms"], config.target).max()
             for arm, part in parts.items()
@@ -167,8 +167,8 @@ def _summary(config: NormConfig, found: Found) -> str:
     )
 
 
-def _reaches(config: NormConfig, found: Found, normed: bool) -> Check:
-    worst = excess(found[name_of("fastclip", normed)]["norms"], config.target).max()
+def _reaches(config: NormConfig, artifacts: Artifacts, normed: bool) -> Check:
+    worst = excess(artifacts[name_of("fastclip", normed)]["norms"], config.target).max()
     name = (
         f"FastClip, {'with' if normed else 'without'} BatchNorm: every layer's norm at"
         " most 1% above the target"
@@ -176,10 +176,10 @@ def _reaches(config: NormConfig, found: Found, normed: bool) -> Check:
     return Check(name, bool(worst <= LIMIT), f"{100 * worst:+.2f}%")
 
 
-def _bounded(found: Found, cases: list[tuple[str, bool]]) -> Check:
+def _bounded(artifacts: Artifacts, cases: list[tuple[str, bool]]) -> Check:
     ratios = []
     for case in cases:
-        part = found[name_of(*case)]
+        part = artifacts[name_of(*case)]
         ratios.append((part["norms"].prod(-1) / part["slopes"].max(-1)).min())
     name = "No local slope exceeds the product of the norms"
     return Check(
@@ -189,14 +189,14 @@ def _bounded(found: Found, cases: list[tuple[str, bool]]) -> Check:
     )
 
 
-def _dots(config: NormConfig, found: Found) -> Drawing:
+def _dots(config: NormConfig, artifacts: Artifacts) -> Drawing:
     figure = Drawing(figsize=(9.2, 3.6), layout="constrained")
     panels = figure.subplots(1, len(config.batch_norm), sharey=True, squeeze=False)[0]
     names: list[str] = []
     for axes, normed in zip(panels, config.batch_norm, strict=True):
         dress(axes, "with BatchNorm" if normed else "without BatchNorm")
         for x, arm in enumerate(config.arms):
-            part = found[name_of(arm, normed)]
+            part = artifacts[name_of(arm, normed)]
             names = [_short(name) for name in part["layers"]]
             for layer, column in enumerate(part["norms"].T):
                 place = x + (layer - (len(names) - 1) / 2) * 0.6 / len(names)
@@ -229,13 +229,13 @@ def _dots(config: NormConfig, found: Found) -> Drawing:
     return figure
 
 
-def _history(config: NormConfig, found: Found) -> Drawing:
+def _history(config: NormConfig, artifacts: Artifacts) -> Drawing:
     figure = Drawing(figsize=(9.2, 3.4), layout="constrained")
     panels = figure.subplots(1, len(config.batch_norm), sharey=True, squeeze=False)[0]
     for axes, normed in zip(panels, config.batch_norm, strict=True):
         dress(axes, "with BatchNorm" if normed else "without BatchNorm", grid="both")
         for i, arm in enumerate(config.arms):
-            worst = found[name_of(arm, normed)]["history"].max(-1).mean(0)
+            worst = artifacts[name_of(arm, normed)]["history"].max(-1).mean(0)
             color = MUTED if arm == "none" else COLORS[i - 1]
             axes.plot(
                 1 + np.arange(len(worst)),
@@ -262,12 +262,13 @@ def _plain_ticks(axes: Axes) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _norms_in_words(config: NormConfig, found: Found) -> str:
+def _norms_in_words(config: NormConfig, artifacts: Artifacts) -> str:
     lines = []
     for normed in config.batch_norm:
         for arm in config.arms:
             norms = ", ".join(
-                f"{value:.2f}" for value in found[name_of(arm, normed)]["norms"].mean(0)
+                f"{value:.2f}"
+                for value in artifacts[name_of(arm, normed)]["norms"].mean(0)
             )
             lines.append(f"{_label(arm, normed)}: {norms}")
     return f"Mean norms by layer, target {config.target:g}. " + "; ".join(lines) + "."

@@ -192,11 +192,11 @@ def dilute_one_seed(config: Config, key: Array) -> dict[str, Array]:
         orders = (draws, dense.weights)
         masks = [machines.smallest_mask(order, fraction) for order in orders]
         values, leak = jax.vmap(diluted)(jnp.stack(masks))
-        found = {"leak": jnp.max(leak)}
+        arrays = {"leak": jnp.max(leak)}
         for i, mask in enumerate(MASKS):
             for name in DILUTED:
-                found[f"{mask}-{name}"] = values[name][i]
-        return found
+                arrays[f"{mask}-{name}"] = values[name][i]
+        return arrays
 
     return jax.lax.map(at, jnp.asarray(config.fractions)) | {"dense": score(dense)}
 
@@ -209,8 +209,8 @@ def compute(
     def one(seed: Array) -> dict[str, Array]:
         return one_seed(config, jax.random.fold_in(jax.random.key(seed), purpose))
 
-    found = jax.jit(jax.vmap(one))(jnp.asarray(config.seeds))
-    return jax.tree.map(np.asarray, found)
+    arrays = jax.jit(jax.vmap(one))(jnp.asarray(config.seeds))
+    return jax.tree.map(np.asarray, arrays)
 
 
 def make_artifacts(config: Config) -> list[Artifact]:

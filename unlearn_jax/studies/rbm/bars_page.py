@@ -10,7 +10,7 @@ from unlearn_jax.audit import summarize_runs
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Arrays, Found, legend
+from unlearn_jax.studies.common import Arrays, Artifacts, legend
 from unlearn_jax.studies.rbm.bars import (
     DILUTED,
     MASKS,
@@ -21,17 +21,17 @@ from unlearn_jax.studies.rbm.bars import (
 )
 
 
-def deletion_table(config: Config, found: Arrays) -> Table:
+def deletion_table(config: Config, arrays: Arrays) -> Table:
     """Return a row per method."""
     labels = {"retrained": "retrained (oracle)"} | ROWS
     rows = [
         [
             label,
-            summarize_runs(found[name][:, 0]),
-            summarize_runs(found[name][:, 1].round(3)),
-            summarize_runs(found[name][:, 2]) if name != "retrained" else None,
+            summarize_runs(arrays[name][:, 0]),
+            summarize_runs(arrays[name][:, 1].round(3)),
+            summarize_runs(arrays[name][:, 2]) if name != "retrained" else None,
             (
-                summarize_runs(found[name][:, 2] / found["nothing"][:, 2])
+                summarize_runs(arrays[name][:, 2] / arrays["nothing"][:, 2])
                 if name != "retrained"
                 else None
             ),
@@ -59,11 +59,11 @@ def deletion_table(config: Config, found: Arrays) -> Table:
     )
 
 
-def dilution_table(config: Config, found: Arrays, mask: str) -> Table:
+def dilution_table(config: Config, arrays: Arrays, mask: str) -> Table:
     """Return a row per fraction."""
     rows = []
     for i, fraction in enumerate(config.fractions):
-        values = [found[f"{mask}-{name}"][:, i] for name in DILUTED]
+        values = [arrays[f"{mask}-{name}"][:, i] for name in DILUTED]
         rows.append(
             [
                 f"{fraction:.0%}",
@@ -78,7 +78,7 @@ def dilution_table(config: Config, found: Arrays, mask: str) -> Table:
         rows=rows,
         caption=(
             f"Mean log-likelihood of the 14 patterns, exact, in nats: {-np.log(14):.3f}"
-            f" is best, {found['dense'].mean():.3f} has the dense machine and"
+            f" is best, {arrays['dense'].mean():.3f} has the dense machine and"
             f" {-9 * np.log(2):.3f} one that knows nothing. T = {config.num_steps}"
             " steps; all columns of a row have the same masks. Differences are paired,"
             " of before training and of before, 2T, with after, + T: above 0, training"
@@ -88,7 +88,7 @@ def dilution_table(config: Config, found: Arrays, mask: str) -> Table:
     )
 
 
-def path_picture(config: Config, found: Arrays) -> Figure:
+def path_picture(config: Config, arrays: Arrays) -> Figure:
     """Draw the distance to the oracle along every path."""
     figure = Drawing(figsize=(9.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
@@ -100,18 +100,22 @@ def path_picture(config: Config, found: Arrays) -> Figure:
         "ascent": "ascent weight 1",
     }
     for color, (name, label) in zip(COLORS, names.items(), strict=False):
-        steps = np.arange(1, found[f"path-{name}"].shape[1] + 1)
-        for line in found[f"path-{name}"]:
+        steps = np.arange(1, arrays[f"path-{name}"].shape[1] + 1)
+        for line in arrays[f"path-{name}"]:
             axes.plot(steps, line, color=color, lw=0.7, alpha=0.35)
         axes.plot(
-            steps, np.median(found[f"path-{name}"], 0), color=color, lw=2.2, label=label
+            steps,
+            np.median(arrays[f"path-{name}"], 0),
+            color=color,
+            lw=2.2,
+            label=label,
         )
     for name, label, color in (
         ("nothing", "original", MUTED),
         ("second", "second retrain", INK),
     ):
         axes.axhline(
-            found[name][:, 2].mean(), color=color, lw=1.6, ls=(0, (5, 2)), label=label
+            arrays[name][:, 2].mean(), color=color, lw=1.6, ls=(0, (5, 2)), label=label
         )
     axes.set(
         xscale="log",
@@ -122,7 +126,7 @@ def path_picture(config: Config, found: Arrays) -> Figure:
     title = "median (bold), every seed"
     legend(figure, axes, place="right upper", columns=1, size=9.5, title=title)
     ends = ", ".join(
-        f"{label} {np.median(found[f'path-{name}'][:, -1]):.3g}"
+        f"{label} {np.median(arrays[f'path-{name}'][:, -1]):.3g}"
         for name, label in names.items()
     )
     return Figure(
@@ -130,8 +134,8 @@ def path_picture(config: Config, found: Arrays) -> Figure:
         figure,
         alt=(
             f"KL from the oracle over 500 steps; medians at the end: {ends};"
-            f" original {found['nothing'][:, 2].mean():.3g}, second retrain"
-            f" {found['second'][:, 2].mean():.3g}"
+            f" original {arrays['nothing'][:, 2].mean():.3g}, second retrain"
+            f" {arrays['second'][:, 2].mean():.3g}"
         ),
         caption=(
             "At weight 1 the weights of the samples sum to 0, the partition function"
@@ -141,7 +145,7 @@ def path_picture(config: Config, found: Arrays) -> Figure:
     )
 
 
-def dilution_picture(config: Config, found: Arrays) -> Figure:
+def dilution_picture(config: Config, arrays: Arrays) -> Figure:
     """Draw the log-likelihood over the fraction removed."""
     figure = Drawing(figsize=(9.2, 6.2), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
@@ -153,7 +157,7 @@ def dilution_picture(config: Config, found: Arrays) -> Figure:
             for color, (name, label) in zip(COLORS, DILUTED.items(), strict=False):
                 if shown != "all" and name == "after":
                     continue
-                values = found[f"{mask}-{name}"]
+                values = arrays[f"{mask}-{name}"]
                 axes.fill_between(
                     config.fractions,
                     values.min(0),
@@ -188,15 +192,15 @@ def dilution_picture(config: Config, found: Arrays) -> Figure:
         figure,
         alt=(
             f"At {config.fractions[half]:.0%} removed at random: before training"
-            f" {found['random-before'][:, half].mean():.2f}, after training"
-            f" {found['random-after'][:, half].mean():.2f}, retrained"
-            f" {found['random-full'][:, half].mean():.2f}"
+            f" {arrays['random-before'][:, half].mean():.2f}, after training"
+            f" {arrays['random-after'][:, half].mean():.2f}, retrained"
+            f" {arrays['random-full'][:, half].mean():.2f}"
         ),
         caption="Mean over seeds, and their range.",
     )
 
 
-def states_picture(found: Arrays) -> Figure:
+def states_picture(arrays: Arrays) -> Figure:
     """Draw the most probable states of the first seed's machines."""
     labels = {"retrained": "retrained (oracle)"} | ROWS
     figure = Drawing(
@@ -207,10 +211,10 @@ def states_picture(found: Arrays) -> Figure:
         left=0.01, right=0.99, bottom=0.04, top=0.96, wspace=0.1, hspace=0.6
     )
     patterns = np.asarray(machines.bars_and_stripes(3))
-    forgotten = patterns[found["forget"][0]]
+    forgotten = patterns[arrays["forget"][0]]
     states = np.asarray(machines.all_states(9))
     for line, name in zip(panels, SHOWN, strict=True):
-        probs = np.exp(found[f"states-{name}"][0])
+        probs = np.exp(arrays[f"states-{name}"][0])
         for axes, index in zip(line, np.argsort(-probs)[:TOP], strict=True):
             draw_state(axes, states[index], patterns, forgotten)
             axes.set_xlabel(
@@ -221,7 +225,7 @@ def states_picture(found: Arrays) -> Figure:
         line[0].set_title(
             labels[name], loc="left", fontsize=9.5, fontweight="bold", color=INK
         )
-    worst = np.exp(found["states-ascent-60"][0]).max()
+    worst = np.exp(arrays["states-ascent-60"][0]).max()
     return Figure(
         "States of the machines",
         figure,
@@ -307,10 +311,10 @@ def make_checks(config: Config, forgotten: Arrays, diluted: Arrays) -> list[Chec
     return checks
 
 
-def make_page(config: Config, found: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: deletion, dilution, paths and states."""
-    forgotten = found["deletion"]
-    diluted = found["dilution"]
+    forgotten = artifacts["deletion"]
+    diluted = artifacts["dilution"]
     ratio = {
         name: np.median(forgotten[name][:, 2] / forgotten["nothing"][:, 2])
         for name in ROWS

@@ -294,10 +294,10 @@ def dilute_all(
     jobs: dict[str, Job] = {}
     for fraction in config.fractions:
         for mask, order in orders.items():
-            kept = machines.smallest_mask(order, fraction)
-            after = machines.dilute(dense, kept)
+            diluted = machines.smallest_mask(order, fraction)
+            after = machines.dilute(dense, diluted)
             rows[f"{mask}-after-{fraction}"] = after
-            before = Job(machines.dilute(start, kept), even)
+            before = Job(machines.dilute(start, diluted), even)
             jobs[f"{mask}-before-{fraction}"] = before
             jobs[f"{mask}-full-{fraction}"] = Job(after, even)
     fitted = fit_all(config, seed, 3, list(jobs.values()), config.num_steps)
@@ -310,19 +310,22 @@ def dilute_all(
         rows[name.replace("before", "twice")] = rbm
     leaks = [jnp.abs(jnp.where(rbm.mask, 0.0, rbm.weights)) for rbm in rows.values()]
     leak = max(float(jnp.max(weights)) for weights in leaks)
-    found = score_all(config, seed, 4, list(rows.values()))
-    return summary_of(found) | {"names": np.array(list(rows)), "leak": np.float32(leak)}
+    scores = score_all(config, seed, 4, list(rows.values()))
+    return summary_of(scores) | {
+        "names": np.array(list(rows)),
+        "leak": np.float32(leak),
+    }
 
 
-def summary_of(found: Arrays) -> dict[str, np.ndarray]:
+def summary_of(scores: Arrays) -> dict[str, np.ndarray]:
     """Return the scores that are stored: samples as bytes, weights normalized."""
-    logits = found["log_weights"] - found["log_weights"].max(1, keepdims=True)
+    logits = scores["log_weights"] - scores["log_weights"].max(1, keepdims=True)
     weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return {
-        "scores": found["scores"],
-        "error": found["standard_error"],
-        "effective": found["effective"],
-        "samples": found["samples"].astype(np.uint8),
+        "scores": scores["scores"],
+        "error": scores["standard_error"],
+        "effective": scores["effective"],
+        "samples": scores["samples"].astype(np.uint8),
         "sample_weights": weights,
     }
 
@@ -367,30 +370,30 @@ def forget_all(
         ]
         done[name] = fit_all(config, seed, 20 + purpose, jobs, num_steps)
     rbms = [done[name][i][0] for i in range(count) for name in ROWS]
-    found = score_all(config, seed, 6, rbms)
-    kept = {}
-    for name, value in summary_of(found).items():
-        kept[name] = value.reshape(count, len(ROWS), *value.shape[1:])
-    log_z = found["log_partition"].reshape(count, len(ROWS))
-    rows = [divergence(kept, log_z, rbms, i) for i in range(count)]
-    return kept | {"divergence": np.stack(rows)}
+    scores = score_all(config, seed, 6, rbms)
+    arrays = {}
+    for name, value in summary_of(scores).items():
+        arrays[name] = value.reshape(count, len(ROWS), *value.shape[1:])
+    log_z = scores["log_partition"].reshape(count, len(ROWS))
+    rows = [divergence(arrays, log_z, rbms, i) for i in range(count)]
+    return arrays | {"divergence": np.stack(rows)}
 
 
 def divergence(
-    kept: Arrays, log_z: np.ndarray, rbms: list[machines.Rbm], index: int
+    arrays: Arrays, log_z: np.ndarray, rbms: list[machines.Rbm], index: int
 ) -> np.ndarray:
     """Return KL(oracle || row) ``[rows]`` of one class.
 
     It is estimated on the oracle's weighted samples, with AIS's log Z.
 
     Args:
-      kept: samples and their weights ``[classes, rows, ...]``.
+      arrays: samples and their weights ``[classes, rows, ...]``.
       log_z: ``[classes, rows]``.
       rbms: of all classes and rows.
       index: of the class.
     """
-    samples = jnp.asarray(kept["samples"][index, 0], jnp.float32)
-    weights = kept["sample_weights"][index, 0]
+    samples = jnp.asarray(arrays["samples"][index, 0], jnp.float32)
+    weights = arrays["sample_weights"][index, 0]
     rows = rbms[index * len(ROWS) : (index + 1) * len(ROWS)]
     scores = []
     for rbm, log_partition in zip(rows, log_z[index], strict=True):
@@ -502,27 +505,27 @@ def make_artifacts(config: Config) -> list[Artifact]:
     partial = functools.partial
     artifacts = []
     for seed in config.seeds:
-        own = shared | {"seed": seed}
+        settings = shared | {"seed": seed}
         original = Artifact(
             name=f"original-{seed}",
-            settings=own,
+            settings=settings,
             compute=partial(train_original, config, seed),
         )
         diluted = Artifact(
             name=f"diluted-{seed}",
-            settings=own | {"fractions": config.fractions},
+            settings=settings | {"fractions": config.fractions},
             compute=partial(dilute_all, config, seed),
             inputs=(original,),
         )
         forgotten = Artifact(
             name=f"forgotten-{seed}",
-            settings=own | {"classes": config.classes},
+            settings=settings | {"classes": config.classes},
             compute=partial(forget_all, config, seed),
             inputs=(original,),
         )
         judged = Artifact(
             name=f"judged-{seed}",
-            settings=own,
+            settings=settings,
             compute=partial(judge, config, seed),
             inputs=(diluted, forgotten),
         )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 from unlearn_jax.audit import summarize_runs
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Arrays, Found, legend
+from unlearn_jax.studies.common import Arrays, Artifacts, legend
 from unlearn_jax.studies.rbm.digits import (
     DILUTED,
     MASKS,
@@ -24,7 +24,7 @@ from unlearn_jax.studies.rbm.digits import (
 )
 
 
-def curves(config: Config, found: Found) -> dict[str, np.ndarray]:
+def curves(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
     """Return test log-likelihood and the classifier's confidence of every machine.
 
     Returns:
@@ -33,8 +33,8 @@ def curves(config: Config, found: Found) -> dict[str, np.ndarray]:
     names = [f"{mask}-{stage}" for mask in MASKS for stage in DILUTED]
     out: dict[str, list] = {name: [] for name in ("dense", *names)}
     for seed in config.seeds:
-        diluted = found[f"diluted-{seed}"]
-        confidence = found[f"judged-{seed}"]["diluted"]
+        diluted = artifacts[f"diluted-{seed}"]
+        confidence = artifacts[f"judged-{seed}"]["diluted"]
         both = np.stack([diluted["scores"].mean(1), confidence], -1)
         of = dict(zip(map(str, diluted["names"]), both, strict=True))
         out["dense"].append(of["dense"])
@@ -93,7 +93,7 @@ def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Ta
     )
 
 
-def deletions(config: Config, found: Found) -> dict[str, np.ndarray]:
+def deletions(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
     """Return the measures ``[seeds, classes, 4]`` of every row.
 
     Percentage of samples of the class, log-likelihood of forgotten and of retained test
@@ -101,8 +101,8 @@ def deletions(config: Config, found: Found) -> dict[str, np.ndarray]:
     """
     out = {name: np.zeros((len(config.seeds), len(config.classes), 4)) for name in ROWS}
     for s, seed in enumerate(config.seeds):
-        forgotten = found[f"forgotten-{seed}"]
-        judged = found[f"judged-{seed}"]
+        forgotten = artifacts[f"forgotten-{seed}"]
+        judged = artifacts[f"judged-{seed}"]
         labels = load(config, seed)["test_labels"]
         for c, digit in enumerate(config.classes):
             for r, name in enumerate(ROWS):
@@ -116,10 +116,10 @@ def deletions(config: Config, found: Found) -> dict[str, np.ndarray]:
     return out
 
 
-def deletion_table(config: Config, found: Found, values: Arrays) -> Table:
+def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Table:
     """Return a row per method."""
     effective = np.array(
-        [found[f"forgotten-{seed}"]["effective"].min(0) for seed in config.seeds]
+        [artifacts[f"forgotten-{seed}"]["effective"].min(0) for seed in config.seeds]
     ).min(0)
     steady = [name for name in ROWS if METHODS.get(name, ("", 0.0, 0))[1] < 1]
     fewest = min(effective[list(ROWS).index(name)] for name in steady)
@@ -234,12 +234,12 @@ def samples_picture(
     )
 
 
-def sample_pictures(config: Config, found: Found) -> list[Figure]:
+def sample_pictures(config: Config, artifacts: Artifacts) -> list[Figure]:
     """Draw samples of the first seed: after forgetting a digit, and diluted."""
     seed = config.seeds[0]
     digit = config.classes[0]
-    diluted = found[f"diluted-{seed}"]
-    forgotten = found[f"forgotten-{seed}"]
+    diluted = artifacts[f"diluted-{seed}"]
+    forgotten = artifacts[f"forgotten-{seed}"]
     place = {str(name): i for i, name in enumerate(diluted["names"])}
     fraction = min(config.fractions, key=lambda value: abs(value - 0.7))
     some = {"dense": "dense"} | {
@@ -267,15 +267,15 @@ def sample_pictures(config: Config, found: Found) -> list[Figure]:
 
 
 def make_checks(
-    config: Config, found: Found, lines: Arrays, values: Arrays
+    config: Config, artifacts: Artifacts, lines: Arrays, values: Arrays
 ) -> list[Check]:
     """Return the checks."""
-    small = found["bracket"]
+    small = artifacts["bracket"]
     gap = float(small["estimate"] - small["exact"])
     error = float(small["error"])
     forward = float(small["forward"])
     backward = float(small["backward"])
-    leak = max(float(found[f"diluted-{seed}"]["leak"]) for seed in config.seeds)
+    leak = max(float(artifacts[f"diluted-{seed}"]["leak"]) for seed in config.seeds)
     ratio = values["ascent-20"][..., 3] / values["nothing"][..., 3]
     percentage = values["ascent-20"][..., 0].max()
     return [
@@ -306,10 +306,10 @@ def make_checks(
     ]
 
 
-def make_page(config: Config, found: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: deletion, dilution and samples."""
-    lines = curves(config, found)
-    values = deletions(config, found)
+    lines = curves(config, artifacts)
+    values = deletions(config, artifacts)
     floor = independent(config)
     below = {}
     for stage in ("before", "twice"):
@@ -330,7 +330,9 @@ def make_page(config: Config, found: Found) -> Page:
         removable = f"below {cliff[0]:.0%}, where it first loses a nat"
     least = lines["random-before"][:, -1, 0].mean()
     mean = {name: values[name].reshape(-1, 4).mean(0) for name in ROWS}
-    accuracy = np.mean([found[f"judged-{seed}"]["accuracy"] for seed in config.seeds])
+    accuracy = np.mean(
+        [artifacts[f"judged-{seed}"]["accuracy"] for seed in config.seeds]
+    )
     summary = (
         "Inspired by a paper on sparsity (arXiv 2511.00648), no claim of it. A machine"
         f" of {config.num_hidden} hidden units has {lines['dense'][:, 0].mean():.2f}"
@@ -353,10 +355,10 @@ def make_page(config: Config, found: Found) -> Page:
     return Page(
         summary=summary,
         blocks=[
-            deletion_table(config, found, values),
+            deletion_table(config, artifacts, values),
             *(dilution_table(config, lines, mask, floor) for mask in MASKS),
             dilution_picture(config, lines, floor),
-            *sample_pictures(config, found),
-            *make_checks(config, found, lines, values),
+            *sample_pictures(config, artifacts),
+            *make_checks(config, artifacts, lines, values),
         ],
     )

@@ -10,18 +10,18 @@ from unlearn_jax.pipeline import (
     Page,
     Table,
 )
-from unlearn_jax.studies.common import Arrays, Found
+from unlearn_jax.studies.common import Arrays, Artifacts
 from unlearn_jax.studies.references.resnet18 import PUBLISHED, Config, _blocks
 from unlearn_jax.targets import peak_flops
 
 
-def make_page(config: Config, found: Found) -> Page:
+def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page, a row per number of models."""
     rows = []
     sentences = []
     for count in config.counts:
-        names = [name for name in found if int(name.split("-")[2]) < count]
-        parts = [found[name] for name in names]
+        names = [name for name in artifacts if int(name.split("-")[2]) < count]
+        parts = [artifacts[name] for name in names]
         hours = _device_seconds(parts) / 3600
         flops = _total(parts, "images") * float(parts[0]["flops"])
         outside = summarize_runs(100 * _accuracy(parts, member=False))
@@ -41,7 +41,7 @@ def make_page(config: Config, found: Found) -> Page:
             " accuracy on held-out samples and a model FLOP utilization of"
             f" {utilized}."
         )
-    kinds = ", ".join(sorted({str(part["device"]) for part in found.values()}))
+    kinds = ", ".join(sorted({str(part["device"]) for part in artifacts.values()}))
     columns = [
         "models",
         "accuracy, held out (%)",
@@ -54,11 +54,11 @@ def make_page(config: Config, found: Found) -> Page:
         f"On {kinds}, {config.model.dtype}. Accuracy: mean ± std over models and 95%"
         " interval. Device hours are those of training without compilation."
         " Operations: three times the forward pass's products,"
-        f" {float(next(iter(found.values()))['flops']) / 1e9:.4g} GFLOP per image;"
+        f" {float(next(iter(artifacts.values()))['flops']) / 1e9:.4g} GFLOP per image;"
         f" utilization: of the device's peak, unknown where that is. {PUBLISHED}."
     )
     table = Table("Reference models", columns, rows, caption)
-    return Page(" ".join(sentences), [table, *_checks(config, found)])
+    return Page(" ".join(sentences), [table, *_checks(config, artifacts)])
 
 
 def _total(parts: Sequence[Arrays], name: str) -> float:
@@ -91,14 +91,14 @@ def utilization(config: Config, parts: Sequence[Arrays]) -> float | None:
     return _total(parts, "images") * float(parts[0]["flops"]) / peak_operations
 
 
-def _checks(config: Config, found: Found) -> list[Check]:
-    member = np.concatenate([part["member"] for part in found.values()])
+def _checks(config: Config, artifacts: Artifacts) -> list[Check]:
+    member = np.concatenate([part["member"] for part in artifacts.values()])
     halves = all(
         (member[start:stop].sum(0) * 2 == stop - start).all()
         for start, stop in _blocks(config)
     )
-    losses = np.concatenate([part["losses"] for part in found.values()])
-    chance = np.log(next(iter(found.values()))["logits"].shape[-1])
+    losses = np.concatenate([part["losses"] for part in artifacts.values()])
+    chance = np.log(next(iter(artifacts.values()))["logits"].shape[-1])
     return [
         Check(
             "every sample is in half of the models",

@@ -186,14 +186,14 @@ def vulnerability_plot(result: RunResult, arrays: Arrays) -> Figure:
             floor = min(floor, 50 / values.size)
             levels = np.array([0, *np.unique(values[values > 0])])
             # At level 0 the samples found in any run at all.
-            found = [
+            fractions = [
                 100 * np.mean(values >= (level or np.nextafter(0, 1)))
                 for level in levels
             ]
-            last = found[-1] if levels[-1] == 1 else floor
+            last = fractions[-1] if levels[-1] == 1 else floor
             style = line_style(styles[row.key], together=lines.together)
             style |= {"where": "pre", "label": short(row.label)}
-            handles += axes.step([*(100 * levels), 100], [*found, last], **style)
+            handles += axes.step([*(100 * levels), 100], [*fractions, last], **style)
         axes.set(yscale="log", xlim=(0, 100))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))

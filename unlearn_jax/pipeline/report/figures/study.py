@@ -21,13 +21,10 @@ def study_plot(results: Mapping[str, RunResult]) -> Figure:
     Returns:
       The figure; a row that a variant lacks, or that diverged there, has a dash.
     """
-    every = {}
-    for result in results.values():
-        every |= {row.key: row for row in result.rows}
-    if not any(
-        "avg_gap" in row.metrics for result in results.values() for row in result.rows
-    ):
+    rows = [row for result in results.values() for row in result.rows]
+    if not any("avg_gap" in row.metrics for row in rows):
         return note("No row has an Avg Gap")
+    every = {row.key: row for row in rows}
     styles = styles_of(list(every.values()))
     columns = min(len(results), 3)
     lines = math.ceil(len(results) / columns)
@@ -35,9 +32,9 @@ def study_plot(results: Mapping[str, RunResult]) -> Figure:
     figure = Drawing(figsize=(9.2, height), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axes, (name, result) in zip(panels, results.items(), strict=False):
-        own = {row.key: row for row in result.rows}
+        by_key = {row.key: row for row in result.rows}
         rows = [
-            own.get(key) or dataclasses.replace(row, metrics={}, values={})
+            by_key.get(key) or dataclasses.replace(row, metrics={}, values={})
             for key, row in every.items()
         ]
         draw_forest(

@@ -1,0 +1,313 @@
+"""Pages generated from published results: RESULTS.md, tables of the READMEs."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from unlearn_jax.pipeline.claims import HEADS, Claim, claim_cells, read_claims
+from unlearn_jax.pipeline.code_digest import code_digest
+from unlearn_jax.pipeline.published import (
+    GROUPS,
+    Result,
+    ResultTable,
+    folder,
+    read_results,
+)
+from unlearn_jax.types import InputError
+
+
+def markdown_table(table: ResultTable, columns: Iterable[str] | None = None) -> str:
+    """Return a table in Markdown.
+
+    Args:
+      table: to write.
+      columns: names of those to show; all if None.
+    """
+    wanted = [
+        i
+        for i, name in enumerate(table.columns)
+        if columns is None or i == 0 or name in columns
+    ]
+    head = []
+    for i in wanted:
+        unit = f" ({table.units[i]})" if table.units[i] else ""
+        name = "" if table.columns[i] == "row" else table.columns[i]
+        head.append(name + unit)
+    lines = [_line(head), _line([":---"] + ["---:"] * (len(wanted) - 1))]
+    for row in table.rows:
+        lines.append(_line(["–" if row[i] is None else str(row[i]) for i in wanted]))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def provenance(result: Result, digest: str | None = None) -> str:
+    """Return where, when and by which code a result was measured.
+
+    Args:
+      result: published.
+      digest: of today's code; computed if None.
+    """
+    if not result.date:
+        return "Not measured yet."
+    versions = dict(result.versions)
+    measured_by = "unlearn_jax " + versions.pop("unlearn_jax", "of an unknown version")
+    mark = result.code or result.commit
+    if mark:
+        measured_by += f" ({mark})"
+    others = ", ".join(f"{name} {version}" for name, version in versions.items())
+    text = f"Measured {result.date} by {measured_by}, {result.device}, {others}"
+    text += f"; {result.time}." if result.time else "."
+    if not result.code or result.code != (digest or code_digest(result.name)):
+        text += " The code has changed since."
+    return text
+
+
+def results_page(results: Mapping[str, Result], claims: Sequence[Claim]) -> str:
+    """Return ``experiments/RESULTS.md``.
+
+    Args:
+      results: all that are published.
+      claims: of the sources.
+    """
+    lines = [
+        "# Results",
+        "",
+        "Generated from `experiments/results/*.json` by `unlearn-jax table`; do not"
+        " edit. Cells are mean ± standard deviation over runs, with the 95% interval of"
+        " the mean in brackets. Read every row against the retrained one: a retrained"
+        " model never saw the forget set, and *retrained again*, a second retraining"
+        " with another seed, is as close as any method can be asked to come."
+        " [README.md](README.md) explains the columns.",
+        "",
+    ]
+    for group in GROUPS:
+        found = [result for result in results.values() if result.group == group]
+        lines.append(f"* **{group}:** " + ", ".join(_link(result) for result in found))
+    lines += ["", "## Claims of the sources", "", claims_table(claims, results), ""]
+    lines += ["## Neighboring systems at a glance", "", systems_table(results), ""]
+    for group in GROUPS:
+        lines += [f"## {group}", ""]
+        for result in results.values():
+            if result.group == group:
+                lines += [result_section(result), ""]
+    return "\n".join(lines)
+
+
+def _link(result: Result) -> str:
+    return f"[{result.name}](#{result.name})"
+
+
+def result_section(result: Result) -> str:
+    """Return the section of one result, in Markdown.
+
+    Args:
+      result: published.
+    """
+    blocks = [f"### {result.name}", f"**{result.title}**"]
+    if result.claim:
+        blocks.append(f"Claim: {result.claim}")
+    if result.command:
+        blocks.append(f"```sh\n{result.command}\n```")
+    blocks.append(provenance(result))
+    if result.seeds:
+        blocks.append(result.seeds)
+    for table in result.tables:
+        if table.title:
+            blocks.append(f"*{table.title}*")
+        blocks.append(markdown_table(table))
+        if table.caption:
+            blocks.append(table.caption)
+    named = (
+        ("Published", result.published),
+        ("Reading", result.reading),
+        ("Notes", result.notes),
+    )
+    for name, sentences in named:
+        if sentences:
+            blocks.append(f"{name}:")
+            blocks.append("\n".join(f"* {sentence}" for sentence in sentences))
+    if result.chosen:
+        rows = "\n".join(f"* {row}: {text}" for row, text in result.chosen.items())
+        summary = "<details><summary>Chosen hyperparameters</summary>"
+        blocks.append(f"{summary}\n\n{rows}\n\n</details>")
+    return "\n\n".join(blocks)
+
+
+def claims_table(claims: Sequence[Claim], results: Mapping[str, Result]) -> str:
+    """Return the table of claims, in Markdown.
+
+    Args:
+      claims: in order.
+      results: all that are published.
+
+    Raises:
+      InputError: as :func:`unlearn_jax.pipeline.claims.claim_cells`.
+    """
+    lines = [_line(HEADS), _line([":---"] * len(HEADS))]
+    for claim in claims:
+        lines.append(_line(claim_cells(claim, results)))
+    return "\n".join(lines)
+
+
+def systems_table(results: Mapping[str, Result]) -> str:
+    """Return the table of neighboring systems, in Markdown.
+
+    Args:
+      results: all that are published.
+    """
+    lines = [_line(["system", "works", "where", "measured"]), _line([":---"] * 4)]
+    for result in results.values():
+        if result.system is not None:
+            lines.append(_line(list(dataclasses.astuple(result.system))))
+    return "\n".join(lines)
+
+
+EXCERPT = (
+    "digits",
+    ("Unlearn acc", "Test acc", "FT AUC", "Avg Gap"),
+    (
+        "Original (unchanged)",
+        "Retrained (oracle)",
+        "Retrained again (seed floor)",
+        "AMUN",
+    ),
+)
+"""Table, columns and rows that the README shows."""
+
+
+def readme_excerpt(results: Mapping[str, Result]) -> str:
+    """Return the README's table of four rows.
+
+    Args:
+      results: all that are published.
+    """
+    name, columns, rows = EXCERPT
+    table = results[name].tables[0]
+    shown = tuple(row for row in table.rows if row[0] in rows)
+    return markdown_table(dataclasses.replace(table, rows=shown), columns)
+
+
+SOURCES = {
+    "identity": ("", "nothing"),
+    "retrain": ("", "D_R"),
+    "finetune": ("", "D_R"),
+    "gradient_ascent": ("1911.04933", "D_F; D_R with `retain=True`"),
+    "neggrad_plus": ("2302.09880", "D_R, D_F"),
+    "random_label": ("1911.04933", "D_F; D_R unless `retain=False`"),
+    "boundary_shrink": ("2303.11570", "D_F; D_R with `retain=True`"),
+    "boundary_expand": ("2303.11570", "D_F; D_R with `retain=True`"),
+    "l1_sparse": ("2304.04934", "D_R"),
+    "salun": ("2310.12508", "D_F; D_R unless `retain=False`"),
+    "scar": ("2404.12922", "D_F, D_R"),
+    "uam": ("NeurIPS 2025", "D_R, D_F"),
+    "scrub": ("2302.09880", "D_R, D_F"),
+    "bad_teacher": ("2205.08096", "D_R, D_F"),
+    "ssd": ("2308.07707", "D_R, D_F"),
+    "svd_projection": ("2312.00761", "D_R, D_F"),
+    "unsir": ("2111.08947", "D_R, labels of D_F"),
+    "l2ul": ("2301.11578", "D_F"),
+    "delete": ("CVPR 2025", "D_F; D_R with `retain=True`"),
+    "trw": ("2512.06993", "D_F; D_R unless `retain=False`"),
+    "influence_target": ("2512.06993", "D_R, D_F"),
+    "influence": ("2304.04934", "D_R, D_F"),
+    "ntk_influence": ("2605.11239", "D_R, D_F"),
+    "fisher": ("1911.04933", "D_R"),
+    "masked_small_gradients": ("2410.01276", "D_R, D_F"),
+    "convolution_transpose": ("2410.01276", "D_R"),
+    "amun": ("2503.00917", "D_F; D_R unless `retain=False`"),
+    "amun_salun": ("2503.00917", "D_F; D_R unless `retain=False`"),
+}
+"""Paper and data that each registered method reads."""
+
+
+def methods_table(methods: Mapping[str, Any]) -> str:
+    """Return the table of methods, in Markdown.
+
+    Args:
+      methods: registered values, :data:`unlearn_jax.methods.METHODS`.
+    """
+    head = ["name", "what it does", "paper", "reads"]
+    lines = [_line(head), _line([":---"] * 4)]
+    for name, method in methods.items():
+        summary = (type(method).__doc__ or "").strip().splitlines()[0]
+        summary = summary.replace("``", "`")
+        for constraint in getattr(method, "constraints", ()):
+            summary += f" Limited by `{constraint}`."
+        paper, reads = SOURCES.get(name, ("", ""))
+        if re.fullmatch(r"\d{4}\.\d{5}", paper):
+            paper = f"[{paper}](https://arxiv.org/abs/{paper})"
+        lines.append(_line([f"`{name}`", summary, paper, reads]))
+    return "\n".join(lines)
+
+
+def between_markers(text: str, name: str, content: str) -> str:
+    """Return a page with the content between two markers replaced.
+
+    Args:
+      text: of the page, with ``<!-- NAME: generated -->`` and ``<!-- end -->``.
+      name: of the markers.
+      content: to place between them.
+
+    Raises:
+      InputError: a page without the markers.
+    """
+    pattern = re.compile(
+        rf"(<!-- {re.escape(name)}: generated -->\n).*?(<!-- end -->)", re.DOTALL
+    )
+    if not pattern.search(text):
+        raise InputError(f"the page has no marker <!-- {name}: generated -->")
+    return pattern.sub(lambda match: match[1] + content + "\n" + match[2], text)
+
+
+def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
+    """Return all generated pages of a checkout, by path.
+
+    Args:
+      root: of the checkout; this one's if None.
+
+    Raises:
+      InputError: the package is installed without its checkout.
+    """
+    from unlearn_jax.methods import METHODS
+
+    root = root or folder().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        raise InputError("the pages are those of a checkout: run this in one")
+    results = read_results(root / "experiments" / "results")
+    claims = read_claims(root / "experiments" / "claims.json")
+    readme = root / "README.md"
+    methods = root / "unlearn_jax" / "methods" / "README.md"
+    return {
+        root / "experiments" / "RESULTS.md": results_page(results, claims),
+        readme: between_markers(
+            readme.read_text(encoding="utf-8"), "results", readme_excerpt(results)
+        ),
+        methods: between_markers(
+            methods.read_text(encoding="utf-8"), "methods", methods_table(METHODS)
+        ),
+    }
+
+
+def write_pages(root: pathlib.Path | None = None, *, check: bool = False) -> list[str]:
+    """Write all generated pages of a checkout.
+
+    Args:
+      root: of the checkout; this one's if None.
+      check: compare only, write nothing.
+
+    Returns:
+      The paths of pages that differ from the written ones, relative to the root.
+    """
+    root = root or folder().parents[1]
+    stale = []
+    for path, text in make_pages(root).items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(str(path.relative_to(root)))
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    return stale
