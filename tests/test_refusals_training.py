@@ -27,7 +27,7 @@ ROOMS = (
     "checks.py",
     "spectral",
     "train.py",
-    "replicas.py",
+    "replicas",
     "values.py",
 )
 X, Y = np.full((2, 2, 2, 1), 0.5, np.float32), np.array([0, 1])

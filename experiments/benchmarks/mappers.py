@@ -65,10 +65,13 @@ def jax_row(form: str, devices: int, conv: str, num_models: int) -> dict:
     member = np.ones((num_models, len(labels)), bool)
     mapper = replicas.mapper(form, num_models=num_models, devices=devices)
     dataset = Dataset(images, labels.astype(np.int32))
+
+    def create(key: jax.Array, _: tuple[()]) -> train.TrainState:
+        return train.init_state(key, model, recipe.tx)
+
     seconds = []
     for call in range(2 if (form, conv) in SLOW else 1 + CALLS):
         keys = jax.random.split(jax.random.key(call), num_models)
-        create = replicas._creator(model, recipe.tx)
         state = replicas.map_models(mapper, create, keys, ())
         jax.block_until_ready(state)
         began = time.perf_counter()

@@ -13,6 +13,7 @@ from unlearn_jax import replicas, train
 from unlearn_jax.pipeline import Artifact, Items, run
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.pipeline.store.artifact import Rehearsed, Runner
+from unlearn_jax.replicas import _programs
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -43,13 +44,13 @@ def test_a_rehearsal_compiles_and_returns_zeros(devices):
 
 def test_two_threads_compile_a_program_once(monkeypatch):
     compiled = []
-    lower = replicas._compiler_options
+    lower = _programs.compiler_options
     monkeypatch.setattr(
-        replicas,
-        "_compiler_options",
+        _programs,
+        "compiler_options",
         lambda lowered: compiled.append(lowered) or lower(lowered),
     )
-    program = replicas._Program(jax.jit(lambda x: jnp.linalg.inv(x) @ x))
+    program = _programs.Program(jax.jit(lambda x: jnp.linalg.inv(x) @ x))
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(program(jnp.eye(8))))
@@ -69,7 +70,7 @@ def test_two_threads_compile_a_program_once(monkeypatch):
 
 
 def test_programs_follow_the_switches_of_the_thread_that_calls():
-    program = replicas._Program(jax.jit(lambda x: jnp.zeros(()) + x.shape[0]))
+    program = _programs.Program(jax.jit(lambda x: jnp.zeros(()) + x.shape[0]))
     one = np.ones(2, np.float32)
     ahead = threading.Thread(target=program, args=(one,))
     with jax.enable_x64(True):
@@ -152,9 +153,9 @@ def test_closing_waits_for_no_compilation(tmp_path, monkeypatch):
         is_compiling.set()
         assert may_end.wait(60)
 
-    monkeypatch.setattr(replicas, "_compiler_options", options)
-    double = replicas._Program(jax.jit(lambda x: 2 * x))
-    triple = replicas._Program(jax.jit(lambda x: 3 * x))
+    monkeypatch.setattr(_programs, "compiler_options", options)
+    double = _programs.Program(jax.jit(lambda x: 2 * x))
+    triple = _programs.Program(jax.jit(lambda x: 3 * x))
 
     def compute(piece):
         return {"x": triple(double(np.ones(2, np.float32)))}

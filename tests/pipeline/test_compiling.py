@@ -32,6 +32,7 @@ from unlearn_jax.pipeline import (
 from unlearn_jax.pipeline.compiling import Compiled, ProgramRow
 from unlearn_jax.pipeline.config import rows
 from unlearn_jax.pipeline.config.resolve import complete
+from unlearn_jax.replicas import _mappers
 from unlearn_jax.types import InputError
 
 
@@ -329,7 +330,7 @@ def test_programs_with_convolutions_are_mapped_and_others_at_once():
         return traced.out_info
 
     gpu = dataclasses.replace(targets.parse("cpu"), kind="NVIDIA H100 80GB HBM3")
-    mapper = replicas._on_one("auto", gpu)
+    mapper = _mappers._on_one("auto", gpu)
     with replicas.rehearsal(watch):
         for fun in (convolve, multiply):
             replicas.map_models(mapper, fun, jnp.ones(3), jnp.ones((2, 4, 4, 1)))

@@ -1,0 +1,45 @@
+"""Many models at once: mappers, and training and prediction of stacked models.
+
+A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model"
+is a replaceable *mapper*, so the same pure function of one model runs as a Python loop,
+as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any of these inside;
+batches of models too large for one device are divided over several, and so are the
+samples of a data set too large for one.
+All give the same result; which is fast depends on the backend and on the model.
+"""
+
+from unlearn_jax.replicas._mappers import Form, Mapper, map_models, mapper, to_host
+from unlearn_jax.replicas._models import (
+    References,
+    fit_many,
+    fit_references,
+    predict_many,
+    stack,
+    unstack,
+)
+from unlearn_jax.replicas._programs import (
+    UnwantedError,
+    clear_programs,
+    is_rehearsal,
+    rehearsal,
+    repeats,
+)
+
+__all__ = [
+    "Form",
+    "Mapper",
+    "References",
+    "UnwantedError",
+    "clear_programs",
+    "fit_many",
+    "fit_references",
+    "is_rehearsal",
+    "map_models",
+    "mapper",
+    "predict_many",
+    "rehearsal",
+    "repeats",
+    "stack",
+    "to_host",
+    "unstack",
+]
