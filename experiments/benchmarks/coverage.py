@@ -37,7 +37,7 @@ from unlearn_jax.pipeline.measure.pool import (
     make_pool,
     margins,
 )
-from unlearn_jax.pipeline.measure.rows import BOUNDS, estimate
+from unlearn_jax.pipeline.measure.rows import BOUNDS, estimate, measure_gaps
 from unlearn_jax.pipeline.measure.rows import measure_row as measure_metrics
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
@@ -164,6 +164,63 @@ def crossed(num_tables: int, seed: int) -> list[list]:
             label = f"{originals} x {sets}, {name} effects"
             rows.append([label, *np.round(100 * hits / num_tables, 1)])
     return rows
+
+
+def gaps(num_tables: int, seed: int) -> list[list]:
+    """Return coverage of the Avg Gap of a row that is shifted from retraining."""
+    rows = []
+    for originals, sets in ((3, 1), (3, 3), (3, 10)):
+        for name, effect in EFFECTS.items():
+            design = design_of(originals, sets, effect)
+
+            def measure(
+                key: list[int], num_bootstrap: int, design: TableDesign = design
+            ) -> tuple[AuditPool, Measured]:
+                rng = np.random.default_rng(key)
+                table = simulate_table(rng, design, [0.0, SHIFT], [1.3, 1.5])
+                pool = make_simulated_pool(table, key[-1], num_bootstrap=num_bootstrap)
+                oracle, method = (measure_parts(pool, table, row) for row in range(2))
+                return pool, measure_gaps(pool, method, oracle)["avg_gap"]
+
+            drawn = [measure([seed, 1, number], 2)[1] for number in range(400)]
+            truth = np.mean([one.value.mean() for one in drawn])
+            hits = np.zeros(2)
+            for number in range(num_tables):
+                pool, one = measure([seed, 2, number], 200)
+                assert one.replicates is not None
+                fraction = Measured(one.value / 100, one.replicates / 100)
+                low, high = former(pool, fraction, number)
+                interval = estimate(pool, one, "points")
+                hits += [low <= truth <= high, interval.low <= truth <= interval.high]
+            label = f"{originals} x {sets}, {name} effects"
+            rows.append([label, *np.round(100 * hits / num_tables, 1)])
+    return rows
+
+
+def measure_parts(
+    pool: AuditPool, table: SimulatedTable, row: int
+) -> dict[str, Measured]:
+    """Measure the parts of the Avg Gap of one row, in percent."""
+
+    def statistics_of(run: int) -> Statistics:
+        forget = pool.forget[run]
+        right = table.right[row, run]
+        statistics = Statistics()
+        statistics.mean("unlearn_accuracy", right, forget)
+        statistics.mean("retain_accuracy", right, pool.train & ~forget)
+        statistics.mean("test_accuracy", right, ~pool.train)
+        sides = {"forget": forget, "test": ~pool.train}
+        ranking = audit.Ranking(table.scores[row, run], sides)
+        statistics.roc(ranking, {"ft_auc": ("forget", "test")})
+        return statistics
+
+    measured = {}
+    for key, one in pool.measure(statistics_of).items():
+        assert one.replicates is not None
+        measured[key] = one._replace(
+            value=100 * one.value, replicates=100 * one.replicates
+        )
+    return measured
 
 
 def power(num_tables: int, seed: int) -> list[list]:
@@ -568,6 +625,7 @@ def main() -> None:
     parts = {
         "Mean over seeds": (both, seeds_only, 4 * args.tables),
         "Crossed runs": (crossed_columns, crossed, args.tables),
+        "Avg Gap": (both, gaps, args.tables),
         "FT AUC shifted from retraining, 3 x 3": (power_columns, power, args.tables),
         "One run near the edge": (both, edges, 4 * args.tables),
         "U-LiRA": (both, ulira, args.tables),

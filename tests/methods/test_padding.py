@@ -16,6 +16,7 @@ from unlearn_jax.methods import (
     DELETE,
     SCRUB,
     UAM,
+    BoundaryExpand,
     BoundaryShrink,
     FineTune,
     GradientAscent,
@@ -47,6 +48,7 @@ CASES = {
     "uam": UAM(**SMALL, forget_batch_size=3),
     "l1_sparse": L1Sparse(**SMALL, schedule="amun_code"),
     "delete": DELETE(**SMALL, retain=True),
+    "boundary_expand": BoundaryExpand(**SMALL, retain=True),
     "boundary_shrink": BoundaryShrink(**SMALL, retain=True, relabel="epoch"),
 }
 

@@ -136,6 +136,35 @@ def test_padding_modes_of_linen(padding):
     np.testing.assert_allclose(got.reshape(50, -1).T, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"),
+    [
+        ((3, 3), (1, 1), "SAME"),
+        ((3, 2), (2, 1), ((1, 0), (0, 1))),
+        ((1, 1), (2, 2), "VALID"),
+        ((2, 3), (2, 3), ((2, 1), (0, 0))),
+    ],
+)
+def test_kernels_larger_than_their_images_multiply_patches(kernel, strides, padding):
+    def apply(weights, images):
+        convolved = models.canonical_conv(images, weights["w"], strides, padding)
+        return convolved.mean((1, 2))
+
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(*kernel, 20, 5)).astype("f4")}
+    (layer,) = layers(apply, weights, jnp.zeros((1, 4, 5, 20)))
+    found = layer_map(layer)
+    expected = layer_map(layer, form="canonical")
+    assert "_canonical" not in str(jax.make_jaxpr(found.matvec)(jnp.ones((4, 5, 20))))
+    image = jnp.asarray(rng.normal(size=(4, 5, 20)), jnp.float32)
+    outputs = expected.matvec(image)
+    for got, want in (
+        (found.matvec(image), outputs),
+        (found.rmatvec(outputs), expected.rmatvec(outputs)),
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_patches_of_images_are_the_convolution_that_they_stand_for(monkeypatch):
     monkeypatch.setitem(models.CONVOLUTIONS, "im2col", im2col)

@@ -12,7 +12,8 @@ quantities as **membership scores**, where higher means more likely member: loss
 entropies appear there with their sign turned.
 """
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sized
 
 import jax
 import jax.numpy as jnp
@@ -359,7 +360,8 @@ def model_signals(
     Args:
       signal: a name in :data:`SIGNALS`, or ``package.module:function``, or an entry
         point of ``unlearn_jax.signals``: ``(logits [N, C], labels [N]) -> [N]``.
-      logits: ``[N, C]`` of every model, at least one; may be a generator.
+      logits: ``[N, C]`` of every model, at least one; may be a generator, which takes
+        half as much memory again, since the number of models is not known.
       labels: ``[N]`` integers in 0..C-1.
 
     Returns:
@@ -377,8 +379,14 @@ def model_signals(
         if ":" not in signal and signal not in extensions.names("signals"):
             raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
         function = extensions.find("signals", signal)
-    signals = []
-    for one in logits:
+
+    def signal_of(one: ArrayLike) -> np.ndarray:
         warn_of_probabilities(np.asarray(one))
-        signals.append(np.asarray(function(jnp.asarray(one), labels)))
-    return np.stack(signals)
+        return np.asarray(function(jnp.asarray(one), labels))
+
+    rows = map(signal_of, logits)
+    first = next(rows)
+    count = len(logits) if isinstance(logits, Sized) else -1
+    # into the result at once: a list of rows would be in memory with their stack
+    row = np.dtype((first.dtype, first.shape))
+    return np.fromiter(itertools.chain([first], rows), row, count)

@@ -227,7 +227,8 @@ def is_padded(method: Any) -> bool:
 
     Methods and constraints whose class says ``is_padded`` take a
     :class:`~unlearn_jax.types.Count` for ``num_forget``, and give what they give each
-    problem alone. A rate that decays by epochs needs their steps as numbers.
+    problem alone. Others read all of D_R at once, as an array of its length, or draw a
+    fraction of it. A rate that decays by epochs needs their steps as numbers.
 
     Args:
       method: to be called with such problems.

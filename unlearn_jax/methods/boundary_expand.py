@@ -4,7 +4,7 @@ Chen et al., *Boundary Unlearning*, CVPR 2023 (arXiv 2303.11570).
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,8 @@ class BoundaryExpand(FineTuning):
       learning_rate: of all passes.
       weight_decay: L2, added to the gradient.
     """
+
+    is_padded: ClassVar[bool] = True
 
     retain: bool = False
     freeze_head: bool = False

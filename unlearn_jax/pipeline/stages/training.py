@@ -119,7 +119,7 @@ class Training:
             return self.stored[signal]
 
         def read(stored: Stored) -> np.ndarray:
-            return audit.model_signals(signal, stored.iterate("logits"), labels)
+            return audit.model_signals(signal, stored.each("logits"), labels)
 
         return self.stored.derived(("signal", signal), read)
 
