@@ -190,8 +190,8 @@ def gaps(num_tables: int, seed: int) -> list[list]:
                 assert one.replicates is not None
                 fraction = Measured(one.value / 100, one.replicates / 100)
                 low, high = former(pool, fraction, number)
-                found = estimate(pool, one, "points")
-                hits += [low <= truth <= high, found.low <= truth <= found.high]
+                interval = estimate(pool, one, "points")
+                hits += [low <= truth <= high, interval.low <= truth <= interval.high]
             label = f"{originals} x {sets}, {name} effects"
             rows.append([label, *np.round(100 * hits / num_tables, 1)])
     return rows
@@ -412,7 +412,7 @@ def classes(num_tables: int, seed: int) -> list[list]:
                 shifts = shifts + effect * rng.normal(size=len(shifts))
                 models = simulate_classes(rng, labels, train, shifts)
                 oracles = (list(models[:originals]), list(models[originals:-originals]))
-                own = models[-originals:]
+                retrained = models[-originals:]
                 runs = np.stack([np.arange(originals), np.zeros(originals, int)], 1)
                 forget = np.broadcast_to(labels == NUM_CLASSES - 1, (originals, 240))
                 pool = make_pool(
@@ -424,20 +424,20 @@ def classes(num_tables: int, seed: int) -> list[list]:
                     np.zeros((0, len(labels)), bool),
                     oracles,
                 )
-                return pool, models, measure_metrics(pool, list(own))[0]
+                return pool, models, measure_metrics(pool, list(retrained))[0]
 
             drawn = [measure([seed, 1, number], 0)[2] for number in range(200)]
             hits = np.zeros((len(keys), 2))
             for number in range(num_tables):
-                pool, models, found = measure([seed, 2, number], 60)
+                pool, models, statistics = measure([seed, 2, number], 60)
                 fixed = fixed_classes(pool, models, originals)
                 for place, key in enumerate(keys):
                     truth = np.mean([one[key].value.mean() for one in drawn])
-                    value = found[key].value / 100
+                    value = statistics[key].value / 100
                     low, high = former(pool, Measured(value, fixed[key]), number)
                     hits[place, 0] += low <= truth <= high
                     unit = "points" if key == "mia_nn_gap" else "%"
-                    one = estimate(pool, found[key], unit)
+                    one = estimate(pool, statistics[key], unit)
                     hits[place, 1] += one.low <= truth <= one.high
             label = f"{originals} x 1, forgets {name} retraining, effects {effect:g}"
             rows.append([label, *np.round(100 * hits.ravel() / num_tables, 1)])
@@ -472,12 +472,12 @@ def fixed_classes(
         )
         neighbors.append(credits)
     scores = fixed_calls(pool, neighbors)
-    own = scores[:, -originals:]
+    retrained = scores[:, -originals:]
     expected = scores[:, :-originals].mean(1, keepdims=True)
     return {
         "mia_kodge": fixed_calls(pool, kodge),
-        "mia_nn": own,
-        "mia_nn_gap": np.abs(own - expected),
+        "mia_nn": retrained,
+        "mia_nn_gap": np.abs(retrained - expected),
     }
 
 
@@ -496,8 +496,8 @@ def ulira(num_tables: int, seed: int) -> list[list]:
                 phi = hardness + rng.normal(size=(2, count, num_samples))
                 phi += 0.3 * rng.normal(size=(2, count, 1))
                 phi[0] += shift
-                found = audit.ulira(*phi)
-                right = found.target_called + 1 - found.reference_called
+                scores = audit.ulira(*phi)
+                right = scores.target_called + 1 - scores.reference_called
                 return np.asarray(right) / 2
 
             truth = _expectation(
@@ -586,8 +586,11 @@ def rank_correlations(num_tables: int, seed: int) -> list[list]:
                 replicates = products / sizes
                 low, high = np.quantile(replicates, [0.025, 0.975])
                 x, y = pairs.reshape(-1, 2).T
-                found = audit.rank_correlation(x, y, groups)
-                hits += [low <= truth <= high, found.low <= truth <= found.high]
+                correlation = audit.rank_correlation(x, y, groups)
+                hits += [
+                    low <= truth <= high,
+                    correlation.low <= truth <= correlation.high,
+                ]
             label = f"correlation {rho:g}, groups {100 * shared:.0f} % of the variance"
             rows.append([label, *np.round(100 * hits / num_tables, 1)])
     return rows
@@ -649,8 +652,8 @@ def main() -> None:
         print(f"{title}: % of {count} tables ({', '.join(columns)})")
         for label, *numbers in rows:
             print(f"  {label:<32}" + "".join(f"{number:>8.1f}" for number in numbers))
-        found = {"seed": args.seed, "level": 95, "parts": tables}
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        record = {"seed": args.seed, "level": 95, "parts": tables}
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
