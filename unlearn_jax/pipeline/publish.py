@@ -28,6 +28,7 @@ from unlearn_jax.pipeline.report.reading import reading
 from unlearn_jax.pipeline.report.tables import (
     STATES,
     missing_sentence,
+    more_runs,
     study_title,
 )
 from unlearn_jax.pipeline.report.verdict import distances_sentence, margins_sentence
@@ -356,9 +357,9 @@ def _verdict_table(run: RunResult) -> ResultTable:
     rows = []
     for row in methods:
         assert row.verdict is not None
-        more = row.verdict.more_runs
+        more = more_runs(row.verdict.more_runs)
         state = STATES[row.verdict.state]
-        cells: list[Cell] = [state if more is None else f"{state} (+{more} runs)"]
+        cells: list[Cell] = [f"{state} ({more})" if more else state]
         for metric, reference, _ in shown:
             one = row.differences.get(metric.key, {}).get(reference)
             if one is None:
