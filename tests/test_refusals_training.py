@@ -422,6 +422,10 @@ REFUSED = [
         "99 devices asked for, 8 present: choose 1 to 8",
     ),
     (
+        lambda: replicas.mapper(num_models=2, devices=2, across_hosts=True),
+        "a mesh across hosts takes all devices of all processes: leave out devices",
+    ),
+    (
         lambda: train.predict(linear, WEIGHTS, X, batch_size=0),
         "batch_size must be a positive integer, got 0: give at least 1 sample",
     ),

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unlearn_jax import models, onednn, replicas, targets, train
+from unlearn_jax.replicas import _models
 from unlearn_jax.types import InputError
 
 RECIPE = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
@@ -133,7 +134,7 @@ def test_predictions_in_parts_are_those_of_all(normed, blobs, reference, monkeyp
     variables = reference[0].variables
     whole = replicas.predict_many(normed.apply, variables, blobs.images, batch_size=8)
     # three batches of eight images at a time
-    monkeypatch.setattr(replicas, "PART_BYTES", 25 * blobs.images[0].nbytes)
+    monkeypatch.setattr(_models, "PART_BYTES", 25 * blobs.images[0].nbytes)
     parts = replicas.predict_many(normed.apply, variables, blobs.images, batch_size=8)
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
 

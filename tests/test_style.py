@@ -20,6 +20,7 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 RIDDLE = re.compile(r"(What|How|Who|Where|Whether|Which)\b")
+NAMES = {"found", "own", "kept", "gone", "here", "now", "said", "the"}
 COMPREHENSIONS = (ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp)
 
 
@@ -69,6 +70,17 @@ def test_no_comprehension_inside_another(path):
             ):
                 nested.append(outer.lineno)
     assert nested == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_variables_are_nouns(path):
+    named = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            named.append((node.id, node.lineno))
+        if isinstance(node, ast.arg):
+            named.append((node.arg, node.lineno))
+    assert [name for name in named if name[0] in NAMES] == []
 
 
 def test_the_word_list_finds_its_words():

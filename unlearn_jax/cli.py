@@ -117,7 +117,7 @@ def run(arguments: list[str]) -> int:
                 variants,
                 workdir,
                 preset=loaded.name,
-                own=parts,
+                parts=parts,
                 events=options.tensorboard,
             )
         except ReportError:

@@ -214,13 +214,13 @@ def scale_case(num_samples: int, num_models: int) -> dict[str, float]:
     model_signals("taylor_softmax", model_logits(1000, 1), labels[:1000])
     start = peak()
     clock = time.process_time()
-    found: dict[str, float] = {}
+    costs: dict[str, float] = {}
 
     def lap(name: str) -> None:
         nonlocal clock
-        now = time.process_time()
-        found[f"{name} s"] = now - clock
-        found[f"{name} MiB"] = peak() - start
+        time_now = time.process_time()
+        costs[f"{name} s"] = time_now - clock
+        costs[f"{name} MiB"] = peak() - start
         clock = time.process_time()
 
     logits = model_logits(num_samples, num_models)
@@ -252,7 +252,7 @@ def scale_case(num_samples: int, num_models: int) -> dict[str, float]:
             curves.tpr("forget", "test", max_fpr=0.01)
             curves.tpr("retain", "test", max_fpr=0.01)
         lap(f"{num_replicates} replicates")
-    return found
+    return costs
 
 
 def scale() -> int:
@@ -263,12 +263,12 @@ def scale() -> int:
             command = [sys.executable, __file__, "--case", f"{num_samples}"]
             command.append(f"{num_models}")
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(answer.stdout)
+            costs = json.loads(answer.stdout)
             print(f"{num_samples:,} samples, {num_models} models:")
-            for name, number in found.items():
+            for name, number in costs.items():
                 print(f"  {name:<24}{number:10.2f}")
             sys.stdout.flush()
-            first, second = (found[f"{count} replicates MiB"] for count in REPLICATES)
+            first, second = (costs[f"{count} replicates MiB"] for count in REPLICATES)
             signals = 2 * 4 * num_samples * num_models / 2**20
             is_linear &= second - first < 64
             is_linear &= second < 1.3 * signals + 1500

@@ -117,25 +117,25 @@ def read_reports(folder: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:
         if part.startswith("before"):
             # another mapper, for comparison
             target = f"{target} {part.removeprefix('before-')}"
-        found = json.loads(file.read_text())
+        report = json.loads(file.read_text())
         if (preset, target) not in reports:
-            reports[preset, target] = found
+            reports[preset, target] = report
             continue
         whole = reports[preset, target]
-        whole["programs"] += found["programs"]
-        whole["effort"] = min(one.get("effort", 0) for one in (whole, found))
+        whole["programs"] += report["programs"]
+        whole["effort"] = min(one.get("effort", 0) for one in (whole, report))
         groups = [
             one["largest_group"]
-            for one in (whole, found)
+            for one in (whole, report)
             if one["largest_group"] is not None
         ]
         whole["largest_group"] = min(groups, default=None)
     return reports
 
 
-def summary(found: dict[str, Any], name: str, target: str) -> tuple[Cell, ...]:
+def summary(report: dict[str, Any], name: str, target: str) -> tuple[Cell, ...]:
     """Return a preset's row on a target."""
-    programs = found["programs"]
+    programs = report["programs"]
     sound = [row for row in programs if row["compiles"]]
     most: tuple[Cell, ...] = ("-",) * 4
     if sound:
@@ -153,40 +153,40 @@ def summary(found: dict[str, Any], name: str, target: str) -> tuple[Cell, ...]:
             kind = "grouped convolutions" if "grouped" in text else text
             warnings[kind] = warnings.get(kind, 0) + 1
     notes = [f"{text} ({count})" for text, count in warnings.items()]
-    if found.get("effort", 0) < 0:
+    if report.get("effort", 0) < 0:
         notes.append("the compiler's least effort")
     notes += [
         f"{row['stage']}: {row['why_not'][:80]}"
         for row in programs
         if not row["compiles"]
     ]
-    kept = [text for text in notes if "counted" not in text]
+    shown = [text for text in notes if "counted" not in text]
     fits = "yes"
     if not all(row["fits"] for row in programs):
-        largest = found["largest_group"]
+        largest = report["largest_group"]
         fits = f"groups of {largest}" if largest else "no"
     return (
         name,
         target,
-        f"{found['devices_per_host']} x {found['device']}, {found['hosts']}",
+        f"{report['devices_per_host']} x {report['device']}, {report['hosts']}",
         f"{len(sound)} of {len(programs)}",
         fits,
         number(max(row["memory_bytes"] or 0.0 for row in programs) / 2**30),
         f"{flops:.1e}",
         number(sum(row["bound_device_hours"] for row in sound)),
         *most,
-        "; ".join(kept) or "none",
+        "; ".join(shown) or "none",
     )
 
 
-def plan_row(found: dict[str, Any], devices: int) -> tuple[Cell, ...]:
+def plan_row(report: dict[str, Any], devices: int) -> tuple[Cell, ...]:
     """Return the plan on a number of devices."""
-    plan = pods.plan_pod(found, devices)
+    plan = pods.plan_pod(report, devices)
     texts = []
     for cell in pods.cells(plan)[1:]:
         texts.append(number(cell) if isinstance(cell, float) else cell)
-    kind = found["target"].partition(":")[0]
-    return (f"{found['preset']}, {kind}", Value(mean=Decimal(devices)), *texts)
+    kind = report["target"].partition(":")[0]
+    return (f"{report['preset']}, {kind}", Value(mean=Decimal(devices)), *texts)
 
 
 def publish_rows(folder: pathlib.Path) -> None:
@@ -209,11 +209,11 @@ def publish_rows(folder: pathlib.Path) -> None:
     }
     rows = []
     planned = []
-    for (preset, target), found in reports.items():
-        rows.append(summary(found, preset, target))
-        is_sound = any(row["compiles"] for row in found["programs"])
+    for (preset, target), report in reports.items():
+        rows.append(summary(report, preset, target))
+        is_sound = any(row["compiles"] for row in report["programs"])
         if target in PLANNED and is_sound:
-            planned += [plan_row(found, devices) for devices in COUNTS]
+            planned += [plan_row(report, devices) for devices in COUNTS]
     for file in sorted(folder.glob("*--*--*.failed")):
         preset, target, part = file.stem.split("--")
         empty = ("-",) * (len(columns) - 3)

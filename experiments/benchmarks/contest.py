@@ -192,20 +192,20 @@ def table(rounds: list[dict[str, dict[str, Any]]], unit: str, first: str) -> str
         "|---|---|---|---|---|---|---|",
     ]
     for name in rounds[0]:
-        found = [one[name] for one in rounds]
+        timings = [one[name] for one in rounds]
         speed = [
             row["seconds"] if per_call else row["amount"] / row["seconds"]
-            for row in found
+            for row in timings
         ]
-        unit_time = [row["seconds"] / row["amount"] for row in found]
+        unit_time = [row["seconds"] / row["amount"] for row in timings]
         ratio = [
-            own / (one[first]["seconds"] / one[first]["amount"])
-            for own, one in zip(unit_time, rounds, strict=True)
+            seconds_each / (one[first]["seconds"] / one[first]["amount"])
+            for seconds_each, one in zip(unit_time, rounds, strict=True)
         ]
-        memory = max(row["memory"] for row in found)
-        starts = statistics.median(row["first"] for row in found)
-        cpu = statistics.median(row["cpu"] for row in found)
-        result = found[0]["result"]
+        memory = max(row["memory"] for row in timings)
+        starts = statistics.median(row["first"] for row in timings)
+        cpu = statistics.median(row["cpu"] for row in timings)
+        result = timings[0]["result"]
         lines.append(
             f"| {name} | {spread(speed)} | {spread(ratio)} | {cpu:.3g} | {starts:.2f} |"
             f" {memory:,.0f} | {'' if result is None else format(result, '.4g')} |"

@@ -37,7 +37,7 @@ from unlearn_jax.pipeline.measure.pool import (
     make_pool,
     margins,
 )
-from unlearn_jax.pipeline.measure.rows import BOUNDS, estimate
+from unlearn_jax.pipeline.measure.rows import BOUNDS, estimate, measure_gaps
 from unlearn_jax.pipeline.measure.rows import measure_row as measure_metrics
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
@@ -164,6 +164,63 @@ def crossed(num_tables: int, seed: int) -> list[list]:
             label = f"{originals} x {sets}, {name} effects"
             rows.append([label, *np.round(100 * hits / num_tables, 1)])
     return rows
+
+
+def gaps(num_tables: int, seed: int) -> list[list]:
+    """Return coverage of the Avg Gap of a row that is shifted from retraining."""
+    rows = []
+    for originals, sets in ((3, 1), (3, 3), (3, 10)):
+        for name, effect in EFFECTS.items():
+            design = design_of(originals, sets, effect)
+
+            def measure(
+                key: list[int], num_bootstrap: int, design: TableDesign = design
+            ) -> tuple[AuditPool, Measured]:
+                rng = np.random.default_rng(key)
+                table = simulate_table(rng, design, [0.0, SHIFT], [1.3, 1.5])
+                pool = make_simulated_pool(table, key[-1], num_bootstrap=num_bootstrap)
+                oracle, method = (measure_parts(pool, table, row) for row in range(2))
+                return pool, measure_gaps(pool, method, oracle)["avg_gap"]
+
+            drawn = [measure([seed, 1, number], 2)[1] for number in range(400)]
+            truth = np.mean([one.value.mean() for one in drawn])
+            hits = np.zeros(2)
+            for number in range(num_tables):
+                pool, one = measure([seed, 2, number], 200)
+                assert one.replicates is not None
+                fraction = Measured(one.value / 100, one.replicates / 100)
+                low, high = former(pool, fraction, number)
+                interval = estimate(pool, one, "points")
+                hits += [low <= truth <= high, interval.low <= truth <= interval.high]
+            label = f"{originals} x {sets}, {name} effects"
+            rows.append([label, *np.round(100 * hits / num_tables, 1)])
+    return rows
+
+
+def measure_parts(
+    pool: AuditPool, table: SimulatedTable, row: int
+) -> dict[str, Measured]:
+    """Measure the parts of the Avg Gap of one row, in percent."""
+
+    def statistics_of(run: int) -> Statistics:
+        forget = pool.forget[run]
+        right = table.right[row, run]
+        statistics = Statistics()
+        statistics.mean("unlearn_accuracy", right, forget)
+        statistics.mean("retain_accuracy", right, pool.train & ~forget)
+        statistics.mean("test_accuracy", right, ~pool.train)
+        sides = {"forget": forget, "test": ~pool.train}
+        ranking = audit.Ranking(table.scores[row, run], sides)
+        statistics.roc(ranking, {"ft_auc": ("forget", "test")})
+        return statistics
+
+    measured = {}
+    for key, one in pool.measure(statistics_of).items():
+        assert one.replicates is not None
+        measured[key] = one._replace(
+            value=100 * one.value, replicates=100 * one.replicates
+        )
+    return measured
 
 
 def power(num_tables: int, seed: int) -> list[list]:
@@ -355,7 +412,7 @@ def classes(num_tables: int, seed: int) -> list[list]:
                 shifts = shifts + effect * rng.normal(size=len(shifts))
                 models = simulate_classes(rng, labels, train, shifts)
                 oracles = (list(models[:originals]), list(models[originals:-originals]))
-                own = models[-originals:]
+                retrained = models[-originals:]
                 runs = np.stack([np.arange(originals), np.zeros(originals, int)], 1)
                 forget = np.broadcast_to(labels == NUM_CLASSES - 1, (originals, 240))
                 pool = make_pool(
@@ -367,20 +424,20 @@ def classes(num_tables: int, seed: int) -> list[list]:
                     np.zeros((0, len(labels)), bool),
                     oracles,
                 )
-                return pool, models, measure_metrics(pool, list(own))[0]
+                return pool, models, measure_metrics(pool, list(retrained))[0]
 
             drawn = [measure([seed, 1, number], 0)[2] for number in range(200)]
             hits = np.zeros((len(keys), 2))
             for number in range(num_tables):
-                pool, models, found = measure([seed, 2, number], 60)
+                pool, models, statistics = measure([seed, 2, number], 60)
                 fixed = fixed_classes(pool, models, originals)
                 for place, key in enumerate(keys):
                     truth = np.mean([one[key].value.mean() for one in drawn])
-                    value = found[key].value / 100
+                    value = statistics[key].value / 100
                     low, high = former(pool, Measured(value, fixed[key]), number)
                     hits[place, 0] += low <= truth <= high
                     unit = "points" if key == "mia_nn_gap" else "%"
-                    one = estimate(pool, found[key], unit)
+                    one = estimate(pool, statistics[key], unit)
                     hits[place, 1] += one.low <= truth <= one.high
             label = f"{originals} x 1, forgets {name} retraining, effects {effect:g}"
             rows.append([label, *np.round(100 * hits.ravel() / num_tables, 1)])
@@ -415,12 +472,12 @@ def fixed_classes(
         )
         neighbors.append(credits)
     scores = fixed_calls(pool, neighbors)
-    own = scores[:, -originals:]
+    retrained = scores[:, -originals:]
     expected = scores[:, :-originals].mean(1, keepdims=True)
     return {
         "mia_kodge": fixed_calls(pool, kodge),
-        "mia_nn": own,
-        "mia_nn_gap": np.abs(own - expected),
+        "mia_nn": retrained,
+        "mia_nn_gap": np.abs(retrained - expected),
     }
 
 
@@ -439,8 +496,8 @@ def ulira(num_tables: int, seed: int) -> list[list]:
                 phi = hardness + rng.normal(size=(2, count, num_samples))
                 phi += 0.3 * rng.normal(size=(2, count, 1))
                 phi[0] += shift
-                found = audit.ulira(*phi)
-                right = found.target_called + 1 - found.reference_called
+                scores = audit.ulira(*phi)
+                right = scores.target_called + 1 - scores.reference_called
                 return np.asarray(right) / 2
 
             truth = _expectation(
@@ -529,8 +586,11 @@ def rank_correlations(num_tables: int, seed: int) -> list[list]:
                 replicates = products / sizes
                 low, high = np.quantile(replicates, [0.025, 0.975])
                 x, y = pairs.reshape(-1, 2).T
-                found = audit.rank_correlation(x, y, groups)
-                hits += [low <= truth <= high, found.low <= truth <= found.high]
+                correlation = audit.rank_correlation(x, y, groups)
+                hits += [
+                    low <= truth <= high,
+                    correlation.low <= truth <= correlation.high,
+                ]
             label = f"correlation {rho:g}, groups {100 * shared:.0f} % of the variance"
             rows.append([label, *np.round(100 * hits / num_tables, 1)])
     return rows
@@ -565,6 +625,7 @@ def main() -> None:
     parts = {
         "Mean over seeds": (both, seeds_only, 4 * args.tables),
         "Crossed runs": (crossed_columns, crossed, args.tables),
+        "Avg Gap": (both, gaps, args.tables),
         "FT AUC shifted from retraining, 3 x 3": (power_columns, power, args.tables),
         "One run near the edge": (both, edges, 4 * args.tables),
         "U-LiRA": (both, ulira, args.tables),
@@ -591,8 +652,8 @@ def main() -> None:
         print(f"{title}: % of {count} tables ({', '.join(columns)})")
         for label, *numbers in rows:
             print(f"  {label:<32}" + "".join(f"{number:>8.1f}" for number in numbers))
-        found = {"seed": args.seed, "level": 95, "parts": tables}
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        record = {"seed": args.seed, "level": 95, "parts": tables}
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

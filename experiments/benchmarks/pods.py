@@ -198,10 +198,10 @@ def main() -> None:
     """Measure as the command line says."""
     if options.distributed or options.coordinator:
         hosts.join(options.coordinator, options.num_processes, options.process_id)
-    here = hosts.here()
+    host = hosts.here()
     if options.dry_run:
         print(
-            f"host {here.index} of {here.count}: {len(jax.local_devices())} local"
+            f"host {host.index} of {host.count}: {len(jax.local_devices())} local"
             f" devices ({jax.devices()[0].device_kind})"
         )
         print(
@@ -210,17 +210,17 @@ def main() -> None:
         )
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    mine = options.out / f"host-{here.index}.json"
+    mine = options.out / f"host-{host.index}.json"
     mine.unlink(missing_ok=True)
-    if here.count > 1:  # all begin together, and what an earlier run left is gone
+    if host.count > 1:  # all begin together, and what an earlier run left is gone
         multihost_utils.sync_global_devices("begin")
-    found = {str(count): throughput(count) for count in counts()}
+    throughputs = {str(count): throughput(count) for count in counts()}
     draft = mine.with_suffix(".draft")
-    draft.write_text(json.dumps(found))
+    draft.write_text(json.dumps(throughputs))
     draft.rename(mine)
-    files = [options.out / f"host-{i}.json" for i in range(here.count)]
-    if here.first:
-        here.wait(lambda: all(file.exists() for file in files))
+    files = [options.out / f"host-{i}.json" for i in range(host.count)]
+    if host.first:
+        host.wait(lambda: all(file.exists() for file in files))
         report([json.loads(file.read_text()) for file in files])
 
 

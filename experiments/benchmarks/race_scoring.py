@@ -200,7 +200,10 @@ def lira_papers() -> Work:
         margin[:1, :, None],
     )
     return Work(
-        score, 1, ("numpy", "scipy"), lambda found: area(member[0])(-np.array(found[0]))
+        score,
+        1,
+        ("numpy", "scipy"),
+        lambda scores: area(member[0])(-np.array(scores[0])),
     )
 
 

@@ -170,6 +170,16 @@ REFUSED = [
         lambda: audit.model_signals("margin", [LOGITS], LABELS),
         "unknown signal 'margin': choose taylor_softmax",
     ),
+    (
+        lambda: audit.model_signals("correctness", iter([]), LABELS),
+        "logits of no model: pass those of one at least",
+    ),
+    (
+        lambda: audit.model_signals(
+            "operator:getitem", [LOGITS, LOGITS[:, :2]], LABELS
+        ),
+        "signal 'operator:getitem' gives float32 .* for one model and float32 .* for",
+    ),
     (lambda: audit.interval(ONES, NAN), "the estimate is NaN"),
     (lambda: audit.interval([1, INF], 1), "the estimate or a replicate is infinite"),
     (

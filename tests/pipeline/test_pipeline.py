@@ -925,3 +925,13 @@ def test_two_runs_in_one_directory(finished, splits):
         pytest.raises(InputError, match="another run is at work"),
     ):
         run(TINY, folder, splits=splits)
+
+
+def test_audits_of_runs_across_hosts_are_on_the_devices_of_one(tmp_path, splits):
+    plan = make_plan(TINY, tmp_path, splits=splits)
+    # more devices to a batch than this process has
+    across = dataclasses.replace(plan.replicas, across_hosts=True, split=16)
+    plan = dataclasses.replace(plan, replicas=across)
+    with pytest.raises(InputError, match="do not divide into parts of split=16"):
+        plan.mapper(2)
+    assert plan.mapper(2, is_audit=True).shards == 8

@@ -13,7 +13,7 @@ entropies appear there with their sign turned.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 
 import jax
 import jax.numpy as jnp
@@ -380,13 +380,29 @@ def model_signals(
             raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
         function = extensions.find("signals", signal)
 
-    def signal_of(one: ArrayLike) -> np.ndarray:
-        warn_of_probabilities(np.asarray(one))
-        return np.asarray(function(jnp.asarray(one), labels))
+    first = None
 
-    rows = map(signal_of, logits)
-    first = next(rows)
-    count = len(logits) if isinstance(logits, Sized) else -1
+    def signals() -> Iterator[np.ndarray]:
+        nonlocal first
+        for one in logits:
+            warn_of_probabilities(np.asarray(one))
+            row = np.asarray(function(jnp.asarray(one), labels))
+            first = row if first is None else first
+            if row.shape != first.shape or row.dtype != first.dtype:
+                raise InputError(
+                    f"signal {signal!r} gives {first.dtype} {first.shape} for one model"
+                    f" and {row.dtype} {row.shape} for another: pass the logits of the"
+                    " same samples of every model"
+                )
+            yield row
+
+    rows = signals()
+    head = next(rows, None)
+    if head is None:
+        raise InputError("logits of no model: pass those of one at least")
+    if not head.size:
+        return np.stack([head, *rows])
     # into the result at once: a list of rows would be in memory with their stack
-    row = np.dtype((first.dtype, first.shape))
-    return np.fromiter(itertools.chain([first], rows), row, count)
+    count = len(logits) if isinstance(logits, Sized) else -1
+    item = np.dtype((head.dtype, head.shape))
+    return np.fromiter(itertools.chain([head], rows), item, count)

@@ -175,8 +175,8 @@ def _primitive(
             jax.ShapeDtypeStruct(first.shape, first.dtype),
             jax.ShapeDtypeStruct(second.shape, second.dtype),
         )
-        found = jax.eval_shape(partial(plain, **params), *shapes)
-        return first.update(shape=found.shape, dtype=found.dtype)
+        shape = jax.eval_shape(partial(plain, **params), *shapes)
+        return first.update(shape=shape.shape, dtype=shape.dtype)
 
     def lower(context: Any, first: Any, second: Any, **params: Any) -> Any:
         # also registers the calls, where no network was built by the form's name

@@ -103,9 +103,9 @@ def build() -> pathlib.Path:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"the oneDNN convolutions were not built: {error}") from None
     native.cache_clear()
-    found = native()
-    if found.reason:
-        raise InputError(f"the oneDNN convolutions were built, but {found.reason}")
+    library = native()
+    if library.reason:
+        raise InputError(f"the oneDNN convolutions were built, but {library.reason}")
     return path
 
 

@@ -7,6 +7,7 @@ import pathlib
 import time
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from unlearn_jax import targets
@@ -156,6 +157,7 @@ def results_key(plan: Plan, preset: str) -> str:
     """
     methods = [row.method for row in plan.rows.values()]
     attacks = [chosen.attack for chosen in plan.attacks.values()]
+    devices = jax.devices()
     return digest(
         plan.settings,
         [plan.splits.name, plan.splits.digest, list(plan.splits.class_names)],
@@ -163,7 +165,8 @@ def results_key(plan: Plan, preset: str) -> str:
         None if plan.original is None else tree_digest(plan.original),
         [code_digest(value) for value in (*methods, *attacks)],
         package_digest(),
-        store.versions(),
+        # the number of devices is part of what XLA compiles, that of cores is not
+        store.versions() | {"devices": f"{len(devices)} x {devices[0].device_kind}"},
         [preset, plan.runner.folder.name],
     )
 

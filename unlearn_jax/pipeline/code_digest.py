@@ -29,11 +29,13 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
     experiments = root / "experiments" if root else folder().parent
     files = [path for path in sorted(package.rglob("*.py")) if _decides(path, package)]
     for file in (f"{name}.py", f"benchmarks/{name}.py"):
-        own = experiments / file
-        if own.is_file():
-            files.append(own)
-            studies = re.findall(r"unlearn_jax\.studies\.(\w+)", own.read_text())
-            studies += re.findall(r"unlearn_jax\.studies import (\w+)", own.read_text())
+        script = experiments / file
+        if script.is_file():
+            files.append(script)
+            studies = re.findall(r"unlearn_jax\.studies\.(\w+)", script.read_text())
+            studies += re.findall(
+                r"unlearn_jax\.studies import (\w+)", script.read_text()
+            )
             for study in sorted(set(studies)):
                 files += sorted((package / "studies" / study).glob("*.py"))
             if studies:

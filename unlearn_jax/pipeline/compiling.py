@@ -206,7 +206,7 @@ class _Watch:
             for leaf in images
         ]
         data_bytes, data_parts = max(data, default=(0, 1))
-        found = Compiled(
+        result = Compiled(
             "",
             math.nan,
             max(len(used), 1),
@@ -222,7 +222,7 @@ class _Watch:
         except Exception as error:
             # whatever a compiler refuses is what the row is for
             memory = _used_memory(str(error))
-            return dataclasses.replace(found, error=_one_line(error), memory=memory)
+            return dataclasses.replace(result, error=_one_line(error), memory=memory)
         sizes = compiled.memory_analysis()
         memory = (
             sizes.argument_size_in_bytes
@@ -240,7 +240,7 @@ class _Watch:
             exchanged=reading.exchanged,
         )
         return dataclasses.replace(
-            found,
+            result,
             memory=memory,
             reading=reading,
             bound=bound,
@@ -272,19 +272,19 @@ def _one_line(error: Exception) -> str:
 
 def _used_memory(message: str) -> float:
     """Return the bytes that a compiler says it would need; NaN if it says none."""
-    found = re.search(r"Used ([\d.]+)([KMG]) of", message)
+    match = re.search(r"Used ([\d.]+)([KMG]) of", message)
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    return float(found[1]) * units[found[2]] if found else math.nan
+    return float(match[1]) * units[match[2]] if match else math.nan
 
 
 def _warnings(compiled: Compiled, target: Target) -> list[str]:
     """Return what the compiled program, and the count of its operations, say."""
     if compiled.reading is None:
         return []
-    found = compiled.reading.warnings(is_tpu=target.chip.platform == "tpu")
+    texts = compiled.reading.warnings(is_tpu=target.chip.platform == "tpu")
     if not compiled.operations.is_exact:
-        found.append("operations of a loop of unknown length counted once")
-    return found
+        texts.append("operations of a loop of unknown length counted once")
+    return texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -431,13 +431,13 @@ def compile_run(
     group = max(config.replicas.group for config in variants.values())
 
     def rows(group: int) -> list[ProgramRow]:
-        found = []
+        of_variants = []
         for name, config in variants.items():
             smaller = min(group, config.replicas.group)
             replica = dataclasses.replace(config.replicas, group=smaller)
             config = dataclasses.replace(config, replicas=replica)
-            found += _run_rows(name, config, target, parts, only, progress)
-        return found
+            of_variants += _run_rows(name, config, target, parts, only, progress)
+        return of_variants
 
     across_hosts = any(one.replicas.across_hosts for one in variants.values())
     with targets.use(target):
@@ -474,12 +474,12 @@ def compile_experiment(
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(pathlib.Path(folder), progress=False)
             artifacts = {one.name: one for one in experiment.artifacts(smaller)}
-            found = _rows(runner, artifacts, target, only, progress)
+            of_group = _rows(runner, artifacts, target, only, progress)
             # an artifact is a group of models
             size = getattr(smaller, "group", 1)
             return [
                 dataclasses.replace(row, items=row.pieces * size, size=size)
-                for row in found
+                for row in of_group
             ]
 
     with targets.use(target):
@@ -513,14 +513,16 @@ def _between(
     large: list[ProgramRow], small: list[ProgramRow], size: int, target: Target
 ) -> int:
     """Return the largest group by a line through ``size`` and twice that."""
-    found = 2 * size - 1
+    largest = 2 * size - 1
     limit = target.chip.memory
     for one, other in zip(large, small, strict=False):
         more = one.compiled.memory - other.compiled.memory
         if one.fits(target) or not more > 0:
             continue
-        found = min(found, size + int(size * (limit - other.compiled.memory) / more))
-    return max(found, size)
+        largest = min(
+            largest, size + int(size * (limit - other.compiled.memory) / more)
+        )
+    return max(largest, size)
 
 
 def _run_rows(
@@ -531,9 +533,9 @@ def _run_rows(
     only: str,
     progress: Callable[[str], None],
 ) -> Iterator[ProgramRow]:
-    own = {} if parts is None else parts(config)
+    options = {} if parts is None else parts(config)
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(config, pathlib.Path(folder), **own)
+        plan = make_plan(config, pathlib.Path(folder), **options)
         artifacts = {}
         for artifact in _artifacts(plan):
             label = f"{variant}: {artifact.name}" if variant else artifact.name
@@ -551,12 +553,12 @@ def _artifacts(plan: Plan) -> list[Artifact]:
             "the references choose the forget sets of this preset: compile it with"
             " --forget.kind=random, for sets of the same size"
         )
-    found = [plan.originals.artifact]
+    artifacts = [plan.originals.artifact]
     if plan.num_references:
-        found.append(plan.references.artifact)
-    found.append(plan.oracles.artifact)
-    found += [stages.attack(plan, name) for name in plan.attacks]
-    return found + [stages.unlearn(plan, name) for name in plan.rows]
+        artifacts.append(plan.references.artifact)
+    artifacts.append(plan.oracles.artifact)
+    artifacts += [stages.attack(plan, name) for name in plan.attacks]
+    return artifacts + [stages.unlearn(plan, name) for name in plan.rows]
 
 
 def _rows(
@@ -568,7 +570,7 @@ def _rows(
 ) -> Iterator[ProgramRow]:
     """Yield the programs of artifacts, in the order in which they are called."""
     watch = _Watch(target)
-    found: dict[Any, ProgramRow] = {}
+    by_program: dict[Any, ProgramRow] = {}
     for label, artifact in artifacts.items():
         if not re.search(only, label):
             continue
@@ -583,7 +585,7 @@ def _rows(
             raise
         except Exception as error:
             nothing = Compiled(_one_line(error), math.nan, 1, Operations(0, 0, True))
-            found[label] = ProgramRow(stage, "trace", 1, nothing)
+            by_program[label] = ProgramRow(stage, "trace", 1, nothing)
             continue
         cut = artifact.items
         pieces = 1 if cut is None else len(cut.groups)
@@ -593,18 +595,20 @@ def _rows(
             name = watch.name(key)
             if name in NEGLIGIBLE:
                 continue
-            if (stage, key) not in found:
+            if (stage, key) not in by_program:
                 progress(f"{label}: {name}")
                 compiled = watch.compiled(key)
-                found[stage, key] = ProgramRow(stage, name, 0, compiled, 0, 0, size)
-            row = found[stage, key]
-            found[stage, key] = dataclasses.replace(
+                by_program[stage, key] = ProgramRow(
+                    stage, name, 0, compiled, 0, 0, size
+                )
+            row = by_program[stage, key]
+            by_program[stage, key] = dataclasses.replace(
                 row,
                 calls=row.calls + calls * pieces,
                 pieces=row.pieces + pieces,
                 items=row.items + count,
             )
-    yield from found.values()
+    yield from by_program.values()
 
 
 def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:

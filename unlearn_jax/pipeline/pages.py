@@ -86,8 +86,10 @@ def results_page(results: Mapping[str, Result], claims: Sequence[Claim]) -> str:
         "",
     ]
     for group in GROUPS:
-        found = [result for result in results.values() if result.group == group]
-        lines.append(f"* **{group}:** " + ", ".join(_link(result) for result in found))
+        of_group = [result for result in results.values() if result.group == group]
+        lines.append(
+            f"* **{group}:** " + ", ".join(_link(result) for result in of_group)
+        )
     lines += ["", "## Claims of the sources", "", claims_table(claims, results), ""]
     lines += ["## Neighboring systems at a glance", "", systems_table(results), ""]
     for group in GROUPS:

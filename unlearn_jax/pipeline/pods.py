@@ -115,12 +115,12 @@ class PodPlan:
 
 
 def plan_pod(
-    found: Mapping[str, Any], devices: int, *, per_host: int | None = None
+    report: Mapping[str, Any], devices: int, *, per_host: int | None = None
 ) -> PodPlan:
     """Return who computes what on a number of devices, and what limits it first.
 
     Args:
-      found: a :class:`~unlearn_jax.pipeline.compiling.CompileReport` in plain values;
+      report: a :class:`~unlearn_jax.pipeline.compiling.CompileReport` in plain values;
         programs that divide batches over a host's devices are taken as compiled, for a
         host of that size. Those of ``replicas.across_hosts`` are for one mesh of all
         devices: their time falls with their number where all share a model, and so do
@@ -131,37 +131,37 @@ def plan_pod(
     Raises:
       InputError: no program that compiles, or no device.
     """
-    chip = CHIPS[found["device"]]
+    chip = CHIPS[report["device"]]
     per_host = per_host or DEVICES_PER_HOST[chip.platform]
-    programs = found["programs"]
+    programs = report["programs"]
     sound = [row for row in programs if row["compiles"]]
     if devices < 1 or not sound:
         needed = max((_needed(row, chip, per_host) for row in programs), default=0)
         raise InputError(
-            f"{found['preset']} has no plan for {devices} devices: compile a program"
+            f"{report['preset']} has no plan for {devices} devices: compile a program"
             " and give at least one device"
             + (f"; its images fit {_ACROSS.format(needed)}" if needed else "")
         )
     per_host = min(devices, per_host)
     hosts = math.ceil(devices / per_host)
-    if found.get("across_hosts"):
+    if report.get("across_hosts"):
         programs = [_on_all(row, devices) for row in programs]
         sound = [row for row in programs if row["compiles"]]
         stages = tuple(
-            dataclasses.replace(_stage(row, found["group"], 1, devices), hosts=hosts)
+            dataclasses.replace(_stage(row, report["group"], 1, devices), hosts=hosts)
             for row in sound
         )
     else:
-        stages = tuple(_stage(row, found["group"], hosts, per_host) for row in sound)
+        stages = tuple(_stage(row, report["group"], hosts, per_host) for row in sound)
     memory = max(_needed_memory(row) for row in programs)
     missing = tuple(
         f"{row['stage']}: {row['program']}"
-        for row in found["programs"]
+        for row in report["programs"]
         if not row["compiles"]
     )
     plan = PodPlan(
-        preset=found["preset"],
-        device=found["device"],
+        preset=report["preset"],
+        device=report["device"],
         devices=devices,
         hosts=hosts,
         memory=memory,
@@ -170,7 +170,7 @@ def plan_pod(
         missing=missing,
         breaks="",
     )
-    return dataclasses.replace(plan, breaks=_breaks(plan, found, programs))
+    return dataclasses.replace(plan, breaks=_breaks(plan, report, programs))
 
 
 _ACROSS = (
@@ -181,18 +181,18 @@ _ACROSS = (
 def _on_all(row: Mapping[str, Any], devices: int) -> Mapping[str, Any]:
     """Return a program of a mesh over hosts as it is on a number of devices."""
     ratio = row["devices"] / devices
-    found = {**row, "devices": devices}
+    whole = {**row, "devices": devices}
     if row["data_parts"] > 1:
         data = row["data_bytes"] * ratio
-        found |= {"data_bytes": data, "data_parts": row["data_parts"] / ratio}
+        whole |= {"data_bytes": data, "data_parts": row["data_parts"] / ratio}
         if row["memory_bytes"] is not None:
-            found["memory_bytes"] = row["memory_bytes"] - row["data_bytes"] + data
+            whole["memory_bytes"] = row["memory_bytes"] - row["data_bytes"] + data
     if row["split"] == row["devices"]:
         # all of them share a model
-        found["split"] = devices
+        whole["split"] = devices
         if row["compiles"]:
-            found["bound_seconds"] = row["bound_seconds"] * ratio
-    return found
+            whole["bound_seconds"] = row["bound_seconds"] * ratio
+    return whole
 
 
 def _needed_memory(row: Mapping[str, Any]) -> float:
@@ -252,12 +252,12 @@ def _stage(row: Mapping[str, Any], most: int, hosts: int, per_host: int) -> Stag
 
 
 def _breaks(
-    plan: PodPlan, found: Mapping[str, Any], programs: Sequence[Mapping[str, Any]]
+    plan: PodPlan, report: Mapping[str, Any], programs: Sequence[Mapping[str, Any]]
 ) -> str:
     """Return what limits a plan first."""
     chip = CHIPS[plan.device]
     if plan.memory > chip.memory:
-        largest = found["largest_group"]
+        largest = report["largest_group"]
         per_host = math.ceil(plan.devices / plan.hosts)
         needed = max(_needed(row, chip, per_host) for row in programs)
         remedy = ""

@@ -28,6 +28,7 @@ from unlearn_jax.pipeline.report.reading import reading
 from unlearn_jax.pipeline.report.tables import (
     STATES,
     missing_sentence,
+    more_runs,
     study_title,
 )
 from unlearn_jax.pipeline.report.verdict import distances_sentence, margins_sentence
@@ -94,15 +95,15 @@ def publish(
     return path, result
 
 
-def _with_words_of(before: Result, now: Result) -> Result:
+def _with_words_of(before: Result, result: Result) -> Result:
     quoted = tuple(one for one in before.tables if one.title.startswith("Published"))
     return dataclasses.replace(
-        now,
-        group=before.group if before.date else now.group,
+        result,
+        group=before.group if before.date else result.group,
         title=before.title,
         claim=before.claim,
-        seeds=before.seeds or now.seeds,
-        tables=now.tables + quoted,
+        seeds=before.seeds or result.seeds,
+        tables=result.tables + quoted,
         published=before.published,
         notes=before.notes,
         system=before.system,
@@ -111,14 +112,14 @@ def _with_words_of(before: Result, now: Result) -> Result:
 
 def _versions(versions: Mapping[str, str]) -> dict[str, str]:
     shown = {"unlearn_jax": "unlearn_jax", "Python": "python", "JAX": "jax"}
-    found = {name: versions[key] for name, key in shown.items() if key in versions}
-    if "Python" in found:
-        found["Python"] = ".".join(found["Python"].split(".")[:2])
-    return found
+    named = {name: versions[key] for name, key in shown.items() if key in versions}
+    if "Python" in named:
+        named["Python"] = ".".join(named["Python"].split(".")[:2])
+    return named
 
 
-def _of_experiment(found: ExperimentResult) -> Result:
-    page = page_of(found)
+def _of_experiment(record: ExperimentResult) -> Result:
+    page = page_of(record)
     tables = []
     for table in page.find(Table):
         rows = []
@@ -135,18 +136,18 @@ def _of_experiment(found: ExperimentResult) -> Result:
                 caption=table.caption,
             )
         )
-    seconds = sum(stage.seconds for stage in found.stages)
-    versions = found.versions
-    name = found.experiment
+    seconds = sum(stage.seconds for stage in record.stages)
+    versions = record.versions
+    name = record.experiment
     return Result(
         name=name,
         group="Neighboring systems",
-        title=found.title.rstrip(".") + ".",
+        title=record.title.rstrip(".") + ".",
         command=f"unlearn-jax run {name} --workdir runs/{name}",
-        date=found.date[:10],
+        date=record.date[:10],
         device=versions.get("devices", ""),
         versions=_versions(versions),
-        settings=found.config_digest[:12],
+        settings=record.config_digest[:12],
         time=_duration(seconds),
         tables=tuple(tables),
         reading=(page.summary,),
@@ -266,9 +267,9 @@ def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
         tables.append(dataclasses.replace(table, title=titled(table.title)))
     if run.klom is not None:
         parts = list(next(iter(run.klom.rows.values())))
-        found = run.klom.rows.items()
+        klom_rows = run.klom.rows.items()
         rows = []
-        for key, by_part in found:
+        for key, by_part in klom_rows:
             cells = [_estimate(by_part[part].mean, 1) for part in parts]
             rows.append((labels.get(key, key), *cells))
         tables.append(
@@ -325,10 +326,10 @@ def _further_columns(run: RunResult) -> list[tuple[str, str, dict[str, Cell]]]:
         for row, terms in (run.theory.rows if run.theory else {}).items():
             if key in terms:
                 one = terms[key]
-                found = Estimate(
+                klom = Estimate(
                     scale * one.mean, scale * one.std, math.nan, math.nan, 0, 0
                 )
-                cells[row] = _estimate(found, 2 if scale == 1 else 1)
+                cells[row] = _estimate(klom, 2 if scale == 1 else 1)
         if cells:
             further.append((name, unit, cells))
     if run.norms is not None:
@@ -356,9 +357,9 @@ def _verdict_table(run: RunResult) -> ResultTable:
     rows = []
     for row in methods:
         assert row.verdict is not None
-        more = row.verdict.more_runs
+        more = more_runs(row.verdict.more_runs)
         state = STATES[row.verdict.state]
-        cells: list[Cell] = [state if more is None else f"{state} (+{more} runs)"]
+        cells: list[Cell] = [f"{state} ({more})" if more else state]
         for metric, reference, _ in shown:
             one = row.differences.get(metric.key, {}).get(reference)
             if one is None:

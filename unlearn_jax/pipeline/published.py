@@ -99,7 +99,8 @@ class Result:
       device: machine in words.
       versions: of unlearn_jax, Python and JAX.
       commit: of the measuring code, if published before digests were stored.
-      code: digest of the measuring code (:func:`code_digest`); empty if unknown.
+      code: digest of the measuring code, of
+        :mod:`unlearn_jax.pipeline.code_digest`; empty if unknown.
       settings: digest of the configuration; empty if published before it was stored.
       time: duration and peak memory, in words.
       seeds: runs, seeds and sizes, in words.
@@ -302,8 +303,6 @@ def read_results(path: pathlib.Path | None = None) -> dict[str, Result]:
     files = sorted((path or folder()).glob("*.json"))
     return {file.stem: read_result(file) for file in files}
 
-
-# --- publishing a finished working directory ---
 
 _NUMBER = r"-?\d[\d,]*\.?\d*(?:e[-+]?\d+)?"
 _CELL = re.compile(rf"({_NUMBER})(?: ± ({_NUMBER}))?(?: \[({_NUMBER}), ({_NUMBER})\])?")

@@ -19,7 +19,7 @@ def run_study(
     workdir: str | os.PathLike[str],
     *,
     preset: str = "",
-    own: Mapping[str, Mapping[str, Any]] | None = None,
+    parts: Mapping[str, Mapping[str, Any]] | None = None,
     events: str | os.PathLike[str] | None = None,
 ) -> dict[str, RunResult]:
     """Run every variant, each in a sub-folder, and compare their tables.
@@ -29,7 +29,7 @@ def run_study(
       workdir: the study's folder; models are kept in its folder ``banks`` unless a
         configuration names another one.
       preset: name for the reports.
-      own: by variant, a user's ``splits``, ``model`` and ``loss_fn``, arguments of
+      parts: by variant, a user's ``splits``, ``model`` and ``loss_fn``, arguments of
         :func:`unlearn_jax.pipeline.run`.
       events: folder for TensorBoard events, a sub-folder for each variant; see
         :func:`unlearn_jax.pipeline.run`.
@@ -47,7 +47,7 @@ def run_study(
     faults: dict[str, str] = {}
     with store.Workdir(workdir).locked() as folder:
         for name, config in variants.items():
-            arguments = (own or {}).get(name, {})
+            arguments = (parts or {}).get(name, {})
             config = with_bank(config, folder)
             if events is not None:
                 arguments = {**arguments, "events": os.path.join(events, name)}

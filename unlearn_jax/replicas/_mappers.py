@@ -124,9 +124,9 @@ def mapper(
         a small CNN); elsewhere ``map`` for programs with convolutions, ``vmap`` for
         others. ``split`` is ``loop`` with every batch divided over all devices.
       num_models: ``M``; no more devices than models are used, but by ``split``.
-      devices: local devices to spread the models over by ``pmap``; all of them by
-        default, 1 for none. ``M`` need not be a multiple: the last model is repeated as
-        padding and its copies are dropped.
+      devices: local devices to spread the models over by ``pmap``, not with
+        ``across_hosts``; all of them by default, 1 for none. ``M`` need not be a
+        multiple: the last model is repeated as padding and its copies are dropped.
       split: devices that each batch of a training step is divided over (data
         parallelism, for models that fill a device). The mesh then has two axes, models
         and batches. Equal to the others to rounding, since gradients are summed in
@@ -154,6 +154,10 @@ def mapper(
             f"unknown mapper {form!r}: choose auto, loop, map, vmap or split"
         )
     present = targets.devices(across_hosts=across_hosts)
+    if across_hosts and devices is not None:
+        raise InputError(
+            "a mesh across hosts takes all devices of all processes: leave out devices"
+        )
     if devices is not None and not 1 <= devices <= len(present):
         raise InputError(
             f"{devices} devices asked for, {len(present)} present: choose 1 to"

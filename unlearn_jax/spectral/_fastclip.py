@@ -288,7 +288,7 @@ class ClipRule:
             else:
                 length = jnp.sqrt(len(vectors) / jnp.sum(scout**2))
                 starts.append(jnp.sum(vectors, 0, keepdims=True) + scout * length)
-        found = estimate_all(
+        spectra = estimate_all(
             [
                 layer_map(layer, kernel, composite=False)
                 for layer, kernel in zip(layers, kernels, strict=True)
@@ -299,7 +299,7 @@ class ClipRule:
             method=self.estimator,
             num_iters=self.num_iters,
         )
-        return [ClipState(each.vectors, each.sigma) for each in found]
+        return [ClipState(each.vectors, each.sigma) for each in spectra]
 
 
 def fastclip(

@@ -216,10 +216,10 @@ def estimate_all(
         ) -> Spectrum:
             both = (size[0], size[1])
             if method == "power_qr":
-                found = subspace_iteration(
+                estimates = subspace_iteration(
                     operator, start, both, draws, num_iters=num_iters, shift=shift
                 )
-                return Spectrum(found.sigma[:count], found.vectors[:count])
+                return Spectrum(estimates.sigma[:count], estimates.vectors[:count])
             most = min(num_iters, *operator.in_shape, *operator.out_shape)
             sigma, _, vectors = golub_kahan(
                 operator, start[0], both, draws, num_iters=most, num_vectors=count
@@ -249,11 +249,11 @@ def estimate_all(
             jax.tree.map(lambda *leaves: _stack(leaves), *flat),
             is_due[members],
         )
-        found = lax.scan(visit, None, each)[1]
+        estimates = lax.scan(visit, None, each)[1]
         for place, i in enumerate(members):
             shape = last[i].vectors.shape
-            vectors = found.vectors[place, : shape[0], : sizes[i, 0]].reshape(shape)
-            results[i] = Spectrum(found.sigma[place, : shape[0]], vectors)
+            vectors = estimates.vectors[place, : shape[0], : sizes[i, 0]].reshape(shape)
+            results[i] = Spectrum(estimates.sigma[place, : shape[0]], vectors)
     return [results[i] for i in range(len(maps))]
 
 

@@ -230,7 +230,9 @@ def _convolve(images: Array, kernel: Array, layer: Layer, form: str) -> Array:
             counts = [
                 (side + sum(pad) - taps) // step + 1 for side, taps, step, pad in sides
             ]
-            if math.prod(counts) <= kernel.shape[2]:
+            # one slice for each tap: of large kernels XLA's convolution compiles faster
+            is_small = math.prod(kernel.shape[:2]) <= MOST_TAPS
+            if is_small and math.prod(counts) <= kernel.shape[2]:
                 return _multiply_patches(images, kernel, strides, padding, counts)
             # of one image, XLA's convolutions are faster than oneDNN's
             form = "canonical"
@@ -248,6 +250,10 @@ def _convolve(images: Array, kernel: Array, layer: Layer, form: str) -> Array:
     return lax.conv_general_dilated(
         images, kernel, dimension_numbers=numbers, **options
     )
+
+
+MOST_TAPS = 64
+"""Taps of the largest kernels that are multiplied with patches."""
 
 
 def _multiply_patches(

@@ -206,9 +206,18 @@ def _state(row: RowResult, key: str) -> tuple[str, str]:
     if row.verdict is None:
         one = row.differences.get(key, {}).get("oracle")
         return STATES[one.state] if one else "", ""
-    more = row.verdict.more_runs
-    remark = f"+{more:,} runs" if more is not None else ""
-    return STATES[row.verdict.state], remark
+    return STATES[row.verdict.state], more_runs(row.verdict.more_runs)
+
+
+def more_runs(count: int | None) -> str:
+    """Return the runs that would decide, as cells show them; empty if they would not.
+
+    >>> more_runs(1), more_runs(1200), more_runs(None)
+    ('+1 run', '+1,200 runs', '')
+    """
+    if count is None:
+        return ""
+    return f"+{count:,} run{'' if count == 1 else 's'}"
 
 
 def format_cost(row: RowResult) -> str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import zlib
@@ -176,13 +177,18 @@ class Plan:
           is_audit: which the first process does alone, on its own devices.
         """
         replicas = self.replicas
+        split = replicas.split
+        across_hosts = replicas.across_hosts
+        if across_hosts and is_audit:
+            across_hosts = False
+            split = math.gcd(split, len(targets.devices()))
         return mapper(
             replicas.mapper,
             num_models=num_models,
             devices=replicas.devices,
-            split=replicas.split,
+            split=split,
             shard_data=self._shards_data,
-            across_hosts=replicas.across_hosts and not is_audit,
+            across_hosts=across_hosts,
         )
 
     @cached_property

@@ -357,8 +357,10 @@ class Checkpoints:
         if not hosts.agreed(np.array(state is not None)):
             return None
         if state is None:
-            state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        return hosts.agreed(state)
+            data = jax.tree.map(trees.blank, like)
+        else:
+            data = jax.tree.map(trees.plain, state)
+        return jax.tree.map(trees.typed, hosts.agreed(data), like)
 
     def _restore(self, like: PyTree) -> PyTree | None:
         for folder in reversed(_steps(self._folder)):

@@ -66,7 +66,16 @@ def agreed(values: PyTree) -> PyTree:
     """
     if jax.process_count() == 1:
         return values
-    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(values))
+    arrays = jax.tree.map(np.asarray, values)
+    # as bytes: the broadcast adds zeros, which loses the sign of -0.0 and cuts 64 bits
+    sent = multihost_utils.broadcast_one_to_all(
+        jax.tree.map(lambda array: np.frombuffer(array.tobytes(), np.uint8), arrays)
+    )
+    return jax.tree.map(
+        lambda array, data: np.asarray(data).view(array.dtype).reshape(array.shape),
+        arrays,
+        sent,
+    )
 
 
 def here() -> Host:

@@ -54,7 +54,25 @@ def to_host(leaf: Any) -> np.ndarray:
 
     One over the devices of several processes is gathered: all of them call this.
     """
-    return replicas.to_host(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    return replicas.to_host(plain(leaf))
+
+
+def plain(leaf: Any) -> Any:
+    """Return a leaf, or the key data of typed keys."""
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
+def typed(data: Any, like: Any) -> Any:
+    """Return a leaf's :func:`plain` data as keys, where ``like`` holds keys."""
+    if not is_key(like):
+        return data
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
+
+
+def blank(leaf: Any) -> np.ndarray:
+    """Return zeros of the shape and type of a leaf's :func:`plain` data."""
+    data = plain(leaf)
+    return np.zeros(data.shape, data.dtype)
 
 
 def load_tree(path: pathlib.Path, like: PyTree | None = None) -> PyTree:
