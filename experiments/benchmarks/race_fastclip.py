@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from contest import Work, contests
 
+WIDTH = "RACE_FASTCLIP_WIDTH"
 SIDE = 32
 PERIOD = 50
 ITERS = 10
@@ -40,9 +41,10 @@ def kernels() -> list[tuple[str, np.ndarray, int, int]]:
     As at the start of a training, doubled, so that every layer has to be clipped.
     """
     rng = np.random.default_rng(0)
-    shapes = [("stem", (3, 3, 3, 64), 1, SIDE)]
-    into = 64
-    for stage, out in enumerate((64, 128, 256, 512)):
+    width = int(os.environ.get(WIDTH, 64))
+    shapes = [("stem", (3, 3, 3, width), 1, SIDE)]
+    into = width
+    for stage, out in enumerate(width * 2**stage for stage in range(4)):
         side = SIDE // 2**stage
         for block in range(2):
             stride = 2 if stage and not block else 1
@@ -60,7 +62,7 @@ def kernels() -> list[tuple[str, np.ndarray, int, int]]:
                     )
                 )
             into = out
-    shapes.append(("head", (512, 10), 1, 1))
+    shapes.append(("head", (into, 10), 1, 1))
     bound = lambda shape: 2 / np.sqrt(np.prod(shape[:-1]))
     return [
         (
@@ -329,13 +331,23 @@ def miyato() -> Work:
     return Work(call, 1, ("torch",))
 
 
+def of_width(width: int, contestant: Callable[[], Work]) -> Work:
+    """Return the work on a ResNet-18 of another width; of this process from then on."""
+    os.environ[WIDTH] = str(width)
+    return contestant()
+
+
+CLIPS: dict[str, Callable[[], Work]] = {
+    "ours": partial(ours, two_sided=True, step="reference"),
+    "ours, exact line search": ours,
+    "PyTorch, released FastClip": released,
+    "PyTorch, rewritten": rewritten,
+    "PyTorch, rewritten, channels last": partial(rewritten, nhwc=True),
+}
 TABLES: dict[str, dict[str, Callable[[], Work]]] = {
-    "one clip of 21 layers": {
-        "ours": partial(ours, two_sided=True, step="reference"),
-        "ours, exact line search": ours,
-        "PyTorch, released FastClip": released,
-        "PyTorch, rewritten": rewritten,
-        "PyTorch, rewritten, channels last": partial(rewritten, nhwc=True),
+    "one clip of 21 layers": CLIPS,
+    "width 16, one clip of 21 layers": {
+        name: partial(of_width, 16, contestant) for name, contestant in CLIPS.items()
     },
     "a period of 50 training steps, their spectral part alone": {
         "ours": partial(ours, two_sided=True, step="reference"),
