@@ -246,6 +246,12 @@ def test_samples_that_agree_have_a_width_inside_the_bounds():
     assert np.isnan(unbounded.low)
 
 
+def test_a_mean_at_a_bound_has_a_width_whatever_rounding_left_of_its_variance():
+    variance = audit.MeanVariance(total=1e-12, samples=0.0, df=3.0)
+    ends = audit.mean_interval(100.0, variance, bounds=(0, 100), num_samples=20)
+    assert tuple(ends) == pytest.approx((83.2, 100), abs=0.1)
+
+
 def test_seeds_alone_have_students_interval():
     values = np.random.default_rng(0).normal(size=5)
     low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))

@@ -608,8 +608,9 @@ def mean_interval(
         (0, inf) of a distance. Between two finite bounds the interval is Wilson's, for
         the number of samples that the variance is worth (Korn and Graubard 1998), so
         that it stays inside; with one it is cut off there.
-      num_samples: samples behind the mean; where there is one, or where the variance
-        is 0, the interval between two finite bounds is :func:`agreeing_interval`'s.
+      num_samples: samples behind the mean; where there is one, or the mean is at a
+        bound, or the variance is 0, the interval between two finite bounds is
+        :func:`agreeing_interval`'s.
 
     Returns:
       The interval; its ends are NaN where the variance is unknown, or 0 without a
@@ -626,10 +627,10 @@ def mean_interval(
     least, largest = (-np.inf, np.inf) if bounds is None else bounds
     width = largest - least
     fraction = min(max((mean - least) / width, 0.0), 1.0) if np.isfinite(width) else 0.5
+    # at a bound all samples agree; a variance there is rounding
     is_edge = fraction in (0, 1)
-    has_one_value = num_samples == 1 or (
-        is_zero and (is_edge or not np.isnan(variance.total))
-    )
+    is_constant = is_zero and not np.isnan(variance.total)
+    has_one_value = num_samples == 1 or is_edge or is_constant
     if has_one_value and num_samples and np.isfinite(width):
         value = min(max(mean, least), largest)
         return agreeing_interval(value, num_samples, (least, largest), level=level)
