@@ -12,9 +12,9 @@ from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_kno
 from unlearn_jax.pipeline.report.verdict import (
     difference_words,
     headline,
-    join,
     listed,
     more_words,
+    quoted,
 )
 
 _STATES = (
@@ -194,7 +194,7 @@ def _last(run: RunResult) -> str:
 
 def _label(row: RowResult) -> str:
     """Return a row's label, in quotes if it has a comma."""
-    return join([row.label])
+    return quoted(row.label)
 
 
 def _difference(run: RunResult, key: str, one: Difference) -> str:
