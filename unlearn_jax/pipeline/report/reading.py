@@ -134,8 +134,11 @@ def _gap(run: RunResult) -> str:
     other = other or (methods[1] if len(methods) > 1 else None)
     one = other and other.differences.get("avg_gap", {}).get("best")
     if other and one:
-        if one.low > 0:
+        # the probability is corrected for the number of methods, the interval is not
+        if one.p_different <= 1 - run.level:
             words = "that of {} is larger by {}, pair by pair"
+        elif one.low > 0:
+            words = "that of {} is larger by {}, not measurably in view of all methods"
         else:
             words = "measurably no smaller than that of {}, which is larger by {}"
         more = f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]"
