@@ -1,6 +1,7 @@
 """Generated readings say what the stored differences allow, and no more."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 from support.made_up import (
@@ -33,7 +34,8 @@ def test_the_reading_of_a_run_has_four_sentences(result):
     result = change_interval(result, "avg_gap", **gaps)
     result = change_interval(result, "avg_gap", method0=(0.2, 1.0), method2=(0.5, 1.5))
     one = change_difference
-    result = one(result, "method2", "avg_gap", (0.4, 0.1, 0.7), reference="best")
+    best = partial(one, reference="best")
+    result = best(result, "method2", "avg_gap", (0.4, 0.1, 0.7), "different")
     result = one(result, "method0", "avg_gap", (-0.2, -0.9, 0.5), reference="floor")
     original, verdicts, gap, cost = reading({"": result})
     assert original == (
@@ -53,7 +55,11 @@ def test_the_reading_of_a_run_has_four_sentences(result):
         "; that of Fine-tune is larger by 0.4 [0.1, 0.7], pair by pair."
     )
     assert cost.startswith("Methods cost 0.03 to 0.07 of a retraining's gradients")
-    result = one(result, "method2", "avg_gap", (0.4, -0.1, 0.9), reference="best")
+    result = best(result, "method2", "avg_gap", (0.4, 0.1, 0.7))
+    assert reading({"": result})[2].endswith(
+        "larger by 0.4 [0.1, 0.7], not measurably in view of all methods."
+    )
+    result = best(result, "method2", "avg_gap", (0.4, -0.1, 0.9))
     assert "measurably no smaller than that of Fine-tune" in reading({"": result})[2]
 
 

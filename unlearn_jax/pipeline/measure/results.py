@@ -368,8 +368,8 @@ def _lower_bound(
     if not is_chain or not is_own or not is_success.any():
         return None
     params = plan.originals.variables().params
-    # Awaited: with many computations queued behind its eigenvalues, XLA's CPU client
-    # stood still in two of five audits of a CNN.
+    # Awaited: with more than 32 computations queued behind its eigenvalues, XLA's CPU
+    # client stood still in one of four audits of a CNN, or two.
     bounds = np.asarray(jax.jit(jax.vmap(log10_lipschitz_bound))(params))
     logits = plan.originals.logits()
     labels = np.asarray(plan.splits.train.labels)

@@ -12,9 +12,9 @@ from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_kno
 from unlearn_jax.pipeline.report.verdict import (
     difference_words,
     headline,
-    join,
     listed,
     more_words,
+    quoted,
 )
 
 _STATES = (
@@ -134,8 +134,11 @@ def _gap(run: RunResult) -> str:
     other = other or (methods[1] if len(methods) > 1 else None)
     one = other and other.differences.get("avg_gap", {}).get("best")
     if other and one:
-        if one.low > 0:
+        # the probability is corrected for the number of methods, the interval is not
+        if one.p_different <= 1 - run.level:
             words = "that of {} is larger by {}, pair by pair"
+        elif one.low > 0:
+            words = "that of {} is larger by {}, not measurably in view of all methods"
         else:
             words = "measurably no smaller than that of {}, which is larger by {}"
         more = f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]"
@@ -194,7 +197,7 @@ def _last(run: RunResult) -> str:
 
 def _label(row: RowResult) -> str:
     """Return a row's label, in quotes if it has a comma."""
-    return join([row.label])
+    return quoted(row.label)
 
 
 def _difference(run: RunResult, key: str, one: Difference) -> str:

@@ -6,6 +6,7 @@ difference, like retraining by an equivalence test, and otherwise undecided
 is compared with a coin toss.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -74,12 +75,12 @@ def verdict_sentences(result: RunResult) -> list[str]:
                 f" seen, which gives them away: {join(below)}."
             )
     undecided = [
-        f"{row.label}{more_words(row.verdict.more_runs)}"
+        f"{quoted(row.label)}{more_words(row.verdict.more_runs)}"
         for row in rows
         if row.verdict and row.verdict.state == "undecided"
     ]
     if undecided:
-        sentences.append(f"Undecided: {join(undecided)}.")
+        sentences.append(f"Undecided: {listed(undecided)}.")
     return sentences
 
 
@@ -227,7 +228,7 @@ def _difference_sentences(result: RunResult) -> list[str]:
         for row in result.rows:
             one = row.differences.get(key, {}).get("oracle")
             if row.kind == "method" and one:
-                words = f"{row.label} {difference_words(one)}"
+                words = f"{quoted(row.label)} {difference_words(one)}"
                 if one.state == "undecided":
                     words += more_words(one.more_runs)
                 phrases[one.state].append(words)
@@ -237,7 +238,7 @@ def _difference_sentences(result: RunResult) -> list[str]:
             "undecided": "undecided",
         }
         parts = [
-            f"{names[state]}: {join(words)}"
+            f"{names[state]}: {listed(words)}"
             for state, words in phrases.items()
             if words
         ]
@@ -338,14 +339,19 @@ def _in_words(cell: Estimate, unit: str) -> str:
     return " ".join(filter(None, [number, unit, format_cell(cell, 2)[1]]))
 
 
+def quoted(name: str) -> str:
+    """Return a name, in quotes if it has a comma outside of parentheses.
+
+    >>> quoted("Fine-tuned (FT), augmented"), quoted("Retrained (oracle, 3)")
+    ('“Fine-tuned (FT), augmented”', 'Retrained (oracle, 3)')
+    """
+    has_comma = "," in re.sub(r"[(\[][^)\]]*[)\]]", "", name)
+    return f"“{name}”" if has_comma else name
+
+
 def join(names: Sequence[str]) -> str:
     """Return a list in words; a long one is cut, names with commas are quoted."""
-    is_plain = ["," not in name.replace("[", "(").partition("(")[0] for name in names]
-    names = [
-        name if plain else f"“{name}”"
-        for name, plain in zip(names, is_plain, strict=True)
-    ]
-    return listed(names)
+    return listed(list(map(quoted, names)))
 
 
 def listed(words: Sequence[str]) -> str:
