@@ -380,7 +380,7 @@ def _lower_bound(
             certified_distance(
                 jnp.asarray(logits[o][index]),
                 jnp.asarray(labels[index]),
-                log10_lipschitz=bounds[o],
+                log10_lipschitz=bounds[o],  # pyright: ignore[reportArgumentType]
             )
         )
     return float(np.median(np.concatenate(certified)[is_success]))
