@@ -47,6 +47,7 @@ def test_a_run_opens_with_everything_it_stored(folder, splits, network):
     assert list(run) == ["original", "retrained", "retrained_again", "finetune", "amun"]
     assert "AMUN" in run.table()
     assert run.results.row("amun").metrics["ft_auc"].mean > 0
+    assert len(repr(run["amun"])) < 500
     assert run["amun"].logits.shape == (4, count, 3)
     assert run["amun"].scores.shape == (4, count)
     assert run.originals.logits.shape == (2, count, 3)

@@ -78,7 +78,7 @@ class OpenedRow(OpenedModels):
     """
 
     run: "OpenedRun | None" = None
-    result: RowResult | None = None
+    result: RowResult | None = dataclasses.field(default=None, repr=False)
 
     @property
     def logits(self) -> np.ndarray:
