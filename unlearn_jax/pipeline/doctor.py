@@ -109,14 +109,7 @@ def environment() -> Iterator[tuple[str, str]]:
         "memory",
         f"{pages / 2**30:.1f} GiB, {clock.peak_memory_mb() / 2**10:.1f} used",
     )
-    yield (
-        "cores",
-        str(
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count()
-        ),
-    )
+    yield "cores", str(store.num_cores())
     cache = (
         jax.config.values["jax_enable_compilation_cache"]
         and jax.config.values["jax_compilation_cache_dir"]

@@ -181,9 +181,9 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
     tables = []
     lines = []
     for row in every.values():
-        cell_rows = [rows[name].get(row.key) for name in results]
-        if any(one and one.verdict for one in cell_rows):
-            lines.append([row.label, *(one and _verdict(one) for one in cell_rows)])
+        of_variants = [rows[name].get(row.key) for name in results]
+        if any(one and one.verdict for one in of_variants):
+            lines.append([row.label, *(one and _verdict(one) for one in of_variants)])
     if lines:
         caption = (
             "On paired differences to the retrained models of the same variant,"
@@ -199,12 +199,12 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
         for row in every.values():
             cells = []
             for name, result in results.items():
-                cell_rows = rows[name].get(row.key)
-                if cell_rows is None:
+                one = rows[name].get(row.key)
+                if one is None:
                     cells.append(Cell(None))
                 else:
-                    mark = mark_near(result, cell_rows, key)
-                    cells.append(metric_cell(result, cell_rows, key, mark))
+                    mark = mark_near(result, one, key)
+                    cells.append(metric_cell(result, one, key, mark))
             lines.append([row.label, *cells])
         title = f"{metrics[key].label} ({metrics[key].unit})"
         caption = metrics[key].description
@@ -214,8 +214,8 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
     tables += _term_tables(results, every, columns)
     costs = []
     for row in every.values():
-        cell_rows = [rows[name].get(row.key) for name in results]
-        costs.append([row.label, *(one and format_cost(one) for one in cell_rows)])
+        of_variants = [rows[name].get(row.key) for name in results]
+        costs.append([row.label, *(one and format_cost(one) for one in of_variants)])
     return [*tables, Table(COST, columns, costs, kinds=kinds)]
 
 

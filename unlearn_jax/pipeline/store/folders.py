@@ -325,9 +325,7 @@ def _devices_in_words() -> str:
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
-    num_cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        num_cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     machine = platform.machine().replace("x86_64", "x86-64").replace("AMD64", "x86-64")
     try:
         features = pathlib.Path("/proc/cpuinfo").read_text()
@@ -337,7 +335,14 @@ def _devices_in_words() -> str:
         if re.search(rf"\b{flag}\b", features):
             machine += f", {name}"
             break
-    return f"{num_cores} CPU core{'s' * (num_cores > 1)} ({machine})"
+    return f"{cores} CPU core{'s' * (cores > 1)} ({machine})"
+
+
+def num_cores() -> int:
+    """Return the number of cores that the process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Workdir:

@@ -101,9 +101,7 @@ def load_tree(path: pathlib.Path, like: PyTree | None = None) -> PyTree:
         raise ValueError(f"{path} has other leaves than expected")
     leaves = []
     for place, leaf in places:
-        array = by_name[_name(place)]
-        if is_key(leaf):
-            array = jax.random.wrap_key_data(jnp.asarray(array))
+        array = typed(by_name[_name(place)], leaf)
         if array.shape[1:] != leaf.shape[1:] or array.dtype != leaf.dtype:
             raise ValueError(f"{path} has other shapes or types than expected")
         leaves.append(array)
