@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ FLOOR = {
     "lazy": 0,
     "types": 0,
     "checks": 1,
+    "linalg": 1,
     "extensions": 1,
     "values": 1,
     "branching": 1,
@@ -134,6 +136,19 @@ def test_the_audit_is_arrays_only():
             if path.name == "_shadow.py":  # evaluates models, for the audit of arrays
                 rooms -= {"replicas", "train"}
             assert rooms <= {"audit", "checks", "extensions", "types", "losses"}, path
+
+
+def test_factorizations_come_from_one_room():
+    """As batches of jaxlib's own may wait for one another forever on CPU."""
+    own = re.compile(
+        r"(?:jnp|jax\.numpy|lax|jsp|scipy)\.linalg\."
+        r"(?!norm|expm|solve_sylvester)|jax\.scipy\.linalg"
+    )
+    for path in FILES:
+        if path.name != "linalg.py" and re.search(
+            "import jax|from jax", path.read_text()
+        ):
+            assert own.search(path.read_text()) is None, path
 
 
 def test_importing_everything_needs_neither_tensorflow_nor_torch():

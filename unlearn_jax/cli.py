@@ -777,10 +777,10 @@ def configure_jax(switches: Sequence[str] = ()) -> None:
         "JAX_NUM_CPU_DEVICES" not in os.environ
         and "host_platform_device_count" not in flags
     ):
-        has_affinity = hasattr(os, "sched_getaffinity")
-        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+        from unlearn_jax.pipeline.store.folders import num_cores
+
         with contextlib.suppress(RuntimeError):  # JAX has started: its devices stay
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", num_cores())
     if jax.config.values["jax_compilation_cache_dir"] is None:
         from unlearn_jax.data.tfds_reader import cache_folder
         from unlearn_jax.types import InputError

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax import linalg
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.train import batched_logits, to_float
 from unlearn_jax.types import (
@@ -294,7 +295,7 @@ def local_slopes(apply_fn: ApplyFn, variables: PyTree, images: Array) -> Array:
         rows = lax.map(lambda row: pull_back(row)[0].ravel(), jnp.eye(len(logits)))
         return jnp.sqrt(
             jnp.maximum(
-                jnp.linalg.eigvalsh(jnp.matmul(rows, rows.T, precision="highest"))[-1],
+                linalg.eigvalsh(jnp.matmul(rows, rows.T, precision="highest"))[-1],
                 0.0,
             )
         )
@@ -341,4 +342,4 @@ def largest_singular_value(matrix: Array) -> Array:
     gram = (
         scaled @ scaled.T if matrix.shape[0] <= matrix.shape[1] else scaled.T @ scaled
     )
-    return scale * jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0.0))
+    return scale * jnp.sqrt(jnp.maximum(linalg.eigvalsh(gram)[-1], 0.0))

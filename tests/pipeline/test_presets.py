@@ -232,6 +232,19 @@ def test_presets_have_a_summary_and_tune_on_nothing_reported(name):
             assert not set(config.tuning.seeds) & set(config.forget.seeds)
 
 
+@pytest.mark.parametrize("name", sorted(presets.names()))
+def test_every_experiment_accepts_its_own_configuration(name):
+    experiment = presets.load(name).experiment
+    if experiment is None:
+        return
+    if name in ("puf_cifar10_cpu", "puf_vit_cifar10_cpu"):
+        # clients are drawn from the data, which is not at hand here
+        with pytest.raises(InputError, match="no prepared data set"):
+            experiment.artifacts(experiment.config)
+    else:
+        assert experiment.artifacts(experiment.config)
+
+
 def test_every_search_is_of_fields_that_the_method_has():
     for name, space in methods.SPACES.items():
         assert set(space) <= set(values.fields_of(methods.METHODS[name])), name

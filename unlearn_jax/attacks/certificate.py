@@ -1,13 +1,14 @@
 """Distances within which a Lipschitz constant excludes adversarial examples."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from unlearn_jax.attacks._pgd import class_margin
 from unlearn_jax.types import Array
 
 
 def certified_distance(
-    logits: Array, labels: Array, *, log10_lipschitz: Array | float
+    logits: Array, labels: Array, *, log10_lipschitz: ArrayLike
 ) -> Array:
     """Return a lower bound on the L2 distance of every adversarial example.
 

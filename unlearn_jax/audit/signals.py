@@ -12,8 +12,7 @@ quantities as **membership scores**, where higher means more likely member: loss
 entropies appear there with their sign turned.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Sized
 
 import jax
 import jax.numpy as jnp
@@ -360,8 +359,8 @@ def model_signals(
     Args:
       signal: a name in :data:`SIGNALS`, or ``package.module:function``, or an entry
         point of ``unlearn_jax.signals``: ``(logits [N, C], labels [N]) -> [N]``.
-      logits: ``[N, C]`` of every model, at least one; may be a generator, which takes
-        half as much memory again, since the number of models is not known.
+      logits: ``[N, C]`` of every model, at least one; may be a generator, which
+        takes half as much memory again, since the number of models is not known.
       labels: ``[N]`` integers in 0..C-1.
 
     Returns:
@@ -380,29 +379,26 @@ def model_signals(
             raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
         function = extensions.find("signals", signal)
 
-    first = None
-
-    def signals() -> Iterator[np.ndarray]:
-        nonlocal first
-        for one in logits:
-            warn_of_probabilities(np.asarray(one))
-            row = np.asarray(function(jnp.asarray(one), labels))
-            first = row if first is None else first
-            if row.shape != first.shape or row.dtype != first.dtype:
-                raise InputError(
-                    f"signal {signal!r} gives {first.dtype} {first.shape} for one model"
-                    f" and {row.dtype} {row.shape} for another: pass the logits of the"
-                    " same samples of every model"
-                )
-            yield row
-
-    rows = signals()
-    head = next(rows, None)
-    if head is None:
-        raise InputError("logits of no model: pass those of one at least")
-    if not head.size:
-        return np.stack([head, *rows])
     # into the result at once: a list of rows would be in memory with their stack
-    count = len(logits) if isinstance(logits, Sized) else -1
-    item = np.dtype((head.dtype, head.shape))
-    return np.fromiter(itertools.chain([head], rows), item, count)
+    values = np.empty((0,))
+    count = 0
+    for model_logits in logits:
+        warn_of_probabilities(np.asarray(model_logits))
+        row = np.asarray(function(jnp.asarray(model_logits), labels))
+        if count == 0:
+            num_models = len(logits) if isinstance(logits, Sized) else 1
+            values = np.empty((num_models, *row.shape), row.dtype)
+        if row.shape != values.shape[1:] or row.dtype != values.dtype:
+            raise InputError(
+                f"signal {signal!r} gives {values.dtype} {values.shape[1:]} for one"
+                f" model and {row.dtype} {row.shape} for another: pass the logits of"
+                " the same samples of every model"
+            )
+        if count == len(values):
+            room = np.empty((count // 2 + 1, *row.shape), row.dtype)
+            values = np.concatenate([values, room])
+        values[count] = row
+        count += 1
+    if count == 0:
+        raise InputError("logits of no model: pass those of one at least")
+    return values if count == len(values) else values[:count].copy()

@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import chex
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 
+from unlearn_jax import linalg
 from unlearn_jax.influence._ntk import kernel_block, kernel_product, positions
 from unlearn_jax.influence._solvers import (
     CG,
@@ -281,8 +281,8 @@ def _solve(
     if isinstance(solver, CG):
         z = conjugate_gradients(system, right, solver)
     else:
-        factor = cho_factor(_matrix(kernel, half, ridge))
-        z = cho_solve(factor, right.reshape(-1)).reshape(right.shape)
+        matrix = _matrix(kernel, half, ridge)
+        z = linalg.solve_positive(matrix, right.reshape(-1)).reshape(right.shape)
     size = jnp.linalg.norm(right)
     return z, jnp.linalg.norm(system(z) - right) / jnp.where(size > 0, size, 1.0)
 

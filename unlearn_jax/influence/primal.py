@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import cho_factor, cho_solve
 
+from unlearn_jax import linalg
 from unlearn_jax.influence._ntk import (
     OutputFn,
     by_params,
@@ -131,7 +131,7 @@ def primal_change(
         matrix = dense_hessian(
             apply, params, images_r, bends, ridge=ridge, batch_size=batch_size
         )
-        change = unravel(cho_solve(cho_factor(matrix), flat))
+        change = unravel(linalg.solve_positive(matrix, flat))
     left = jax.tree.map(jnp.subtract, system(change), right)
     size = norm(right)
     return PrimalChange(change, norm(left) / jnp.where(size > 0, size, 1.0))

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 
+from unlearn_jax import linalg
 from unlearn_jax.types import Array, InputError
 
 
@@ -169,8 +169,8 @@ def fit(
         raise InputError("weights of samples must not be negative")
     scale = jnp.sqrt(weights)
     eye = jnp.eye(len(kernel), dtype=kernel.dtype)
-    factor = jnp.linalg.cholesky(scale[:, None] * kernel * scale[None, :] + ridge * eye)
-    alpha = cho_solve((factor, True), scale[:, None] * targets)
+    factor = linalg.cholesky(scale[:, None] * kernel * scale[None, :] + ridge * eye)
+    alpha = linalg.solve_factored(factor, scale[:, None] * targets)
     return RidgeFit(scale[:, None] * alpha, alpha, factor, scale)
 
 
@@ -209,9 +209,8 @@ def leave_one_out(model: RidgeFit, kernel: Array, targets: Array) -> Array:
             f"kernel {kernel.shape}, targets {targets.shape}: pass what was fitted,"
             f" {model.factor.shape} and {model.alpha.shape}"
         )
-    half = solve_triangular(
-        model.factor, jnp.eye(len(model.factor), dtype=model.factor.dtype), lower=True
-    )
+    eye = jnp.eye(len(model.factor), dtype=model.factor.dtype)
+    half = linalg.solve_lower(model.factor, eye)
     diagonal = jnp.sum(half**2, 0)
     shift = model.alpha / jnp.where(is_fitted, model.scale * diagonal, 1.0)[:, None]
     return jnp.where(is_fitted[:, None], targets - shift, kernel @ model.coefficients)
@@ -341,9 +340,7 @@ def outputs_restoring_each(state: Candidates, subset: Array) -> Array:
     subset = _mask(subset, state.alpha.shape[:1])
     inside = subset[:, None] & subset[None, :]
     eye = jnp.eye(len(subset), dtype=state.inverse.dtype)
-    inverse = cho_solve(
-        cho_factor(jnp.where(inside, state.inverse, eye), lower=True), eye
-    )
+    inverse = linalg.solve_positive(jnp.where(inside, state.inverse, eye), eye)
     change = inverse @ jnp.where(subset[:, None], state.alpha, 0.0)
     without = state.outputs - state.gain @ change
     restored = state.gain @ jnp.where(inside, inverse, 0.0)  # [Z, F]
@@ -354,7 +351,7 @@ def outputs_restoring_each(state: Candidates, subset: Array) -> Array:
 def _columns(model: RidgeFit, index: Array) -> Array:
     """Return ``G[:, F] [N, F]``, the part of G that removals need."""
     units = jnp.eye(len(model.scale), dtype=model.factor.dtype)[:, index]
-    return cho_solve((model.factor, True), units)
+    return linalg.solve_factored(model.factor, units)
 
 
 def _solve(block: Array, alpha: Array, subset: Array) -> Array:
@@ -363,7 +360,7 @@ def _solve(block: Array, alpha: Array, subset: Array) -> Array:
     # The identity outside the subset keeps the shape, and the factor's other rows.
     padded = jnp.where(inside, block, jnp.eye(len(subset), dtype=block.dtype))
     right = jnp.where(subset[:, None], alpha, 0.0)
-    return cho_solve(cho_factor(padded, lower=True), right)
+    return linalg.solve_positive(padded, right)
 
 
 def _pivots(state: Candidates) -> Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax import linalg
 from unlearn_jax.losses.classification import cross_entropy
 from unlearn_jax.types import Array, InputError
 
@@ -135,7 +136,7 @@ def class_similarity(
                 f"num_components must be in 1..{rank} for {len(rows)} classes of"
                 f" {rows.shape[-1]} features, got {num_components}"
             )
-        left, values, _ = jnp.linalg.svd(rows, full_matrices=False)
+        left, values, _ = linalg.svd(rows)
         rows = (left * values[None, :])[:, :num_components]
     similarity = cosine(rows, rows)
     if temperature is None:

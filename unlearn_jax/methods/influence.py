@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax import linalg
 from unlearn_jax.methods.base import check_numbers, is_zero
 from unlearn_jax.methods.gradients import (
     Batches,
@@ -180,7 +181,7 @@ def _solve(gram: Array, damping: Real, right: Array) -> Array:
     By eigenvalues, as Cholesky's decomposition fails where the damping is tiny. What is
     within rounding of the null space, where the damping does not lift it, is left out.
     """
-    eigenvalues, vectors = jnp.linalg.eigh(gram)
+    eigenvalues, vectors = linalg.eigh(gram)
     system = jnp.maximum(eigenvalues, 0.0) + damping
     rounding = len(gram) * jnp.finfo(gram.dtype).eps * eigenvalues[-1]
     is_above = system > rounding

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax import linalg
 from unlearn_jax.layers import head
 from unlearn_jax.losses import kl_from_logits
 from unlearn_jax.methods.base import (
@@ -222,7 +223,7 @@ def class_distributions(
         correlation = covariance / (deviation[:, None] * deviation[None])
         # a class of one sample, or none, has no covariance
         correlation = jnp.where(count > 1, correlation, identity)
-        return _unit(mean), jnp.linalg.inv(correlation)
+        return _unit(mean), linalg.inv(correlation)
 
     return ClassDistributions(*lax.map(fit, jnp.arange(num_classes(problem))))
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax import linalg
 from unlearn_jax.filters import class_means
 from unlearn_jax.layers import features, head_kernel
 from unlearn_jax.losses.tilted import class_similarity, cosine, sharpen
@@ -222,7 +223,7 @@ def fit_tilt(
 
     def step(coefficients: Array, _: None) -> tuple[Array, None]:
         slope = jax.grad(objective)(coefficients)
-        direction = jnp.linalg.solve(jax.hessian(objective)(coefficients), slope)
+        direction = linalg.solve(jax.hessian(objective)(coefficients), slope)
         sizes = 0.5 ** jnp.arange(12.0)
         tried = coefficients[None] - sizes[:, None] * direction[None]
         tried = jnp.concatenate([tried, coefficients[None]])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax import linalg
 from unlearn_jax.layers import Layer, by_path, layers, with_kernels
 from unlearn_jax.methods.base import check_numbers
 from unlearn_jax.methods.gradients import Batches, batches_of
@@ -315,5 +316,5 @@ def _apply_projection(moments: Array, alpha: Real, columns: Array) -> Array:
     total = jnp.trace(moments, axis1=-2, axis2=-1)[:, None, None]
     fractions = moments / jnp.where(total > 0, total, 1.0)
     system = jnp.eye(fractions.shape[-1])[None] + (alpha - 1) * fractions
-    solved = jax.vmap(partial(jax.scipy.linalg.solve, assume_a="pos"))(system, columns)
+    solved = jax.vmap(linalg.solve_positive)(system, columns)
     return alpha * jnp.matmul(fractions, solved, precision=EXACT)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from unlearn_jax import linalg
 from unlearn_jax.branching import cond
 from unlearn_jax.spectral.operators import LinearMap, linear_map, one_of, prepared
 from unlearn_jax.types import Array, InputError, PyTree
@@ -338,7 +339,7 @@ def golub_kahan(
         # the last right vector adds
         diagonal = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1)))
         bidiagonal = diagonal + jnp.pad(jnp.diag(beta), ((0, 0), (1, 0)))
-        _, sigma, rotation = jnp.linalg.svd(bidiagonal, full_matrices=False)
+        _, sigma, rotation = linalg.svd(bidiagonal)
         residual = beyond * jnp.abs(rotation[:, -1])
         rotation = rotation[:num_vectors]
         vectors = rotation[:, :-1] @ rights + rotation[:, -1:] * right[None]
@@ -434,8 +435,9 @@ def _rayleigh_ritz(images: Array, rows: Array, size: Size, draws: Array) -> Spec
     count, num_outputs = images.shape
     if count == 1:
         return Spectrum(jnp.linalg.norm(images, axis=1), rows)
-    small = (
-        images @ _orthonormal(images, size, draws).T if count <= num_outputs else images
-    )
-    rotation, sigma, _ = jnp.linalg.svd(small)
-    return Spectrum(jnp.pad(sigma, (0, count - sigma.shape[0])), rotation.T @ rows)
+    if count <= num_outputs:
+        small = images @ _orthonormal(images, size, draws).T
+    else:
+        small = jnp.pad(images, ((0, 0), (0, count - num_outputs)))
+    rotation, sigma, _ = linalg.svd(small)
+    return Spectrum(sigma, rotation.T @ rows)

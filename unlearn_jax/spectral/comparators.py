@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax import linalg
 from unlearn_jax.layers import Layer
 from unlearn_jax.models.conv import canonical_conv
 from unlearn_jax.spectral._power_qr import power_qr
@@ -40,7 +41,7 @@ def miyato() -> KernelRule:
         small = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
         gram = jnp.matmul(small, small.T, precision="highest")
         # hundreds of times faster than the singular values
-        square = jnp.linalg.eigvalsh(gram)[-1]
+        square = linalg.eigvalsh(gram)[-1]
         sigma = jnp.sqrt(jnp.maximum(square, 0.0))
         return layer.kernel * (max_norm / jnp.where(sigma > 0, sigma, 1.0)), state
 
@@ -251,7 +252,10 @@ def _gram(kernel: Array) -> Array:
 
 
 def _clip_singular_values(matrix: Array, max_norm: Norm) -> Array:
-    left, sigma, right = jnp.linalg.svd(matrix, full_matrices=False)
+    factorize = linalg.svd
+    for _ in matrix.shape[:-2]:
+        factorize = jax.vmap(factorize)
+    left, sigma, right = factorize(matrix)
     excess = jnp.maximum(sigma - max_norm, 0.0)
     return matrix - jnp.matmul(
         left * excess[..., None, :].astype(left.dtype), right, precision="highest"

@@ -368,9 +368,7 @@ def _lower_bound(
     if not is_chain or not is_own or not is_success.any():
         return None
     params = plan.originals.variables().params
-    # Awaited: with more than 32 computations queued behind its eigenvalues, XLA's CPU
-    # client stood still in one of four audits of a CNN, or two.
-    bounds = np.asarray(jax.jit(jax.vmap(log10_lipschitz_bound))(params))
+    bounds = jax.jit(jax.vmap(log10_lipschitz_bound))(params)
     logits = plan.originals.logits()
     labels = np.asarray(plan.splits.train.labels)
     certified = []
@@ -380,7 +378,7 @@ def _lower_bound(
             certified_distance(
                 jnp.asarray(logits[o][index]),
                 jnp.asarray(labels[index]),
-                log10_lipschitz=bounds[o],  # pyright: ignore[reportArgumentType]
+                log10_lipschitz=bounds[o],
             )
         )
     return float(np.median(np.concatenate(certified)[is_success]))

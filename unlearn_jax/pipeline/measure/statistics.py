@@ -1,6 +1,5 @@
 """Metrics of runs under the bootstrap's weights: one pass over the weights for all."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -8,6 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from unlearn_jax import audit
+from unlearn_jax.pipeline.store.folders import num_cores
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -252,10 +252,3 @@ def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     """
     with ThreadPoolExecutor(num_cores()) as threads:
         return list(threads.map(function, items))
-
-
-def num_cores() -> int:
-    """Return the number of cores that the process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

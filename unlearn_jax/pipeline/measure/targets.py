@@ -160,10 +160,10 @@ def _fitted_distances(samples: Mapping[int, _Samples], sets: np.ndarray) -> np.n
         coefficients[int(forgotten)] = _fit(others)
     distances = []
     for run, forgotten in enumerate(sets):
-        fitted_on = samples[run]
-        scores = fitted_on.descriptors @ coefficients[int(forgotten)]
-        target = tilted_target(fitted_on.logits, fitted_on.excluded, scores, beta=1.0)
-        distances.append(float(_distance(fitted_on.truth, target)))
+        scored = samples[run]
+        scores = scored.descriptors @ coefficients[int(forgotten)]
+        target = tilted_target(scored.logits, scored.excluded, scores, beta=1.0)
+        distances.append(float(_distance(scored.truth, target)))
     return np.array(distances)
 
 

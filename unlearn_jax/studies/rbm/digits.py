@@ -560,7 +560,7 @@ def check(config: Config) -> None:
         raise InputError(
             f"fractions are {fractions}: give at least one, between 0 and 1"
         )
-    if not 500 <= config.num_train <= 1700:
+    if config.data is None and not 500 <= config.num_train <= 1700:
         raise InputError(
             f"num_train must be 500 to 1700, of 1797 images, got {config.num_train}"
         )
