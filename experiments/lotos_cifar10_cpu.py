@@ -24,7 +24,7 @@ from unlearn_jax.studies.ensembles.page import make_page
 EXPERIMENT = Experiment(
     title="LOTOS on CIFAR-10 (JPEG), small residual networks",
     config=EnsembleConfig(
-        seeds=(0, 1),
+        seeds=(0, 1, 2),
         arms=("orig", "clip", "clip+lotos", "clip+lotos0.3"),
         num_members=2,
         num_surrogates=2,
