@@ -18,7 +18,7 @@ EXPERIMENT = Experiment(
     title="Federated unlearning on CIFAR-10 (JPEG), small residual network",
     config=Config(
         settings=("dirichlet", "owner"),
-        seeds=(0, 1),
+        seeds=(0, 1, 2),
         num_cases=3,
         data=DataConfig(
             source="tfds", name="cifar10_jpeg", num_train=5_000, num_test=2_000
