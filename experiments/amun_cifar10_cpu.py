@@ -35,7 +35,7 @@ def _with_and_without(chosen: dict[str, Row]) -> dict[str, Row]:
     both = {}
     for name, row in chosen.items():
         both[name] = row
-        both[f"{name}_augmented"] = rows.augmented(row, "crop_flip")
+        both[f"{name}_augmented"] = rows.augmented(row, "crop_flip", baseline=name)
     return both
 
 

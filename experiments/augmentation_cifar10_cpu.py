@@ -32,10 +32,11 @@ def _rows(policies: dict[str, str]) -> dict[str, Row]:
     """Return every method without augmentation and with each of some."""
     chosen = {}
     for name, row in _METHODS.items():
-        chosen[f"{name}_none"] = rows.augmented(row, "none", "no augmentation")
+        none = f"{name}_none"
+        chosen[none] = rows.augmented(row, "none", "no augmentation")
         for policy, label in policies.items():
             part = policy.rpartition("+")[-1]
-            chosen[f"{name}_{part}"] = rows.augmented(row, policy, label)
+            chosen[f"{name}_{part}"] = rows.augmented(row, policy, label, baseline=none)
     return chosen
 
 

@@ -733,6 +733,14 @@ CASES = {
         {"rows": {"a": {"method": AMUN(), "attack": {}}}},
         "name of one of the run's attacks",
     ),
+    "baseline that is no row": (
+        {"rows": {"a": {"method": AMUN(), "baseline": "b"}}},
+        "the baseline 'b' is no other row",
+    ),
+    "baseline that is the row": (
+        {"rows": {"a": {"method": AMUN(), "baseline": "a"}}},
+        "the baseline 'a' is no other row",
+    ),
     "row with an unknown attack": (
         {"rows": {"a": {"method": AMUN(), "attack": "weak"}}},
         "unknown attack 'weak'",

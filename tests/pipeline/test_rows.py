@@ -263,8 +263,14 @@ def test_differences_are_those_of_the_runs():
     forget[2:, 8:16] = True
     config = AuditConfig(num_bootstrap=40, mis=False)
     pool = make_pool(config, LABELS, forget, RUNS, references, member)
-    measured = {row.key: row for row in measure_rows(pool, rows).rows}
+    baselines = {"mine": "other", "other": "left out by the user"}
+    measured = {row.key: row for row in measure_rows(pool, rows, baselines).rows}
     values = {key: np.array(row.values["ft_auc"]) for key, row in measured.items()}
+    assert "baseline" not in measured["other"].differences["ft_auc"]
+    to_baseline = measured["mine"].differences["ft_auc"]["baseline"]
+    mean = np.mean(values["mine"] - values["other"])
+    assert to_baseline.mean == pytest.approx(mean, abs=1e-3)
+    assert to_baseline.low < mean < to_baseline.high
     for key, other in (("mine", "other"), ("other", "mine")):
         own = measured[key].differences["ft_auc"]
         names = {"oracle": "retrained", "floor": "retrained_again", "best": other}

@@ -346,6 +346,7 @@ class ResolvedRow:
       adaptive: find the adversarial set on the current model before every request.
       filter: output filter behind the unlearned models.
       space: hyperparameters to tune, without those that the row sets.
+      baseline: row to compare the row with; none if empty.
     """
 
     method: UnlearnFn
@@ -355,6 +356,7 @@ class ResolvedRow:
     adaptive: bool = False
     filter: Filter | None = None
     space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    baseline: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -746,6 +748,7 @@ def resolve_rows(
             row.adaptive,
             chosen,
             space,
+            row.baseline,
         )
     return rows, {name: attacks[name] for name in sorted(attacks)}
 

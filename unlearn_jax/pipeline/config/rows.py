@@ -71,13 +71,16 @@ def with_options(row: Row, **changes: Any) -> Row:
     return dataclasses.replace(row, method=replace(row.method, **changes))
 
 
-def augmented(row: Row, augment: str, label: str = "augmented") -> Row:
+def augmented(
+    row: Row, augment: str, label: str = "augmented", *, baseline: str = ""
+) -> Row:
     """Return a row that augments its samples in its own way, not as the run trains.
 
     Args:
       row: to change.
       augment: as :func:`unlearn_jax.data.augmentation` takes it.
       label: added to the row's.
+      baseline: row to compare it with, the one without augmentation; none if empty.
     """
     follow = tuple(name for name in followed(row) if name != "augment")
     return dataclasses.replace(
@@ -85,6 +88,7 @@ def augmented(row: Row, augment: str, label: str = "augmented") -> Row:
         label=f"{row.label}, {label}",
         method=replace(row.method, augment=augment),
         follow=follow,
+        baseline=baseline,
     )
 
 

@@ -614,6 +614,8 @@ class Row:
         ``batch_size``, ``weight_decay``, ``momentum``, ``augment``, ``max_norm`` and
         ``attack`` where the method leaves them at the default that fine-tuning methods
         share; ``()`` takes the method as it is.
+      baseline: name of another row, to compare the row with: the paired differences
+        are part of the table. None if empty.
     """
 
     method: UnlearnFn
@@ -622,6 +624,7 @@ class Row:
     attack: str = ""
     adaptive: bool = False
     follow: tuple[str, ...] | None = None
+    baseline: str = ""
 
     def __post_init__(self) -> None:
         """Refuse choices that do not fit the method."""
@@ -711,6 +714,11 @@ class RunConfig:
                 raise InputError(
                     f"row {name!r}: adaptive recomputes an attack of kind pgd, source"
                     " own and no failures"
+                )
+            if row.baseline == name or row.baseline not in {"", *self.rows}:
+                raise InputError(
+                    f"row {name!r}: the baseline {row.baseline!r} is no other row; rows"
+                    f" are {', '.join(self.rows)}"
                 )
         for name in self.only:
             if name not in self.rows:

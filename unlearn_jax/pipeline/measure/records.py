@@ -126,8 +126,10 @@ class RowResult:
       num_diverged: runs that ended in numbers that are not finite.
       values: each run's value by metric, ``[R]`` in the order of
         :attr:`RunResult.runs`.
+      baseline: row that the row is compared with; none if empty.
       differences: by metric, paired differences to the ``oracle``, to the ``floor``
-        (the second retraining) and to the ``best`` other method, as far as they are.
+        (the second retraining), to the ``best`` other method and to the ``baseline``,
+        as far as they are.
       verdict: of a method; None without an oracle.
       cost: None for the original models.
     """
@@ -140,6 +142,7 @@ class RowResult:
     attack: str | None = None
     adaptive: bool = False
     filter: str | None = None
+    baseline: str = ""
     metrics: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
     values: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     differences: Mapping[str, Mapping[str, Difference]] = dataclasses.field(

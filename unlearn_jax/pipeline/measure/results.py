@@ -241,7 +241,8 @@ def audit_rows(
     }
     for name, parts in unlearned.items():
         logits[name] = row_logits(plan, name, parts)
-    return measure_rows(pool, logits)
+    baselines = {name: plan.rows[name].baseline for name in unlearned}
+    return measure_rows(pool, logits, baselines)
 
 
 def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResult:
@@ -261,6 +262,7 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
         attack=chosen.attack,
         adaptive=chosen.adaptive,
         filter=chosen.filter_name,
+        baseline=chosen.baseline,
         cost=cost,
     )
 

@@ -63,7 +63,9 @@ class Measurements:
 
 
 def measure_rows(
-    pool: AuditPool, logits: Mapping[str, Sequence[np.ndarray]]
+    pool: AuditPool,
+    logits: Mapping[str, Sequence[np.ndarray]],
+    baselines: Mapping[str, str] | None = None,
 ) -> Measurements:
     """Measure every row of a table.
 
@@ -71,6 +73,7 @@ def measure_rows(
       pool: of the table.
       logits: by row, ``[N, C]`` of every run. The rows ``original``, ``retrained`` and
         ``retrained_again`` are the references of the table; gaps need ``retrained``.
+      baselines: rows that some rows are compared with, by row.
 
     Returns:
       The rows, labeled by their names.
@@ -93,7 +96,7 @@ def measure_rows(
     for metrics in measured.values():
         if oracle and metrics:
             metrics |= measure_gaps(pool, metrics, oracle)
-    differences = measure_differences(pool, measured)
+    differences = measure_differences(pool, measured, baselines or {})
     rows = []
     for name, metrics in measured.items():
         compared = differences.get(name, {})
@@ -263,18 +266,21 @@ def measure_gaps(
 
 
 def measure_differences(
-    pool: AuditPool, measured: Mapping[str, Mapping[str, Measured]]
+    pool: AuditPool,
+    measured: Mapping[str, Mapping[str, Measured]],
+    baselines: Mapping[str, str],
 ) -> dict[str, dict[str, dict[str, Difference]]]:
     """Measure the paired differences of every method, by row, metric and reference.
 
     Args:
       pool: of the table.
       measured: metrics by row, gaps included.
+      baselines: rows to compare some rows with, by row.
 
     Returns:
-      Differences to the ``oracle``, to the ``floor`` and to the ``best`` other method,
-      the one with the smallest Avg Gap; of the floor and the original to the oracle.
-      A reference that the table lacks is left out.
+      Differences to the ``oracle``, to the ``floor``, to the ``best`` other method, the
+      one with the smallest Avg Gap, and to the ``baseline``; of the floor and the
+      original to the oracle. A reference that the table lacks is left out.
     """
     directions = {metric.key: metric.direction for metric in pool.table.metrics}
     methods = [name for name, one in measured.items() if name not in KINDS and one]
@@ -301,6 +307,11 @@ def measure_differences(
             "floor": floor,
             "best": {
                 name: columns[other] for name, other in best.items() if other in columns
+            },
+            "baseline": {
+                name: columns[other]
+                for name, other in baselines.items()
+                if other in columns
             },
         }
         rows = {name: columns[name] for name in methods if name in columns}
