@@ -44,7 +44,11 @@ TINY = RunConfig(
     },
     audit=AuditConfig(num_bootstrap=20, mis=False, theory=True),
     rows={
-        name or "own": Row(method=AMUN(num_epochs=1, learning_rate=0.05), attack=name)
+        name or "own": Row(
+            method=AMUN(num_epochs=1, learning_rate=0.05),
+            attack=name,
+            baseline="own" if name else "",
+        )
         for name in ("", "fast", "other", "half")
     },
 )
@@ -66,6 +70,21 @@ def finished(splits, tmp_path_factory):
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)
     sets = {name: plan.runner.make(stages.attack(plan, name)) for name in plan.attacks}
     return folder, results, plan, sets
+
+
+def test_rows_are_compared_with_their_baseline(finished):
+    _, results, _, _ = finished
+    reference = results.row("own")
+    assert reference.baseline == ""
+    for name in ("fast", "other", "half"):
+        row = results.row(name)
+        assert row.baseline == "own"
+        for key in ("ft_auc", "avg_gap"):
+            change = np.subtract(row.values[key], reference.values[key])
+            if np.std(change) > 1e-6:
+                found = row.differences[key]["baseline"]
+                assert found.mean == pytest.approx(change.mean(), abs=1e-3)
+                assert found.low < found.mean < found.high
 
 
 def test_every_attack_is_reported(finished):
