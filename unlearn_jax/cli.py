@@ -230,7 +230,7 @@ def _run_experiment(
 
 @dataclasses.dataclass(frozen=True)
 class CompileOptions:
-    """Options of compiling, next to the fields of the configuration."""
+    """Options of the command; fields of the configuration may follow."""
 
     target: str
     """Devices to compile for: a slice such as tpu-v5e:4x4, h100, h200, a100, h100:8, or
@@ -417,7 +417,7 @@ def export(
 
     Args:
       run: working directory of the run.
-      row: of its table.
+      row: name of a row of its table, such as amun.
       to: folder to write to; it must not exist.
       format: orbax, safetensors or msgpack; one folder or file for each run.
       logits: also write logits.npz, for unlearn-jax audit.
