@@ -1,9 +1,9 @@
 """Spectral norms of layers: estimate, bound, clip.
 
 Layers are linear maps that are applied, never written out
-(:mod:`~unlearn_jax.spectral.operators`). Norms come from Golub-Kahan-Lanczos, with a
-bound on the error, or from block power iteration, which is cheap, starts where it
-stopped, and underestimates. FastClip and its comparators are rules for one layer's
+(:mod:`~unlearn_jax.spectral.operators`). Norms come from Golub-Kahan-Lanczos, whose
+residual bounds the error, or from block power iteration, which is cheap, starts where
+it stopped, and underestimates. FastClip and its comparators are rules for one layer's
 weights; a rule becomes an optax transform (:func:`projection`) or is applied once
 (:func:`project`).
 """
