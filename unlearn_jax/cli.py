@@ -234,7 +234,7 @@ class CompileOptions:
 
     target: str
     """Devices to compile for: a slice such as tpu-v5e:4x4, h100, h200, a100, h100:8, or
-    cpu. The machine need not have them; the extra ``compilers`` has the compilers."""
+    cpu. None need be present; the extra ``compilers`` has the compilers."""
     only: str = ""
     """Regular expression: stages and variants to compile, such as 'references|attack'.
     """
@@ -247,7 +247,7 @@ class CompileOptions:
 
 
 def compile_preset(arguments: list[str]) -> int:
-    """Compile a preset's programs for a TPU or GPU that need not be there.
+    """Compile a preset's programs for a TPU or GPU, without the device.
 
     Args:
       arguments: a preset, then :class:`CompileOptions` and fields of the configuration.
