@@ -1,4 +1,4 @@
-"""Reliable machine unlearning in JAX: make a classifier forget, and prove how well.
+"""Reliable machine unlearning in JAX: make a classifier forget, measure how well.
 
 The sub-packages and the names that people start with are loaded on first use::
 
@@ -9,12 +9,12 @@ The sub-packages and the names that people start with are loaded on first use::
 
 Data flows one way through the sub-packages::
 
-    data -> models -> losses, attacks, audit -> train -> replicas -> methods -> pipeline
+    data -> models -> losses, attacks -> train -> replicas -> methods, audit -> pipeline
 
 Three rules hold everywhere. A model is ``(apply_fn, variables)``, first in every
 signature. Functions that run on a device take a typed ``key`` where they draw, host
 functions a ``seed`` or a ``numpy.random.Generator``. Hyperparameters are fields of
-frozen dataclasses, called as functions.
+frozen dataclasses that are called like functions.
 
 Importing the package imports neither JAX nor Flax; nothing in it needs TensorFlow or
 torch.

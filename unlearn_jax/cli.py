@@ -230,11 +230,11 @@ def _run_experiment(
 
 @dataclasses.dataclass(frozen=True)
 class CompileOptions:
-    """Options of compiling, next to the fields of the configuration."""
+    """Options of the command; fields of the configuration may follow."""
 
     target: str
     """Devices to compile for: a slice such as tpu-v5e:4x4, h100, h200, a100, h100:8, or
-    cpu. The machine need not have them; the extra ``compilers`` has the compilers."""
+    cpu. None need be present; the extra ``compilers`` has the compilers."""
     only: str = ""
     """Regular expression: stages and variants to compile, such as 'references|attack'.
     """
@@ -247,7 +247,7 @@ class CompileOptions:
 
 
 def compile_preset(arguments: list[str]) -> int:
-    """Compile a preset's programs for a TPU or GPU that need not be there.
+    """Compile a preset's programs for a TPU or GPU, without the device.
 
     Args:
       arguments: a preset, then :class:`CompileOptions` and fields of the configuration.
@@ -417,7 +417,7 @@ def export(
 
     Args:
       run: working directory of the run.
-      row: of its table.
+      row: name of a row of its table, such as amun.
       to: folder to write to; it must not exist.
       format: orbax, safetensors or msgpack; one folder or file for each run.
       logits: also write logits.npz, for unlearn-jax audit.

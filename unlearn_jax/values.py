@@ -1,4 +1,4 @@
-"""Values: settings one can hold, compare, print, replace, map over and store.
+"""Values: settings to compare, print, replace, map over and store.
 
 A value is a frozen dataclass, every hyperparameter a typed field. Equal settings are
 equal and hash alike. To JAX a value is a pytree: its float fields are leaves, so that

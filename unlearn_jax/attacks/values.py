@@ -1,4 +1,4 @@
-"""Attacks as values: hyperparameters one can hold, compare, vary and store.
+"""Attacks as values: hyperparameters to compare, vary, map over and store.
 
 An attack is called ``attack(apply_fn, variables, images, labels, key=key)`` and returns
 one row per sample. To ``jit`` and ``vmap`` its radii and ratios are leaves, so that one

@@ -1,8 +1,8 @@
-"""Neighboring fields of image unlearning; no other part of the library needs them.
+"""Neighboring fields of image unlearning, which no other part of the library needs.
 
 ``coresets`` finds the forget samples that suffice, ``diffusion`` erases concepts from
 generators, ``federated`` removes clients, and ``testbeds`` holds models whose
-unlearning can be solved: ascent on linear regressions and diluted Boltzmann machines.
+unlearning can be solved: ascent on logistic examples and diluted Boltzmann machines.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Joint training of ensembles: one batch for all, and terms between members.
+"""Joint training of ensembles: shared batches, and terms that couple members.
 
 Without such a term the members are trained exactly as they would be one by one. LOTOS
 (arXiv 2410.05136) and TRS (arXiv 2104.00671) couple them; FastClip, as the last link of

@@ -1,11 +1,12 @@
 """Influence functions, primal and dual: the effect of removing training samples.
 
-A model is ``(apply_fn, variables)``, ``variables`` any pytree; outputs are derived by
-its trained part (:func:`trained`), and changes are like that part. :func:`linearize`
-gives a model's first-order expansion. :func:`dual_change` works on a kernel
-(:func:`ntk`, :func:`feature_kernel`, or any), :func:`primal_change` on parameters;
-:func:`remove` runs either and warns where its :class:`Guard` does not trust the answer.
-:func:`fit_dual` and :func:`fit_primal` train linearized models exactly, for comparison.
+A model is ``(apply_fn, variables)``, ``variables`` any pytree. Derivatives are with
+respect to its trained part (:func:`trained`), and changes have that part's structure.
+:func:`linearize` gives a model's first-order expansion. :func:`dual_change` works on a
+kernel (:func:`ntk`, :func:`feature_kernel`, or any), :func:`primal_change` on
+parameters; :func:`remove` runs either and warns where its :class:`Guard` does not trust
+the answer. :func:`fit_dual` and :func:`fit_primal` train linearized models exactly, for
+comparison.
 """
 
 from unlearn_jax.influence._ntk import (

@@ -1,4 +1,4 @@
-"""Losses: pure functions of logits, and terms of several members."""
+"""Losses: pure functions of logits, and terms that couple members of an ensemble."""
 
 from unlearn_jax.losses._lotos import (
     LossTerm,

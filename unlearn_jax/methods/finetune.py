@@ -1,4 +1,4 @@
-"""Fine-tuning on the retained samples (FT): forget by training on without."""
+"""Fine-tuning on the retained samples (FT): training continued without D_F."""
 
 from typing import ClassVar
 

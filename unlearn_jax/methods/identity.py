@@ -1,4 +1,4 @@
-"""The original model itself, the row that an audit must tell from the retrained one."""
+"""The original model, the row that an audit must distinguish from the retrained one."""
 
 import jax.numpy as jnp
 

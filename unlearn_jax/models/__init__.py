@@ -1,7 +1,11 @@
 """Image classifiers.
 
-The only folder that imports Flax, and only when a network is built: everything above
-is given a :class:`unlearn_jax.types.Model`, or a function and its variables.
+:func:`build` makes the networks of the library by name; :func:`from_linen`,
+:func:`from_nnx` and :func:`from_functions` adapt any other; :func:`load`, :func:`save`
+and :func:`from_torch` read and write weights.
+
+This is the only package that imports Flax, and only when a network is built. All others
+take a :class:`unlearn_jax.types.Model`, or a function and its variables.
 """
 
 from unlearn_jax.lazy import on_first_use

@@ -1,12 +1,12 @@
-"""Convolutions of oneDNN on CPU, where they were built; never needed.
+"""Convolutions of oneDNN on CPU, where they were built; optional.
 
-XLA's CPU kernels reach half of what oneDNN reaches for convolutions, a quarter for
-their weight gradients. ``unlearn-jax doctor --build-onednn`` compiles one file of C++
+XLA's CPU kernels reach half of oneDNN's rate for convolutions, a quarter for their
+weight gradients. ``unlearn-jax doctor --build-onednn`` compiles one file of C++
 against oneDNN (Debian: ``libdnnl-dev``) into the user's cache folder; from then on
 :func:`unlearn_jax.models.convolution` chooses it on CPU.
 
-:func:`forward`, :func:`of_images` and :func:`of_kernel` are what to call from
-elsewhere, where :func:`native` has no reason against it and :func:`takes` agrees.
+Other modules call :func:`forward`, :func:`of_images` and :func:`of_kernel`, where
+:func:`native` gives no reason against it and :func:`takes` is True.
 """
 
 from unlearn_jax.onednn.convolution import NAME, forward, of_images, of_kernel, takes

@@ -1,7 +1,7 @@
-"""The programs of a preset, compiled for a target that need not be there.
+"""Programs of a preset, compiled for a target without its devices.
 
-Stages know their programs: what a run compiles ahead (:meth:`Runner.rehearse`) is here
-compiled for another machine's devices, from shapes alone, and read.
+Each stage lists its programs. What a run compiles ahead (:meth:`Runner.rehearse`) is
+here compiled for another machine's devices, from shapes alone, and analyzed.
 """
 
 import dataclasses

@@ -2,10 +2,10 @@
 
 A stack of ``M`` models is a pytree whose leaves have a leading ``M``. "For each model"
 is a replaceable *mapper*, so the same pure function of one model runs as a Python loop,
-as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any of these inside;
-batches of models too large for one device are divided over several, and so are the
-samples of a data set too large for one.
-All give the same result; which is fast depends on the backend and on the model.
+as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any of these inside.
+Batches of models too large for one device are divided over several, and so are the
+samples of a data set too large for one. All mappers give the same result up to
+rounding; which is fast depends on the backend and on the model.
 """
 
 from unlearn_jax.replicas._mappers import Form, Mapper, map_models, mapper, to_host

@@ -1,8 +1,8 @@
 """Spectral norms of layers: estimate, bound, clip.
 
 Layers are linear maps that are applied, never written out
-(:mod:`~unlearn_jax.spectral.operators`). Norms come from Golub-Kahan-Lanczos, which
-says how far off it may be, or from block power iteration, which is cheap, starts where
+(:mod:`~unlearn_jax.spectral.operators`). Norms come from Golub-Kahan-Lanczos, whose
+residual bounds the error, or from block power iteration, which is cheap, starts where
 it stopped, and underestimates. FastClip and its comparators are rules for one layer's
 weights; a rule becomes an optax transform (:func:`projection`) or is applied once
 (:func:`project`).

@@ -1,4 +1,4 @@
-"""Columns of the table that other packages bring: own metrics, own attacks."""
+"""Columns of a table that other packages bring: metrics and attacks."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

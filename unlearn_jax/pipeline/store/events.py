@@ -1,4 +1,4 @@
-"""TensorBoard events, for those who watch runs there; needs tensorboardX."""
+"""TensorBoard events of runs; needs tensorboardX."""
 
 import os
 import re

@@ -30,7 +30,7 @@ WAYS = ("core-set", "most influential, as many", "random, as many")
 KINDS = {"cluster": "Clusters of a class", "random": "Random samples"}
 
 NOTHING = 0
-"""Column of the networks trained without nothing, among those of a judging seed."""
+"""Column of the networks trained on everything, among those of a judging seed."""
 ALL = 1
 """Column of the networks trained without the whole forget set."""
 FROM_KERNEL = 2
@@ -333,7 +333,7 @@ def train_without(
 def shares_of(networks: Arrays) -> np.ndarray:
     """Return the suppression ``[S, Q]`` of each network.
 
-    The first two columns are without nothing (0) and without the forget set (1).
+    The first two columns are on everything (0) and without the forget set (1).
     """
     level = networks["margins"].mean(-1)
     return coresets.suppression(level, level[:, :1], level[:, 1:2])
