@@ -70,12 +70,13 @@ _HALF = {
     "amun_adversarial": Row(
         label="AMUN, D_R and D_A", method=AMUN(forget=False, num_epochs=rows.BUDGET)
     ),
-    "amun_adversarial_only": Row(
-        label="AMUN, D_A only",
-        method=AMUN(retain=False, forget=False, num_epochs=rows.BUDGET),
-        search=_WITHOUT["amun_no_retain"].search,
-    ),
 }
+# adversarial images are never augmented, so there is one row of them alone
+_ADVERSARIAL_ONLY = Row(
+    label="AMUN, D_A only",
+    method=AMUN(retain=False, forget=False, num_epochs=rows.BUDGET),
+    search=_WITHOUT["amun_no_retain"].search,
+)
 # Four classes that a small network tells apart at about 85%, originals that memorize
 # their training set, adversarial examples far nearer than other images: the regime of
 # the paper's tables.
@@ -103,6 +104,6 @@ STUDY = {
     "half": dataclasses.replace(
         _BASE,
         forget=dataclasses.replace(_BASE.forget, fraction=0.5),
-        rows=_with_and_without(_HALF),
+        rows=_with_and_without(_HALF) | {"amun_adversarial_only": _ADVERSARIAL_ONLY},
     ),
 }
