@@ -60,7 +60,8 @@ def write_folder(
     """
     # of a process that was killed while it wrote
     for draft in path.parent.glob(f".{path.name}-*"):
-        shutil.rmtree(draft)
+        if draft.name.removeprefix(f".{path.name}-").isdecimal():
+            shutil.rmtree(draft)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     draft.mkdir(parents=True)
     try:
