@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.checks import warn_of_probabilities
+from unlearn_jax.pipeline.store.folders import write_file
 from unlearn_jax.types import InputError
 
 TARGET = "target"
@@ -226,8 +227,8 @@ class AuditArrays:
             value = getattr(self, field.name)
             if isinstance(value, Mapping):
                 for row, array in value.items():
-                    is_only = row == TARGET
-                    arrays[TARGET if is_only else f"{TARGET}_{row}"] = array
+                    key = TARGET if row == TARGET else f"{TARGET}_{row}"
+                    arrays[key] = array
             elif value is not None:
                 arrays[field.name] = np.asarray(value)
         return arrays
@@ -247,9 +248,13 @@ class AuditArrays:
         path = pathlib.Path(os.path.expanduser(path)).absolute()
         if path.exists():
             raise InputError(f"{path} exists: choose another path")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "xb") as file:
-            np.savez_compressed(file, **self._by_name())  # pyright: ignore[reportArgumentType]
+
+        def write(draft: pathlib.Path) -> None:
+            # a file, since NumPy adds .npz to names without it
+            with open(draft, "wb") as file:
+                np.savez_compressed(file, **self._by_name())  # pyright: ignore[reportArgumentType]
+
+        write_file(path, write)
         return path
 
     @classmethod
@@ -344,6 +349,9 @@ def _integers(name: str, values: ArrayLike, *, ndim: int) -> np.ndarray:
             f"{name} has shape {array.shape} and dtype {array.dtype}: pass integers"
             f" {axes}"
         )
+    bounds = np.iinfo(np.int32)
+    if array.min() < bounds.min or array.max() > bounds.max:
+        raise InputError(f"{name} has numbers beyond 32 bits: number them from 0")
     return array.astype(np.int32)
 
 
