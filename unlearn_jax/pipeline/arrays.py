@@ -16,6 +16,7 @@ from unlearn_jax.types import InputError
 
 TARGET = "target"
 _REQUIRED = ("labels", "train", "forget")
+_GIVEN = ("original", "retrained", "retrained_again")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,19 +74,13 @@ class AuditArrays:
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        given = self.target
-        rows = given if isinstance(given, Mapping) else {TARGET: given}
-        if not rows:
-            raise InputError("target has no row: pass logits [N, C] or [R, N, C]")
+        rows = (
+            self.target if isinstance(self.target, Mapping) else {TARGET: self.target}
+        )
         labels = _integers("labels", self.labels, ndim=1)
-        logits = {name: _logits(name, array) for name, array in rows.items()}
-        for name in ("original", "retrained", "retrained_again"):
-            if name in logits:
-                raise InputError(f"target has a row {name!r}: pass it as {name}=")
-            if getattr(self, name) is not None:
-                logits[name] = _logits(name, getattr(self, name))
-        num_samples = len(labels)
+        logits = self._all_logits(rows)
         first = next(iter(logits))
+        num_samples = len(labels)
         num_classes = logits[first].shape[-1]
         if num_classes < 2:
             raise InputError(f"{first} has {num_classes} class: pass logits [N, C]")
@@ -112,37 +107,24 @@ class AuditArrays:
             shape = (num_runs, num_samples, num_classes)
             logits[name] = np.broadcast_to(array, shape)
         train = _mask("train", self.train)[0]
-        for name, mask in (("train", train), ("forget", forget[0])):
-            if len(mask) != num_samples:
-                raise InputError(
-                    f"{name} has {len(mask)} samples, labels {num_samples}"
-                )
-        if train.all() or not train.any():
-            raise InputError("train must mark some samples, not all: the others test")
+        _check_masks(train, forget, num_samples)
         forget = np.broadcast_to(forget, (num_runs, num_samples))
-        if (forget & ~train).any():
-            raise InputError("forget marks test samples: only those of train count")
-        if not forget.any(1).all() or (forget == train).all(1).any():
-            raise InputError("forget must mark some samples of train in every run")
+        names = range(num_classes) if self.class_names is None else self.class_names
+        if len(names) != num_classes:
+            raise InputError(
+                f"class_names has {len(names)} names for {num_classes} classes"
+            )
         values: dict[str, Any] = {
             "target": {name: logits[name] for name in rows},
             "labels": labels,
             "train": train,
             "forget": forget,
             "runs": self._runs(forget),
+            "class_names": tuple(map(str, names)),
+            **self._references(num_samples, num_classes),
         }
-        for name in ("original", "retrained", "retrained_again"):
+        for name in _GIVEN:
             values[name] = logits.get(name)
-        values |= self._references(num_samples, num_classes)
-        if self.class_names is None:
-            values["class_names"] = tuple(map(str, range(num_classes)))
-        else:
-            values["class_names"] = tuple(map(str, self.class_names))
-        if len(values["class_names"]) != num_classes:
-            raise InputError(
-                f"class_names has {len(values['class_names'])} names for {num_classes}"
-                " classes"
-            )
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if self.member is None and not self.is_class:
@@ -150,6 +132,18 @@ class AuditArrays:
                 "references is missing: membership attacks need logits [M, N, C] of"
                 " reference models, and member [M, N]"
             )
+
+    def _all_logits(self, rows: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+        """Return logits ``[K, N, C]`` of all rows and of the given models, by name."""
+        if not rows:
+            raise InputError("target has no row: pass logits [N, C] or [R, N, C]")
+        logits = {name: _logits(name, array) for name, array in rows.items()}
+        for name in _GIVEN:
+            if name in logits:
+                raise InputError(f"target has a row {name!r}: pass it as {name}=")
+            if getattr(self, name) is not None:
+                logits[name] = _logits(name, getattr(self, name))
+        return logits
 
     def _runs(self, forget: np.ndarray) -> np.ndarray:
         """Return numbers of original and forget set of every run, checked."""
@@ -339,6 +333,25 @@ def _mask(name: str, values: ArrayLike) -> np.ndarray:
     if array.ndim != 2 or array.size == 0 or (name == "train" and len(array) != 1):
         raise InputError(f"{name} has shape {np.shape(values)}: pass a mask [N]")
     return array
+
+
+def _check_masks(train: np.ndarray, forget: np.ndarray, num_samples: int) -> None:
+    """Refuse masks of training and forget sets that do not fit together.
+
+    Args:
+      train: ``[N]``.
+      forget: ``[K, N]``.
+      num_samples: of the labels.
+    """
+    for name, count in (("train", len(train)), ("forget", forget.shape[1])):
+        if count != num_samples:
+            raise InputError(f"{name} has {count} samples, labels {num_samples}")
+    if train.all() or not train.any():
+        raise InputError("train must mark some samples, not all: the others test")
+    if (forget & ~train).any():
+        raise InputError("forget marks test samples: only those of train count")
+    if not forget.any(1).all() or (forget == train).all(1).any():
+        raise InputError("forget must mark some samples of train in every run")
 
 
 def _integers(name: str, values: ArrayLike, *, ndim: int) -> np.ndarray:

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
 
 from unlearn_jax import audit, data, models, onednn, replicas, spectral, train
 from unlearn_jax.attacks import adversarial_set
@@ -190,15 +189,15 @@ def _convolution() -> Known:
 def _norm() -> Known:
     """Compare the norm of a strided convolution with the SVD of its matrix."""
     rng = np.random.default_rng(1)
-    kernel = rng.normal(size=(3, 3, 1, 4)).astype(np.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
 
-    def convolve(images: ArrayLike) -> Array:
+    def convolve(images: Array) -> Array:
         layout = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(
             images, kernel, (2, 2), "SAME", dimension_numbers=layout
         )
 
-    basis = np.eye(36, dtype=np.float32).reshape(36, 6, 6, 1)
+    basis = jnp.eye(36, dtype=jnp.float32).reshape(36, 6, 6, 1)
     matrix = np.asarray(convolve(basis), np.float64).reshape(36, -1)
     start = jnp.ones((6, 6, 1), jnp.float32)
     norms, _ = spectral.lanczos(lambda x: convolve(x[None])[0], start, num_iters=30)
