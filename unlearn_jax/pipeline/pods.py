@@ -16,9 +16,12 @@ from unlearn_jax.targets import CHIPS, Chip
 from unlearn_jax.types import InputError
 
 UTILIZATION = 0.3
-"""Fraction of the peak that times beyond the bound are given for: an assumption."""
+"""Fraction of the peak that times beyond the bound assume."""
 DEVICES_PER_HOST = {"cpu": 1, "cuda": 8, "tpu": 4}
-"""Of common machines, by platform."""
+"""Devices of common machines, by platform."""
+_ACROSS = (
+    "with replicas.across_hosts=True and replicas.shard_data=True on {} devices or more"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,11 +244,6 @@ def plan_pod(
     )
     breaks = _breaks(plan, report["largest_group"], programs)
     return dataclasses.replace(plan, breaks=breaks)
-
-
-_ACROSS = (
-    "with replicas.across_hosts=True and replicas.shard_data=True on {} devices or more"
-)
 
 
 def _stage(program: _Program, hosts: int, per_host: int) -> StagePlan:

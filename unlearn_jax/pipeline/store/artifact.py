@@ -322,7 +322,7 @@ class Stored(Mapping[str, PyTree]):
 
 
 class Rehearsed(dict[str, PyTree]):
-    """Content of a rehearsed artifact: zeros in the shapes of one piece.
+    """Content of a rehearsed artifact: zeros in the shapes of its content.
 
     Args:
       content: of the piece.
@@ -619,8 +619,10 @@ class Runner:
         Args:
           artifacts: in the order in which they will be made.
         """
-        # compilers of a mesh over processes may wait for those of the others
-        for artifact in () if self.is_joint else artifacts:
+        if self.is_joint:
+            # compilers of a mesh over processes may wait for those of the others
+            return
+        for artifact in artifacts:
             path = self.path(artifact)
             artifact = self._known.setdefault(path, artifact)
             if path not in self._ahead:
@@ -640,8 +642,8 @@ class Runner:
     def rehearse(self, artifact: Artifact) -> "Stored | Rehearsed":
         """Return the content of an artifact, zeros if it is not stored.
 
-        Its programs are compiled (:func:`unlearn_jax.replicas.rehearsal`), and of those
-        that it is computed from, too.
+        Its programs and those of its inputs are compiled, but not run; see
+        :func:`unlearn_jax.replicas.rehearsal`.
 
         Args:
           artifact: whose ``compute`` is a pure function.
