@@ -242,7 +242,8 @@ class OpenedRun(Mapping[str, OpenedRow]):
         """
         path = self.path / "arrays.npz"
         try:
-            with np.load(path) as stored:
+            # opened here, since NumPy leaves damaged files open
+            with path.open("rb") as file, np.load(file) as stored:
                 return {name: stored[name] for name in stored.files}
         except Exception as error:
             if not folders.is_damage(error):

@@ -267,10 +267,10 @@ class AuditArrays:
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
         try:
-            stored = np.load(path, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise ValueError("it is one array without a name")
-            with stored:
+            with open(path, "rb") as file:
+                stored = np.load(file, allow_pickle=False)
+                if isinstance(stored, np.ndarray):
+                    raise ValueError("it is one array without a name")
                 arrays = {name: stored[name] for name in stored.files}
         # NumPy raises half a dozen types on damaged or pickled files
         except Exception as error:
