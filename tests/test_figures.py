@@ -152,6 +152,16 @@ def test_curves_have_markers_where_few_and_bands_where_many():
     assert len(axes.collections) == 1
 
 
+def test_many_rows_without_a_method_share_a_panel():
+    """A panel of its own is for a method, in front of the others."""
+    scores = [np.arange(5.0)] * 12
+    styles = uj.figures.row_styles(["oracle"] * 12)
+    labels = list(map(str, range(12)))
+    figure = uj.figures.cumulative_plot(labels, scores, styles=styles)
+    assert len(figure.axes) == 1
+    assert len(figure.axes[0].lines) == 12
+
+
 def test_a_notebook_shows_a_figure():
     png = uj.figures.forest_plot(LABELS, ESTIMATES)._repr_png_()
     assert png.startswith(b"\x89PNG")

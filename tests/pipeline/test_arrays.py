@@ -1,5 +1,6 @@
 """Arrays of an audit: one line for every bad one, files that return the same."""
 
+import errno
 import re
 
 import numpy as np
@@ -53,6 +54,25 @@ def test_files_return_the_arrays(tmp_path):
     assert loaded.class_names == ("a", "b", "c")
     with pytest.raises(InputError, match="exists"):
         arrays.save(path)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def fill_the_disk(file, **arrays):
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", fill_the_disk)
+    with pytest.raises(OSError, match=r"No space left .*logits\.npz"):
+        AuditArrays(**good()).save(tmp_path / "logits.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_beyond_32_bits_are_refused():
+    """They would be others after the cast."""
+    given = good()
+    labels = given["labels"] + 2**32
+    with pytest.raises(InputError, match="labels has numbers beyond 32 bits"):
+        AuditArrays(**given | {"labels": labels})
 
 
 def test_whole_classes_with_two_retrained_models_are_class_forgetting():

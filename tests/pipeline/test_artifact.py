@@ -1,7 +1,10 @@
 """Artifacts: computed once, resumed, repaired, read by items, opened by plain Orbax."""
 
+import dataclasses
 import subprocess
 import sys
+import threading
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +95,46 @@ def test_overlapping_pieces_are_read_once_an_item(tmp_path):
     stored = runner(tmp_path).make(squares(calls))
     np.testing.assert_array_equal(stored["x"], np.arange(7.0) ** 2)
     assert sum(len(items) for items, _ in stored.pieces()) == 7
+
+
+def test_two_runs_with_other_groups_never_write_one_folder(tmp_path):
+    calls = []
+    path = runner(tmp_path).make(squares(calls, count=4, group=2)).path
+    folders.shutil.rmtree(path / "items-0002-0003")
+    is_computing = threading.Event()
+    may_end = threading.Event()
+    whole = squares(calls, count=4, group=4)
+
+    def compute(piece):
+        is_computing.set()
+        assert may_end.wait(60)
+        return whole.compute(piece)
+
+    slow = dataclasses.replace(whole, compute=compute)
+    with futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(runner(tmp_path).make, slow)
+        assert is_computing.wait(60)
+        # what the first run computes is also a piece of the second
+        second = pool.submit(runner(tmp_path).make, squares(calls, count=4, group=2))
+        futures.wait([second], timeout=1)
+        may_end.set()
+        for run in (first, second):
+            np.testing.assert_array_equal(run.result()["x"], np.arange(4.0) ** 2)
+    assert calls == [([0, 1], 2), ([2, 3], 2), ([2, 3, 3, 3], 2)]
+
+
+def test_drafts_of_other_pieces_stay(tmp_path):
+    """Pieces of items that are not in sequence have a digest behind their ends."""
+    for name in (".items-0000-0002-77", ".items-0000-0002-1234abcd-78"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".items-0000-0002-1234abcd.lock").touch()
+    folders.write_folder(tmp_path / "items-0000-0002", lambda draft: None, {})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {
+        "items-0000-0002",
+        ".items-0000-0002-1234abcd-78",
+        ".items-0000-0002-1234abcd.lock",
+    }
 
 
 def test_inputs_come_first_and_name_the_result(tmp_path):

@@ -118,7 +118,7 @@ def test_a_run_compiled_ahead_ends_in_the_same_bits(splits, tmp_path, monkeypatc
             splits=splits,
             workdir=tmp_path / name / "run",
         )
-        contents.append(plan.references.stored.manifest["content"])
+        contents.append(plan.references.stored.manifest.content)
     assert contents[0] == contents[1]
     for one, other in zip(ahead.rows, alone.rows, strict=True):
         assert one.metrics == other.metrics

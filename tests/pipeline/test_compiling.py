@@ -108,6 +108,8 @@ def test_the_largest_group_is_on_the_line_through_two_sizes():
 
     found = compiling._report("p", target, 16, rows_of)
     assert (found.group, found.largest_group) == (16, 9)
+    odd = compiling._report("p", target, 11, rows_of)
+    assert odd.largest_group == 9
     fits = compiling._report("p", target, 8, rows_of)
     assert fits.largest_group is None
     never = compiling._report("p", target, 8, lambda group: [row_of(2 * limit)])

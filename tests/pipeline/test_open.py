@@ -120,7 +120,11 @@ def test_damage_is_found_when_it_is_read(folder, tmp_path):
     (path,) = copy.glob("unlearn-amun-*")
     logits = next(path.glob("items-*/logits.npy"))
     logits.write_bytes(logits.read_bytes()[:-4] + b"0000")
+    arrays = copy / "arrays.npz"
+    arrays.write_bytes(arrays.read_bytes()[:-100])
     run = uj.open(copy)
+    with pytest.raises(DamagedFileError, match="to write it from what is stored"):
+        _ = run.arrays
     assert run["finetune"].logits.shape[0] == 4
     with pytest.raises(DamagedFileError, match=r"logits\.npy"):
         _ = run["amun"].logits

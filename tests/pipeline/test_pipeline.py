@@ -275,7 +275,7 @@ def test_killed_after_the_last_epoch_its_losses_are_not_lost(
     monkeypatch.setattr(store, "write_folder", write)
     resumed = originals("killed").stored
     assert np.isfinite(resumed["loss"]).all()
-    assert resumed.manifest["content"] == whole.manifest["content"]
+    assert resumed.manifest.content == whole.manifest.content
 
 
 def saves_then_dies(save):

@@ -290,6 +290,29 @@ def test_a_file_that_fails_is_one_line(tmp_path):
         presets.load(str(path))
 
 
+def test_an_error_without_a_message_is_one_line(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("raise ValueError")
+    with pytest.raises(InputError, match=r"broken.py cannot be read: ValueError$"):
+        presets.load(str(path))
+
+
+def test_a_loss_is_made_of_the_configured_network(tmp_path):
+    path = tmp_path / "own_loss.py"
+    path.write_text(
+        "from unlearn_jax.pipeline import DataConfig, ModelConfig, RunConfig\n"
+        "PRESET = RunConfig(\n"
+        "    data=DataConfig(source='digits'), model=ModelConfig(name='mlp')\n"
+        ")\n"
+        "def make_loss(model):\n"
+        "    return model.apply\n"
+    )
+    preset = presets.load(str(path))
+    parts = preset.parts(preset.config)
+    assert set(parts) == {"splits", "loss_fn"}
+    assert callable(parts["loss_fn"])
+
+
 def test_a_file_without_a_preset_is_refused(tmp_path):
     path = tmp_path / "empty.py"
     path.write_text("STUDY = {}")

@@ -66,7 +66,7 @@ def score_histograms(
     if retain is not None:
         parts["retain (members)"] = samples("retain", retain, len(labels))
     every = [row for rows in parts.values() for row in rows]
-    # Rice's rule for the smallest part.
+    # Rice's rule for the forget samples, the fewest.
     num_forget = max(row.size for row in next(iter(parts.values())))
     num_bins = int(np.clip(2 * num_forget ** (1 / 3), 12, 48))
     is_logit = all(row.min() >= 0 and row.max() <= 1 for row in every)
@@ -81,15 +81,13 @@ def score_histograms(
     handles = []
     for i, (axes, label, style) in enumerate(zip(panels, labels, styles, strict=True)):
         dress(axes, short(label, 25 if is_long else 36), size=9)
+        alpha = 0.2 if style.color == INK else 0.45
         looks: list[dict[str, Any]] = [
-            {
-                "color": style.color,
-                "fill": True,
-                "alpha": 0.2 if style.color == INK else 0.45,
-            },
+            {"color": style.color, "fill": True, "alpha": alpha},
             {"color": INK, "lw": 1.3},
             {"color": MUTED, "lw": 1.3, "ls": (0, (1.5, 1))},
         ]
+        # of the last panel, alike in all
         handles = []
         for (name, rows), look in zip(parts.items(), looks, strict=False):
             heights = fractions(rows[i], edges)

@@ -108,23 +108,14 @@ def forest_plot(
     # The same scatter of the dots every time.
     offsets = np.random.default_rng(0)
     limits = _limits(cells, styles)
-    # x in fractions of the panel, y in rows
-    edge: Any = {"transform": axes.get_yaxis_transform()}
     for height, (cell, style) in enumerate(zip(cells, styles, strict=True)):
         mean, low, high = map(float, cell)
         if not np.isfinite(mean):
-            axes.text(0.5, height, "–", color=MUTED, va="center", ha="center", **edge)
+            dash: Any = {"transform": axes.get_yaxis_transform(), "color": MUTED}
+            axes.text(0.5, height, "–", va="center", ha="center", **dash)
             continue
         if limits and not limits[0] <= mean <= limits[1]:
-            is_below = mean < limits[0]
-            outside = edge | {"clip_on": False, "zorder": 5}
-            marker: Any = {"marker": "<" if is_below else ">", "ms": 7}
-            place = 0.015 if is_below else 0.985
-            axes.plot(place, height, color=style.color, **marker, **outside)
-            align: Any = {"ha": "left" if is_below else "right", "va": "center"}
-            place = 0.05 if is_below else 0.95
-            align |= {"fontsize": 8.5, "color": INK}
-            axes.text(place, height, f"{mean:.2f}", **align, **outside)
+            _draw_outside(axes, height, mean, style.color, is_below=mean < limits[0])
             continue
         has_interval = bool(np.isfinite([low, high]).all())
         if style.kind == band and has_interval:
@@ -163,6 +154,30 @@ def forest_plot(
         keys = forest_keys(level, band if has_band else None, has_runs=has_runs)
         legend(figure, keys, "outside lower center", ncols=1 if is_narrow else 3)
     return figure
+
+
+def _draw_outside(
+    axes: Axes, height: int, mean: float, color: str, *, is_below: bool
+) -> None:
+    """Draw a mean outside of the axis: a triangle at the edge, with the mean as text.
+
+    Args:
+      axes: to draw in.
+      height: of the row.
+      mean: of the row.
+      color: of the triangle.
+      is_below: the mean lies to the left of the axis, otherwise to the right.
+    """
+    # x in fractions of the panel, y in rows
+    place: Any = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+    place |= {"zorder": 5}
+    text: Any = {"va": "center", "fontsize": 8.5, "color": INK}
+    if is_below:
+        axes.plot(0.015, height, marker="<", ms=7, color=color, **place)
+        axes.text(0.05, height, f"{mean:.2f}", ha="left", **text, **place)
+    else:
+        axes.plot(0.985, height, marker=">", ms=7, color=color, **place)
+        axes.text(0.95, height, f"{mean:.2f}", ha="right", **text, **place)
 
 
 def forest_keys(

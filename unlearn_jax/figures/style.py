@@ -137,14 +137,14 @@ def line_panels(
       height: of the single panel in inches.
     """
     rows = range(len(labels))
-    if len(labels) <= MAX_LINES:
+    references = [row for row in rows if styles[row].kind in ("original", "oracle")]
+    others = [row for row in rows if row not in references]
+    if len(labels) <= MAX_LINES or not others:
         figure = Drawing(figsize=(9.2, height), layout="constrained")
         axes = figure.add_subplot()
         # The legend takes some of the width.
         dress(axes, textwrap.fill(title, 52), grid="both")
         return Lines(figure, [(axes, list(rows))], True, labels, styles)
-    references = [row for row in rows if styles[row].kind in ("original", "oracle")]
-    others = [row for row in rows if row not in references]
     figure, grid = small_panels(len(others), share=True)
     panels = []
     for axes, row in zip(grid, others, strict=True):
@@ -170,9 +170,9 @@ def name_lines(
         axes = lines.panels[0][0]
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        made = legend(lines.figure, handles, loc="outside right upper")
-        made.set_title(title)
-        made.get_title().set(color=INK, fontsize=9.5, fontweight="bold")
+        box = legend(lines.figure, handles, loc="outside right upper")
+        box.set_title(title)
+        box.get_title().set(color=INK, fontsize=9.5, fontweight="bold")
         return
     lines.figure.supxlabel(x, fontsize=10, color=INK)
     lines.figure.supylabel(y, fontsize=10, color=INK)

@@ -76,11 +76,10 @@ def audit_models(
             strict=True,
         )
     )
-    given = {
-        name: logits.pop(name)
-        for name in (ORIGINAL, RETRAINED, RETRAINED_AGAIN)
-        if name in logits
-    }
+    given = {}
+    for name in (ORIGINAL, RETRAINED, RETRAINED_AGAIN):
+        if name in logits:
+            given[name] = logits.pop(name)
     if references is not None:
         given["references"] = replicas.predict_many(
             apply_fn, references.variables, samples.images
@@ -125,12 +124,7 @@ def audit_arrays(
       ReportError: as :func:`unlearn_jax.pipeline.run`.
     """
     config = config or AuditConfig()
-    place = None
-    if folder is not None:
-        place = pathlib.Path(os.path.expanduser(folder)).absolute()
-    has_files = place is not None and place.is_dir() and any(place.iterdir())
-    if has_files or (place is not None and place.is_file()):
-        raise InputError(f"{place} is not empty: choose another folder")
+    place = None if folder is None else _new_folder(folder)
     runs = np.asarray(arrays.runs)
     train = np.asarray(arrays.train)
     num_train = int(train.sum())
@@ -138,16 +132,14 @@ def audit_arrays(
     order = np.argsort(~train, kind="stable")
     labels = np.asarray(arrays.labels)[order]
     forget = np.asarray(arrays.forget)[:, order][:, :num_train]
-    stacks = {
-        name: np.asarray(getattr(arrays, name))
-        for name in (ORIGINAL, RETRAINED, RETRAINED_AGAIN)
-        if getattr(arrays, name) is not None
-    }
-    logits = {}
     assert isinstance(arrays.target, Mapping)
+    stacks: dict[str, np.ndarray] = {}
+    for name in (ORIGINAL, RETRAINED, RETRAINED_AGAIN):
+        if getattr(arrays, name) is not None:
+            stacks[name] = np.asarray(getattr(arrays, name))
+    logits = {}
     for name, stacked in {**stacks, **arrays.target}.items():
-        logits[name] = [one[order] for one in stacked]
-    references = None
+        logits[name] = list(_ordered(stacked, order))
     member = np.zeros((0, len(labels)), bool)
     if arrays.references is not None:
         member = np.asarray(arrays.member)[:, order]
@@ -155,20 +147,9 @@ def audit_arrays(
     if arrays.is_class:
         oracles = (logits[RETRAINED], logits[RETRAINED_AGAIN])
     with clock.stopwatch("audit") as watch:
+        references = None
         if arrays.references is not None:
-            margin = None
-            if config.lira:
-                margin = margins(_ordered(arrays.references, order), labels)
-            signal = audit.model_signals(
-                config.signal, _ordered(arrays.references, order), labels
-            )
-            soft = None
-            # the methods behind logits are not known
-            if config.wants_soft_margin(is_gradient_free=True):
-                soft = audit.model_signals(
-                    "soft_margin", _ordered(arrays.references, order), labels
-                )
-            references = ReferenceSignals(signal, margin, soft)
+            references = _signals(config, arrays.references, order, labels)
         pool = make_pool(
             config, labels, forget, runs, references, member, oracles=oracles
         )
@@ -214,8 +195,10 @@ def audit_arrays(
         metrics=measured.metrics,
         rows=tuple(rows),
         runs=tuple(
-            records.RunName(original=int(o), forget_set=int(s), repeat=0)
-            for o, s in runs
+            records.RunName(
+                original=int(original), forget_set=int(forget_set), repeat=0
+            )
+            for original, forget_set in runs
         ),
         stages=(watch.cost,),
         faults=tuple(pool.faults.values()),
@@ -231,7 +214,31 @@ def audit_arrays(
     return result
 
 
+def _new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """Return the path of a folder to write to, or raise if it has files."""
+    place = pathlib.Path(os.path.expanduser(folder)).absolute()
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+        raise InputError(f"{place} is not empty: choose another folder")
+    return place
+
+
 def _ordered(logits: ArrayLike, order: np.ndarray) -> Iterator[np.ndarray]:
     """Yield every model's logits with the samples in another order."""
-    for one in np.asarray(logits):
-        yield one[order]
+    for model_logits in np.asarray(logits):
+        yield model_logits[order]
+
+
+def _signals(
+    config: AuditConfig, logits: ArrayLike, order: np.ndarray, labels: np.ndarray
+) -> ReferenceSignals:
+    """Return the membership signals of the references that an audit needs."""
+    signal = audit.model_signals(config.signal, _ordered(logits, order), labels)
+    margin = None
+    if config.lira:
+        margin = margins(_ordered(logits, order), labels)
+    soft_margin = None
+    # the methods behind logits are not known
+    if config.wants_soft_margin(is_gradient_free=True):
+        ordered = _ordered(logits, order)
+        soft_margin = audit.model_signals("soft_margin", ordered, labels)
+    return ReferenceSignals(signal, margin, soft_margin)

@@ -77,8 +77,8 @@ class OpenedRow(OpenedModels):
       result: its numbers.
     """
 
-    run: "OpenedRun | None" = None
-    result: RowResult | None = dataclasses.field(default=None, repr=False)
+    run: "OpenedRun" = dataclasses.field(kw_only=True)
+    result: RowResult = dataclasses.field(kw_only=True, repr=False)
 
     @property
     def logits(self) -> np.ndarray:
@@ -86,27 +86,21 @@ class OpenedRow(OpenedModels):
 
         Those before it, of the models alone, are ``stored["logits"]``.
         """
-        assert self.run is not None
-        assert self.result is not None
         logits = super().logits
         if self.result.filter is None:
             return logits
-        stored: Any = self.run.results.config["rows"]
-        chosen = values.from_json(stored[self.result.key]["method"]["filter"])
+        rows: Any = self.run.results.config["rows"]
+        output_filter = values.from_json(rows[self.result.key]["method"]["filter"])
         forget = self.run.arrays["forget"]
         labels = self.run.arrays["labels"][: forget.shape[1]]
-        return np.stack(
-            [
-                filter_logits(chosen, one, labels, mask)
-                for one, mask in zip(logits, forget, strict=True)
-            ]
-        )
+        filtered = []
+        for run_logits, mask in zip(logits, forget, strict=True):
+            filtered.append(filter_logits(output_filter, run_logits, labels, mask))
+        return np.stack(filtered)
 
     @property
     def scores(self) -> np.ndarray | None:
         """RMIA's scores ``[R, N]``, higher for members; None without references."""
-        assert self.run is not None
-        assert self.result is not None
         return self.run.arrays.get(f"scores/{self.result.key}")
 
     def export(
@@ -131,12 +125,10 @@ class OpenedRow(OpenedModels):
           InputError: the folder exists, an unknown format, or safetensors is not
             installed.
         """
-        assert self.run is not None
-        assert self.result is not None
         folder = pathlib.Path(os.path.expanduser(folder)).absolute()
         if folder.exists():
             raise InputError(f"{folder} exists: choose another folder")
-        chosen = known_format(format)
+        known = known_format(format)
         results = self.run.results
         row = to_plain(dataclasses.replace(self.result, values={}))
         runs = []
@@ -145,11 +137,13 @@ class OpenedRow(OpenedModels):
         try:
             stacked = self.models
             for number, run in enumerate(results.runs):
-                name = f"run-{number:03d}{FORMATS[chosen]}"
-                one = jax.tree.map(lambda leaf, i=number: leaf[i], stacked)
-                models.save(draft / name, one, format=chosen)
-                values = {key: one[number] for key, one in self.result.values.items()}
-                about = {"path": name, **dataclasses.asdict(run), "metrics": values}
+                name = f"run-{number:03d}{FORMATS[known]}"
+                model = jax.tree.map(lambda leaf, i=number: leaf[i], stacked)
+                models.save(draft / name, model, format=known)
+                metrics = {}
+                for key, by_run in self.result.values.items():
+                    metrics[key] = by_run[number]
+                about = {"path": name, **dataclasses.asdict(run), "metrics": metrics}
                 runs.append(to_plain(about))
             settings = {
                 "row": row,
@@ -200,7 +194,7 @@ class OpenedRun(Mapping[str, OpenedRow]):
             RETRAINED_AGAIN: ("retrained", pairs + pair_of_run),
         }
         name, index = places.get(key, (f"unlearn-{key}", None))
-        return OpenedRow(self._path(name), index, self, result)
+        return OpenedRow(self._path(name), index, run=self, result=result)
 
     def __contains__(self, key: object) -> bool:
         return key in list(self)
@@ -247,8 +241,17 @@ class OpenedRun(Mapping[str, OpenedRow]):
         too, and ``forget [R, N_train]``.
         """
         path = self.path / "arrays.npz"
-        with folders.reading(path, self.path), np.load(path) as stored:
-            return {name: stored[name] for name in stored.files}
+        try:
+            # opened here, since NumPy leaves damaged files open
+            with path.open("rb") as file, np.load(file) as stored:
+                return {name: stored[name] for name in stored.files}
+        except Exception as error:
+            if not folders.is_damage(error):
+                raise
+            raise DamagedFileError(
+                f"{path} is missing or damaged: run the same command again to write it"
+                " from what is stored"
+            ) from error
 
     def table(self) -> str:
         """Return the table as text; ``results.rows`` has its numbers."""
@@ -288,8 +291,8 @@ class OpenedRun(Mapping[str, OpenedRow]):
 def open(path: str | os.PathLike[str]) -> OpenedRun:
     """Open the working directory of a finished run, for reading.
 
-    Nothing is computed or written. A file that is read is checked against the checksum
-    that it was stored with.
+    Nothing is computed or written. Models and logits are checked against the checksums
+    that they were stored with when they are read.
 
     Args:
       path: of the directory.

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -89,39 +89,35 @@ def run(
         check=False,
     )
     key = results_key(plan, preset)
-    finished = None
-    if this.first and (place.path / store.MANIFEST).is_file():
-        with place.locked() as folder:
-            if store.is_sealed(folder, key):
-                text = (folder / "results.json").read_text(encoding="utf-8")
-                finished = records.RunResult.from_json(json.loads(text))
+    finished = _finished_results(place, key) if this.first else None
     is_finished = np.array(finished is not None)
-    if hosts.agreed(is_finished) if plan.runner.is_joint else is_finished:
+    if plan.runner.is_joint:
+        is_finished = hosts.agreed(is_finished)
+    if is_finished:
         return finished
     check_plan(plan)
     tuning.check_tuning(plan)
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
+        runner = plan.runner
         if this.first:
             text = json.dumps(plan.settings, indent=1)
             store.write_text(folder / "config.json", text)
-        runner = plan.runner
-        if this.first:
             clock.LOG.info("%s", about_data(plan.splits))
             runner.events = None if events is None else Events(events)
         try:
             tuning_run = tuning.tuning_plan(plan)
             search = None if tuning_run is None else tuning.Search(tuning_run)
             runner.expect(_stages(plan, search), _expected(plan, search))
-            # but of the originals, which are next
+            # all but the originals, which are computed now
             _compile_ahead(plan, tuning.known_artifacts(plan, search)[1:])
             _train(plan.originals, plan.references)
             plan, tuned = _tune(plan, search)
             runner.expect(_stages(plan, search), _expected(plan))
             _compile_ahead(plan, tuning.known_artifacts(plan))
             _train(plan.oracles)
-            adversarial = dict(_attack(plan))
-            unlearned = dict(_unlearn(plan))
+            adversarial = _attack(plan)
+            unlearned = _unlearn(plan)
         finally:
             runner.close()
         if not this.first:
@@ -132,7 +128,7 @@ def run(
             plan,
             unlearned,
             adversarial,
-            plan.runner.costs,
+            runner.costs,
             tuning=tuned,
             preset=preset,
             workdir=folder.name,
@@ -142,10 +138,21 @@ def run(
         # the arrays of an audit, for whoever opens the run
         arrays |= {"labels": plan.pool.labels, "member": plan.references.member}
         files = publish(result, arrays, folder, runner.events)
-        files += [stored / store.MANIFEST for stored in plan.runner.folders]
+        files += [stored / store.MANIFEST for stored in runner.folders]
         files.append(folder / "config.json")
         store.seal(folder, files, {"artifact": "run", "key": key})
     return result
+
+
+def _finished_results(place: store.Workdir, key: str) -> records.RunResult | None:
+    """Return the results of a finished run of that key; None if files differ."""
+    if not (place.path / store.MANIFEST).is_file():
+        return None
+    with place.locked() as folder:
+        if not store.is_sealed(folder, key):
+            return None
+        text = (folder / "results.json").read_text(encoding="utf-8")
+        return records.RunResult.from_json(json.loads(text))
 
 
 def results_key(plan: Plan, preset: str) -> str:
@@ -253,17 +260,22 @@ def _attack_label(name: str | None, prefix: str = "") -> str:
     return f"{prefix}adversarial sets" + (f": {name}" if name else "")
 
 
-def _attack(plan: Plan, prefix: str = "") -> Iterator[tuple[str | None, Stored]]:
-    """Yield the adversarial sets of all attacks that the rows need."""
+def _attack(plan: Plan, prefix: str = "") -> dict[str | None, Stored]:
+    """Return the adversarial sets of all attacks that the rows need, by name."""
+    sets = {}
     for name in plan.attacks:
         label = _attack_label(name, prefix)
-        yield name, plan.runner.make(stages.attack(plan, name), label)
+        sets[name] = plan.runner.make(stages.attack(plan, name), label)
+    return sets
 
 
-def _unlearn(plan: Plan) -> Iterator[tuple[str, Stored]]:
-    """Yield the unlearned models of all rows."""
+def _unlearn(plan: Plan) -> dict[str, Stored]:
+    """Return the unlearned models of all rows, by name."""
+    unlearned = {}
     for name in plan.rows:
-        yield name, plan.runner.make(stages.unlearn(plan, name), f"unlearn: {name}")
+        artifact = stages.unlearn(plan, name)
+        unlearned[name] = plan.runner.make(artifact, f"unlearn: {name}")
+    return unlearned
 
 
 def _tune(
@@ -274,12 +286,13 @@ def _tune(
         return plan, None
     tuning_run = search.plan
     _train(tuning_run.originals, tuning_run.oracles, prefix="tuning: ")
-    dict(_attack(tuning_run, "tuning: "))
+    _attack(tuning_run, "tuning: ")
     outcome = search.run(tuning.shared_samples(plan, tuning_run))
     rows = dict(plan.rows)
-    for name, one in outcome.rows.items():
-        if one.chosen is not None:
-            rows[name] = rows[name].replace(**one.trials[one.chosen].options)
+    for name, searched in outcome.rows.items():
+        if searched.chosen is not None:
+            best = searched.trials[searched.chosen]
+            rows[name] = rows[name].replace(**best.options)
     return dataclasses.replace(plan, rows=rows), outcome
 
 

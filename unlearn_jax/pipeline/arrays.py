@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.checks import warn_of_probabilities
+from unlearn_jax.pipeline.store.folders import write_file
 from unlearn_jax.types import InputError
 
 TARGET = "target"
 _REQUIRED = ("labels", "train", "forget")
+_GIVEN = ("original", "retrained", "retrained_again")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,19 +74,13 @@ class AuditArrays:
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        given = self.target
-        rows = given if isinstance(given, Mapping) else {TARGET: given}
-        if not rows:
-            raise InputError("target has no row: pass logits [N, C] or [R, N, C]")
+        rows = (
+            self.target if isinstance(self.target, Mapping) else {TARGET: self.target}
+        )
         labels = _integers("labels", self.labels, ndim=1)
-        logits = {name: _logits(name, array) for name, array in rows.items()}
-        for name in ("original", "retrained", "retrained_again"):
-            if name in logits:
-                raise InputError(f"target has a row {name!r}: pass it as {name}=")
-            if getattr(self, name) is not None:
-                logits[name] = _logits(name, getattr(self, name))
-        num_samples = len(labels)
+        logits = self._all_logits(rows)
         first = next(iter(logits))
+        num_samples = len(labels)
         num_classes = logits[first].shape[-1]
         if num_classes < 2:
             raise InputError(f"{first} has {num_classes} class: pass logits [N, C]")
@@ -111,37 +107,24 @@ class AuditArrays:
             shape = (num_runs, num_samples, num_classes)
             logits[name] = np.broadcast_to(array, shape)
         train = _mask("train", self.train)[0]
-        for name, mask in (("train", train), ("forget", forget[0])):
-            if len(mask) != num_samples:
-                raise InputError(
-                    f"{name} has {len(mask)} samples, labels {num_samples}"
-                )
-        if train.all() or not train.any():
-            raise InputError("train must mark some samples, not all: the others test")
+        _check_masks(train, forget, num_samples)
         forget = np.broadcast_to(forget, (num_runs, num_samples))
-        if (forget & ~train).any():
-            raise InputError("forget marks test samples: only those of train count")
-        if not forget.any(1).all() or (forget == train).all(1).any():
-            raise InputError("forget must mark some samples of train in every run")
+        names = range(num_classes) if self.class_names is None else self.class_names
+        if len(names) != num_classes:
+            raise InputError(
+                f"class_names has {len(names)} names for {num_classes} classes"
+            )
         values: dict[str, Any] = {
             "target": {name: logits[name] for name in rows},
             "labels": labels,
             "train": train,
             "forget": forget,
             "runs": self._runs(forget),
+            "class_names": tuple(map(str, names)),
+            **self._references(num_samples, num_classes),
         }
-        for name in ("original", "retrained", "retrained_again"):
+        for name in _GIVEN:
             values[name] = logits.get(name)
-        values |= self._references(num_samples, num_classes)
-        if self.class_names is None:
-            values["class_names"] = tuple(map(str, range(num_classes)))
-        else:
-            values["class_names"] = tuple(map(str, self.class_names))
-        if len(values["class_names"]) != num_classes:
-            raise InputError(
-                f"class_names has {len(values['class_names'])} names for {num_classes}"
-                " classes"
-            )
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if self.member is None and not self.is_class:
@@ -149,6 +132,18 @@ class AuditArrays:
                 "references is missing: membership attacks need logits [M, N, C] of"
                 " reference models, and member [M, N]"
             )
+
+    def _all_logits(self, rows: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+        """Return logits ``[K, N, C]`` of all rows and of the given models, by name."""
+        if not rows:
+            raise InputError("target has no row: pass logits [N, C] or [R, N, C]")
+        logits = {name: _logits(name, array) for name, array in rows.items()}
+        for name in _GIVEN:
+            if name in logits:
+                raise InputError(f"target has a row {name!r}: pass it as {name}=")
+            if getattr(self, name) is not None:
+                logits[name] = _logits(name, getattr(self, name))
+        return logits
 
     def _runs(self, forget: np.ndarray) -> np.ndarray:
         """Return numbers of original and forget set of every run, checked."""
@@ -226,8 +221,8 @@ class AuditArrays:
             value = getattr(self, field.name)
             if isinstance(value, Mapping):
                 for row, array in value.items():
-                    is_only = row == TARGET
-                    arrays[TARGET if is_only else f"{TARGET}_{row}"] = array
+                    key = TARGET if row == TARGET else f"{TARGET}_{row}"
+                    arrays[key] = array
             elif value is not None:
                 arrays[field.name] = np.asarray(value)
         return arrays
@@ -247,9 +242,13 @@ class AuditArrays:
         path = pathlib.Path(os.path.expanduser(path)).absolute()
         if path.exists():
             raise InputError(f"{path} exists: choose another path")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "xb") as file:
-            np.savez_compressed(file, **self._by_name())  # pyright: ignore[reportArgumentType]
+
+        def write(draft: pathlib.Path) -> None:
+            # a file, since NumPy adds .npz to names without it
+            with open(draft, "wb") as file:
+                np.savez_compressed(file, **self._by_name())  # pyright: ignore[reportArgumentType]
+
+        write_file(path, write)
         return path
 
     @classmethod
@@ -268,10 +267,10 @@ class AuditArrays:
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
         try:
-            stored = np.load(path, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise ValueError("it is one array without a name")
-            with stored:
+            with open(path, "rb") as file:
+                stored = np.load(file, allow_pickle=False)
+                if isinstance(stored, np.ndarray):
+                    raise ValueError("it is one array without a name")
                 arrays = {name: stored[name] for name in stored.files}
         # NumPy raises half a dozen types on damaged or pickled files
         except Exception as error:
@@ -336,6 +335,25 @@ def _mask(name: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
+def _check_masks(train: np.ndarray, forget: np.ndarray, num_samples: int) -> None:
+    """Refuse masks of training and forget sets that do not fit together.
+
+    Args:
+      train: ``[N]``.
+      forget: ``[K, N]``.
+      num_samples: of the labels.
+    """
+    for name, count in (("train", len(train)), ("forget", forget.shape[1])):
+        if count != num_samples:
+            raise InputError(f"{name} has {count} samples, labels {num_samples}")
+    if train.all() or not train.any():
+        raise InputError("train must mark some samples, not all: the others test")
+    if (forget & ~train).any():
+        raise InputError("forget marks test samples: only those of train count")
+    if not forget.any(1).all() or (forget == train).all(1).any():
+        raise InputError("forget must mark some samples of train in every run")
+
+
 def _integers(name: str, values: ArrayLike, *, ndim: int) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "iu" or array.ndim != ndim or array.size == 0:
@@ -344,6 +362,9 @@ def _integers(name: str, values: ArrayLike, *, ndim: int) -> np.ndarray:
             f"{name} has shape {array.shape} and dtype {array.dtype}: pass integers"
             f" {axes}"
         )
+    bounds = np.iinfo(np.int32)
+    if array.min() < bounds.min or array.max() > bounds.max:
+        raise InputError(f"{name} has numbers beyond 32 bits: number them from 0")
     return array.astype(np.int32)
 
 

@@ -59,10 +59,10 @@ def choices() -> dict[str, dict[str, str]]:
         "rows.ROW.method.optimizer": OPTIMIZERS,
         "rows.ROW.method.filter": FILTERS,
     }
-    sentences = {}
+    sentences: dict[str, dict[str, str]] = {}
     for option, table in tables.items():
-        if table:
-            sentences[option] = {name: _sentence(held) for name, held in table.items()}
+        for name, choice in table.items():
+            sentences.setdefault(option, {})[name] = _sentence(choice)
     return sentences
 
 
@@ -76,21 +76,25 @@ def text() -> str:
 
 
 def _outside(group: extensions.Group) -> dict[str, str]:
+    """Return the names that other packages register."""
     return dict.fromkeys(extensions.names(group), "Of another package.")
 
 
-def _sentence(held: Any) -> str:
-    """Return the first line of a docstring; of a partial function, its options too."""
-    if isinstance(held, str):
-        return held
-    function = getattr(held, "func", held)
-    is_object = not isinstance(function, type) and not inspect.isroutine(function)
-    kind: Any = type(function) if is_object else function
-    line = (inspect.getdoc(kind) or "").split("\n")[0]
-    options = getattr(held, "keywords", {})
-    if not options and is_object:
-        options = {} if function == kind() else {"": function}
-    listed = ", ".join(f"{name}={value}" for name, value in options.items())
-    if listed:
-        line = f"{line} Here {listed.removeprefix('=')}."
+def _sentence(choice: Any) -> str:
+    """Return a sentence about a choice: its own text, or the line of its docstring.
+
+    The options of a partial function and a value that is not its type's default follow.
+    """
+    if isinstance(choice, str):
+        return choice
+    function = getattr(choice, "func", choice)
+    is_value = not isinstance(function, type) and not inspect.isroutine(function)
+    documented: Any = type(function) if is_value else function
+    line = (inspect.getdoc(documented) or "").split("\n")[0]
+    options = getattr(choice, "keywords", {})
+    if options:
+        listed = ", ".join(f"{name}={value}" for name, value in options.items())
+        line = f"{line} Here {listed}."
+    elif is_value and function != documented():
+        line = f"{line} Here {function}."
     return re.sub(r":\w+:`([^`]+)`", r"`\1`", line).replace("``", "`")

@@ -12,6 +12,15 @@ from unlearn_jax.pipeline.published import folder
 
 _MEASURING = ("config", "stages", "measure", "tuning.py")
 """Parts of ``pipeline`` that decide numbers; the others store and show them."""
+_NOT_MEASURING = (
+    "cli.py",
+    "__main__.py",
+    "contrib",
+    "studies",
+    "experiments",
+    "figures",
+)
+"""Parts of the package that decide no numbers, or only those of some experiments."""
 
 
 def code_digest(name: str, root: pathlib.Path | None = None) -> str:
@@ -32,10 +41,9 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
         script = experiments / file
         if script.is_file():
             files.append(script)
-            studies = re.findall(r"unlearn_jax\.studies\.(\w+)", script.read_text())
-            studies += re.findall(
-                r"unlearn_jax\.studies import (\w+)", script.read_text()
-            )
+            source = script.read_text(encoding="utf-8")
+            studies = re.findall(r"unlearn_jax\.studies\.(\w+)", source)
+            studies += re.findall(r"unlearn_jax\.studies import (\w+)", source)
             for study in sorted(set(studies)):
                 files += sorted((package / "studies" / study).glob("*.py"))
             if studies:
@@ -49,18 +57,11 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
 
 
 def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
-    parts = path.relative_to(package).parts
-    if parts[0] == "pipeline":
-        return parts[1] in _MEASURING
-    others = (
-        "cli.py",
-        "__main__.py",
-        "contrib",
-        "studies",
-        "experiments",
-        "figures",
-    )
-    return parts[0] not in others
+    """Return whether a file of the package decides numbers of every experiment."""
+    room, *rest = path.relative_to(package).parts
+    if room == "pipeline":
+        return rest[0] in _MEASURING
+    return room not in _NOT_MEASURING
 
 
 @cache

@@ -10,7 +10,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -24,14 +24,15 @@ from unlearn_jax.models.flops import Operations, program_flops
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
 from unlearn_jax.pipeline.measure.pool import lira_scores, rmia_scores
+from unlearn_jax.pipeline.presets import UserParts
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
-from unlearn_jax.pipeline.store.artifact import Artifact, Runner
+from unlearn_jax.pipeline.store.artifact import Artifact, Items, Runner
 from unlearn_jax.targets import Bound, Reading, Target
 from unlearn_jax.types import InputError, PyTree
 
 NEGLIGIBLE = ("initialize", "pad_models", "cut_models")
-"""Programs that no row is made of: they draw weights, and copy."""
+"""Programs without a row: they draw weights, and copy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +40,18 @@ class Compiled:
     """A program, compiled for a target; everything is per device and call.
 
     Attributes:
-      error: one line, why it does not compile; empty if it does.
+      error: the compiler's error in one line; empty if it compiles.
       memory: bytes of arguments, results and temporaries; NaN if unknown.
-      state: bytes of the arguments that are updated in place, such as weights and
-        momentum.
       devices: that it runs on.
-      split: of these, how many share a model.
-      data: bytes of the largest array of images among its arguments.
-      data_parts: that this array is divided into, 1 where every device has all of it.
-      input: bytes of images that it gathers, as stored.
       operations: counted in the program before it is compiled.
       reading: of the compiled text; None if it does not compile.
       bound: the roofline's; None if it does not compile.
+      state: bytes of the arguments that are updated in place, such as weights and
+        momentum.
+      split: devices that share a model.
+      data: bytes of the largest array of images among its arguments.
+      data_parts: that this array is divided into, 1 where every device has all of it.
+      input: bytes of images that it gathers, as stored.
     """
 
     error: str
@@ -98,13 +99,13 @@ class ProgramRow:
         return self.calls * bound.seconds * self.compiled.devices / 3600
 
     def fits(self, target: Target) -> bool:
-        """Return whether its memory is there.
+        """Return whether the target has the memory, as far as it is known.
 
         Args:
           target: that it is compiled for.
         """
-        is_error = bool(self.compiled.error) and np.isnan(self.compiled.memory)
-        return is_error or self.compiled.memory <= target.chip.memory
+        is_unknown = bool(self.compiled.error) and np.isnan(self.compiled.memory)
+        return is_unknown or self.compiled.memory <= target.chip.memory
 
     def to_json(self, target: Target) -> dict[str, Any]:
         """Return plain values.
@@ -151,79 +152,44 @@ class ProgramRow:
         }
 
 
-class _Watch:
-    """Compiles every program that a rehearsal calls, once for each signature."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Program:
+    """Program that a rehearsal calls, compiled when it is asked for.
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.calls: dict[Any, int] = {}
-        self._known: dict[Any, tuple[Any, PyTree, Callable[[], Compiled]]] = {}
-        self._compiled: dict[Any, Compiled] = {}
+    Attributes:
+      jitted: its function; held, since its id is a key.
+      args: shapes and shardings of the arguments.
+      target: to compile for.
+    """
 
-    def __call__(self, jitted: Any, args: tuple[Any, ...]) -> PyTree:
-        leaves, structure = jax.tree.flatten(args)
-        key = (id(jitted), structure, tuple(leaves))
-        if key not in self._known:
-            traced = jitted.trace(*args)
-            compile_it = partial(self._compile, traced, args)
-            # keeps the function, whose id is in the key, alive
-            self._known[key] = (jitted, traced.out_info, compile_it)
-        self.calls[key] = self.calls.get(key, 0) + replicas.repeats()
-        return self._known[key][1]
+    jitted: Any
+    args: PyTree
+    target: Target
 
-    def name(self, key: Any) -> str:
-        """Return the name of a program's function."""
-        return getattr(self._known[key][0], "__name__", "program")
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return getattr(self.jitted, "__name__", "program")
 
-    def compiled(self, key: Any) -> Compiled:
-        """Return a program, compiled at the first call."""
-        if key not in self._compiled:
-            self._compiled[key] = self._known[key][2]()
-        return self._compiled[key]
+    @cached_property
+    def traced(self) -> Any:
+        """The function, traced by JAX."""
+        return self.jitted.trace(*self.args)
 
-    def _compile(self, traced: Any, args: PyTree) -> Compiled:
-        chip = self.target.chip
-        operations = program_flops(traced.jaxpr.jaxpr)
-        shardings = [leaf.sharding for leaf in jax.tree.leaves(args)]
-        used = {one for sharding in shardings for one in sharding.device_set}
-        parts = 1
-        for sharding in shardings:
-            mesh = getattr(sharding, "mesh", None)
-            if mesh is not None:
-                parts = max(parts, mesh.shape.get(BATCH_AXIS, 1))
-        operations = dataclasses.replace(
-            operations,
-            bfloat16=operations.bfloat16 // parts,
-            float32=operations.float32 // parts,
-        )
-        # such as [N, H, W, ch] in bytes
-        images = [leaf for leaf in jax.tree.leaves(args) if _is_images(leaf)]
-        data = [
-            (
-                math.prod(leaf.sharding.shard_shape(leaf.shape)),
-                leaf.shape[0] // leaf.sharding.shard_shape(leaf.shape)[0],
-            )
-            for leaf in images
-        ]
-        data_bytes, data_parts = max(data, default=(0, 1))
-        result = Compiled(
-            "",
-            math.nan,
-            max(len(used), 1),
-            operations,
-            split=parts,
-            data=data_bytes,
-            data_parts=data_parts,
-            input=_gathered(traced.jaxpr.jaxpr) / parts,
-        )
-        options = {"xla_gpu_autotune_level": 0} if chip.platform == "cuda" else None
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The program for the target, or the reason that it does not compile."""
+        program = self._before_compiling()
+        platform = self.target.chip.platform
+        options = {"xla_gpu_autotune_level": 0} if platform == "cuda" else None
         try:
-            compiled = traced.lower().compile(options)
+            executable = self.traced.lower().compile(options)
         except Exception as error:
             # whatever a compiler refuses is what the row is for
-            memory = _used_memory(str(error))
-            return dataclasses.replace(result, error=_one_line(error), memory=memory)
-        sizes = compiled.memory_analysis()
+            return dataclasses.replace(
+                program, error=_one_line(error), memory=_used_memory(str(error))
+            )
+        sizes = executable.memory_analysis()
         memory = (
             sizes.argument_size_in_bytes
             + sizes.output_size_in_bytes
@@ -231,21 +197,77 @@ class _Watch:
             + sizes.temp_size_in_bytes
             + sizes.generated_code_size_in_bytes
         )
-        reading = targets.read_hlo(compiled.as_text())
+        reading = targets.read_hlo(executable.as_text())
         bound = targets.bound(
-            chip,
-            bfloat16=operations.bfloat16,
-            float32=operations.float32,
+            self.target.chip,
+            bfloat16=program.operations.bfloat16,
+            float32=program.operations.float32,
             traffic=reading.traffic,
             exchanged=reading.exchanged,
         )
         return dataclasses.replace(
-            result,
+            program,
             memory=memory,
             reading=reading,
             bound=bound,
             state=sizes.alias_size_in_bytes,
         )
+
+    def _before_compiling(self) -> Compiled:
+        """Return what the traced program and its arguments tell."""
+        leaves = jax.tree.leaves(self.args)
+        devices = set()
+        split = 1
+        # bytes on a device, and parts, of arrays of images such as [N, H, W, ch]
+        data = [(0, 1)]
+        for leaf in leaves:
+            devices |= leaf.sharding.device_set
+            mesh = getattr(leaf.sharding, "mesh", None)
+            if mesh is not None:
+                split = max(split, mesh.shape.get(BATCH_AXIS, 1))
+            if _is_images(leaf):
+                shard = leaf.sharding.shard_shape(leaf.shape)
+                data.append((math.prod(shard), leaf.shape[0] // shard[0]))
+        data_bytes, data_parts = max(data)
+        operations = program_flops(self.traced.jaxpr.jaxpr)
+        return Compiled(
+            error="",
+            memory=math.nan,
+            devices=max(len(devices), 1),
+            operations=dataclasses.replace(
+                operations,
+                bfloat16=operations.bfloat16 // split,
+                float32=operations.float32 // split,
+            ),
+            split=split,
+            data=data_bytes,
+            data_parts=data_parts,
+            input=_gathered(self.traced.jaxpr.jaxpr) / split,
+        )
+
+
+class _Watch:
+    """Counts the calls of programs in a rehearsal, one for each signature.
+
+    Attributes:
+      calls: by program, in the order of the first calls.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.calls: dict[_Program, int] = {}
+        self._target = target
+        self._programs: dict[Any, _Program] = {}
+
+    def __call__(self, jitted: Any, args: tuple[Any, ...]) -> PyTree:
+        leaves, structure = jax.tree.flatten(args)
+        key = (id(jitted), structure, tuple(leaves))
+        if key not in self._programs:
+            self._programs[key] = _Program(jitted, args, self._target)
+        program = self._programs[key]
+        shapes = program.traced.out_info
+        if program.name not in NEGLIGIBLE:
+            self.calls[program] = self.calls.get(program, 0) + replicas.repeats()
+        return shapes
 
 
 def _is_images(leaf: Any) -> bool:
@@ -265,6 +287,7 @@ def _gathered(jaxpr: Any) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    """Return the first line of a compiler's error, cut to 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= 200 else f"{line[:197]}..."
@@ -278,7 +301,7 @@ def _used_memory(message: str) -> float:
 
 
 def _warnings(compiled: Compiled, target: Target) -> list[str]:
-    """Return what the compiled program, and the count of its operations, say."""
+    """Return the warnings of a compiled program and of its count of operations."""
     if compiled.reading is None:
         return []
     texts = compiled.reading.warnings(is_tpu=target.chip.platform == "tpu")
@@ -333,41 +356,7 @@ class CompileReport:
 
     def text(self) -> str:
         """Return a table, the bound of the whole preset, and what does not fit."""
-        chip = self.target.chip
-        table = []
-        for row in self.rows:
-            compiled = row.compiled
-            flops = compiled.operations.bfloat16 + compiled.operations.float32
-            line = [
-                row.stage,
-                row.name,
-                f"{row.calls:,}",
-                compiled.devices,
-                f"{compiled.memory / 2**30:.2f}",
-                "yes" if row.fits(self.target) else "NO",
-                f"{flops:.2e}",
-            ]
-            if compiled.error:
-                line += ["-"] * 6
-                line.append(f"DOES NOT COMPILE: {compiled.error}")
-            else:
-                assert compiled.reading is not None
-                assert compiled.bound is not None
-                traffic = compiled.reading.traffic
-                collectives = [
-                    f"{number:,.0f} {kind} {size / 2**20:,.1f} MiB"
-                    for kind, (number, size) in compiled.reading.collectives.items()
-                ]
-                line += [
-                    f"{traffic:.2e}",
-                    f"{flops / traffic:.1f}" if traffic else "-",
-                    f"{compiled.bound.seconds:.3g} {compiled.bound.limit}",
-                    f"{compiled.bound.mfu:.0%}",
-                    f"{row.device_hours:.3g}",
-                    "; ".join(collectives) or "-",
-                    "; ".join(_warnings(compiled, self.target)) or "-",
-                ]
-            table.append(line)
+        table = [self._cells(row) for row in self.rows]
         headers = [
             "stage",
             "program",
@@ -387,7 +376,8 @@ class CompileReport:
         lines = [
             f"{self.preset} on {self.target.name}: {len(self.target.devices)} x"
             f" {self.target.kind} on each of {self.target.num_hosts} hosts,"
-            f" {chip.memory / 2**30:.1f} GiB each; per device and call, compiled and"
+            f" {self.target.chip.memory / 2**30:.1f} GiB each; per device and call,"
+            " compiled and"
             " not run",
             "",
             tabulate(table, headers=headers, tablefmt="simple", disable_numparse=True),
@@ -403,13 +393,45 @@ class CompileReport:
             )
         return "\n".join(lines)
 
+    def _cells(self, row: ProgramRow) -> list[Any]:
+        """Return a program's line of the table."""
+        compiled = row.compiled
+        flops = compiled.operations.bfloat16 + compiled.operations.float32
+        cells = [
+            row.stage,
+            row.name,
+            f"{row.calls:,}",
+            compiled.devices,
+            f"{compiled.memory / 2**30:.2f}",
+            "yes" if row.fits(self.target) else "NO",
+            f"{flops:.2e}",
+        ]
+        if compiled.error:
+            return [*cells, *["-"] * 6, f"DOES NOT COMPILE: {compiled.error}"]
+        assert compiled.reading is not None
+        assert compiled.bound is not None
+        traffic = compiled.reading.traffic
+        collectives = []
+        for kind, (number, size) in compiled.reading.collectives.items():
+            collectives.append(f"{number:,.0f} {kind} {size / 2**20:,.1f} MiB")
+        return [
+            *cells,
+            f"{traffic:.2e}",
+            f"{flops / traffic:.1f}" if traffic else "-",
+            f"{compiled.bound.seconds:.3g} {compiled.bound.limit}",
+            f"{compiled.bound.mfu:.0%}",
+            f"{row.device_hours:.3g}",
+            "; ".join(collectives) or "-",
+            "; ".join(_warnings(compiled, self.target)) or "-",
+        ]
+
 
 def compile_run(
     variants: Mapping[str, RunConfig],
     target: Target,
     *,
     preset: str = "",
-    parts: Callable[[RunConfig], Mapping[str, Any]] | None = None,
+    parts: Callable[[RunConfig], UserParts] | None = None,
     only: str = "",
     progress: Callable[[str], None] = lambda line: None,
 ) -> CompileReport:
@@ -433,13 +455,13 @@ def compile_run(
     def rows(group: int) -> list[ProgramRow]:
         of_variants = []
         for name, config in variants.items():
-            smaller = min(group, config.replicas.group)
-            replica = dataclasses.replace(config.replicas, group=smaller)
-            config = dataclasses.replace(config, replicas=replica)
+            size = min(group, config.replicas.group)
+            smaller = dataclasses.replace(config.replicas, group=size)
+            config = dataclasses.replace(config, replicas=smaller)
             of_variants += _run_rows(name, config, target, parts, only, progress)
         return of_variants
 
-    across_hosts = any(one.replicas.across_hosts for one in variants.values())
+    across_hosts = any(config.replicas.across_hosts for config in variants.values())
     with targets.use(target):
         report = _report(preset, target, group, rows)
     return dataclasses.replace(report, across_hosts=across_hosts)
@@ -457,7 +479,7 @@ def compile_experiment(
     """Compile the programs of an experiment that is not a run.
 
     Args:
-      experiment: whose artifacts are pure functions.
+      experiment: with pure functions as ``compute`` of its artifacts.
       target: to compile for.
       preset: name for the report.
       config: in place of the experiment's own.
@@ -473,14 +495,16 @@ def compile_experiment(
             smaller = dataclasses.replace(config, group=group)
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(pathlib.Path(folder), progress=False)
-            artifacts = {one.name: one for one in experiment.artifacts(smaller)}
-            of_group = _rows(runner, artifacts, target, only, progress)
-            # an artifact is a group of models
-            size = getattr(smaller, "group", 1)
-            return [
-                dataclasses.replace(row, items=row.pieces * size, size=size)
-                for row in of_group
-            ]
+            artifacts = {}
+            for artifact in experiment.artifacts(smaller):
+                artifacts[artifact.name] = artifact
+            of_group = list(_rows(runner, artifacts, target, only, progress))
+        # an artifact is a group of models
+        size = getattr(smaller, "group", 1)
+        return [
+            dataclasses.replace(row, items=row.pieces * size, size=size)
+            for row in of_group
+        ]
 
     with targets.use(target):
         return _report(preset, target, group, rows)
@@ -493,47 +517,61 @@ def _report(
     rows_of: Callable[[int], list[ProgramRow]],
 ) -> CompileReport:
     """Return the report of a preset's group, and the largest group that fits."""
+
+    def fit(rows: list[ProgramRow]) -> bool:
+        return all(row.fits(target) for row in rows)
+
     rows = rows_of(group)
-    largest = None
+    if fit(rows):
+        return CompileReport(preset, target, tuple(rows), group, None)
+    largest = 0
     size = group
-    tried = rows
-    while size > 1 and not all(row.fits(target) for row in tried):
+    too_large = rows
+    while size > 1 and not largest:
+        smaller = rows_of(size // 2)
+        if fit(smaller):
+            sizes = (size // 2, size)
+            largest = _between(smaller, too_large, sizes, target.chip.memory)
         size //= 2
-        before = tried
-        tried = rows_of(size)
-        largest = size if all(row.fits(target) for row in tried) else None
-        if largest is not None:
-            largest = _between(before, tried, size, target)
-    if largest is None and not all(row.fits(target) for row in tried):
-        largest = 0
+        too_large = smaller
     return CompileReport(preset, target, tuple(rows), group, largest)
 
 
 def _between(
-    large: list[ProgramRow], small: list[ProgramRow], size: int, target: Target
+    small: list[ProgramRow],
+    large: list[ProgramRow],
+    sizes: tuple[int, int],
+    memory: float,
 ) -> int:
-    """Return the largest group by a line through ``size`` and twice that."""
-    largest = 2 * size - 1
-    limit = target.chip.memory
-    for one, other in zip(large, small, strict=False):
-        more = one.compiled.memory - other.compiled.memory
-        if one.fits(target) or not more > 0:
-            continue
-        largest = min(
-            largest, size + int(size * (limit - other.compiled.memory) / more)
-        )
-    return max(largest, size)
+    """Return the largest group that fits, by a line through two sizes.
+
+    Args:
+      small: programs of the smaller group, which fit.
+      large: programs of the larger one, which do not.
+      sizes: of both groups.
+      memory: bytes of a device.
+    """
+    low, high = sizes
+    largest = high - 1
+    for small_row, large_row in zip(small, large, strict=False):
+        memory_low = small_row.compiled.memory
+        growth = large_row.compiled.memory - memory_low
+        if large_row.compiled.memory > memory and growth > 0:
+            fitting = low + int((high - low) * (memory - memory_low) / growth)
+            largest = min(largest, fitting)
+    return max(largest, low)
 
 
 def _run_rows(
     variant: str,
     config: RunConfig,
     target: Target,
-    parts: Callable[[RunConfig], Mapping[str, Any]] | None,
+    parts: Callable[[RunConfig], UserParts] | None,
     only: str,
     progress: Callable[[str], None],
 ) -> Iterator[ProgramRow]:
-    options = {} if parts is None else parts(config)
+    """Yield the programs of a run."""
+    options: UserParts = {} if parts is None else parts(config)
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(config, pathlib.Path(folder), **options)
         artifacts = {}
@@ -547,7 +585,7 @@ def _run_rows(
 
 
 def _artifacts(plan: Plan) -> list[Artifact]:
-    """Return what a run computes, inputs first."""
+    """Return the artifacts of a run, inputs first."""
     if not plan.forget_known:
         raise InputError(
             "the references choose the forget sets of this preset: compile it with"
@@ -577,57 +615,56 @@ def _rows(
         stage = re.sub(r"(-\d+)+$", "", label)
         try:
             with replicas.rehearsal(watch):
-                for other in artifact.inputs:
-                    runner.rehearse(other)
+                for source in artifact.inputs:
+                    runner.rehearse(source)
                 watch.calls.clear()
                 runner.rehearse(artifact)
         except InputError:
             raise
         except Exception as error:
-            nothing = Compiled(_one_line(error), math.nan, 1, Operations(0, 0, True))
-            by_program[label] = ProgramRow(stage, "trace", 1, nothing)
+            untraced = Compiled(_one_line(error), math.nan, 1, Operations(0, 0, True))
+            by_program[label] = ProgramRow(stage, "trace", 1, untraced)
             continue
-        cut = artifact.items
-        pieces = 1 if cut is None else len(cut.groups)
-        count = 1 if cut is None else cut.count
-        size = 1 if cut is None else cut.size
-        for key, calls in list(watch.calls.items()):
-            name = watch.name(key)
-            if name in NEGLIGIBLE:
-                continue
-            if (stage, key) not in by_program:
-                progress(f"{label}: {name}")
-                compiled = watch.compiled(key)
-                by_program[stage, key] = ProgramRow(
-                    stage, name, 0, compiled, 0, 0, size
+        cut = artifact.items or Items(1, 1)
+        pieces = len(cut.groups)
+        for program, calls in watch.calls.items():
+            if (stage, program) not in by_program:
+                progress(f"{label}: {program.name}")
+                by_program[stage, program] = ProgramRow(
+                    stage=stage,
+                    name=program.name,
+                    calls=0,
+                    compiled=program.compiled,
+                    pieces=0,
+                    items=0,
+                    size=cut.size,
                 )
-            row = by_program[stage, key]
-            by_program[stage, key] = dataclasses.replace(
+            row = by_program[stage, program]
+            by_program[stage, program] = dataclasses.replace(
                 row,
                 calls=row.calls + calls * pieces,
                 pieces=row.pieces + pieces,
-                items=row.items + count,
+                items=row.items + cut.count,
             )
     yield from by_program.values()
 
 
 def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:
     """Yield the audit's programs, which score all runs of a row of the table."""
-    shape = (plan.num_references, len(plan.pool.labels))
+    num_samples = len(plan.pool.labels)
     watch = _Watch(target)
     if plan.num_references:
-        # of float32; all runs share a bank
-        runs = np.broadcast_to(np.float32(0), (len(plan.runs), shape[1]))
-        bank = (np.broadcast_to(np.float32(0), shape), np.broadcast_to(False, shape))
+        # shapes alone; all runs share the references' signals and members
+        runs = np.broadcast_to(np.float32(0), (len(plan.runs), num_samples))
+        signals = np.broadcast_to(np.float32(0), (plan.num_references, num_samples))
+        member = np.broadcast_to(False, signals.shape)
         with replicas.rehearsal(watch):
             mapper = plan.mapper(len(plan.runs), is_audit=True)
             replicas.map_models(mapper, rmia_scores(plan.audit), runs, ())
             if plan.audit.lira:
                 scores = lira_scores(plan.audit, plan.num_references)
-                replicas.map_models(mapper, scores, runs, bank)
-    label = f"{variant}: audit" if variant else "audit"
-    for key, calls in watch.calls.items():
-        if watch.name(key) not in NEGLIGIBLE:
-            compiled = watch.compiled(key)
-            calls = calls * len(plan.rows)
-            yield ProgramRow(label, watch.name(key), calls, compiled)
+                replicas.map_models(mapper, scores, runs, (signals, member))
+    stage = f"{variant}: audit" if variant else "audit"
+    for program, calls in watch.calls.items():
+        num_calls = calls * len(plan.rows)
+        yield ProgramRow(stage, program.name, num_calls, program.compiled)

@@ -5,6 +5,7 @@ NumPy in float64, or by the same program run a second time; together they touch 
 part of a run and take less than a minute.
 """
 
+import math
 import os
 import pathlib
 import shutil
@@ -22,16 +23,16 @@ from unlearn_jax.data.tfds_reader import cache_folder
 from unlearn_jax.losses import class_similarity, tilted_target
 from unlearn_jax.pipeline.store import clock
 from unlearn_jax.pipeline.store import folders as store
-from unlearn_jax.types import Dataset, InputError, Variables
+from unlearn_jax.types import Array, Dataset, InputError, Variables, first_line
 
 
 class Known(NamedTuple):
-    """A number that is known, and what came out here.
+    """A known number, and its value on this machine.
 
     Attributes:
-      name: what was computed.
-      expected: the number.
-      value: measured here.
+      name: of the number.
+      expected: the known value.
+      value: computed here.
       tolerance: the largest difference that rounding explains.
     """
 
@@ -42,12 +43,12 @@ class Known(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """The difference is within the tolerance (NaN is not)."""
+        """True if the difference is within the tolerance; False of NaN."""
         return abs(self.value - self.expected) <= self.tolerance
 
 
 def doctor() -> tuple[str, bool]:
-    """Return the installation, line by line, and whether all known numbers came out.
+    """Return a report on the installation, and whether all known numbers came out.
 
     Returns:
       The text, and True if every check passed.
@@ -61,16 +62,12 @@ def doctor() -> tuple[str, bool]:
         lines.append(
             f"{mark}  {known.name:{width}} {known.expected:<14.8g}  {known.value:.8g}"
         )
-    bad = sum(not known.passed for known in outcomes)
-    lines += [
-        "",
-        (
-            "all known numbers came out"
-            if not bad
-            else f"{bad} of {len(outcomes)} numbers are wrong: do not trust a table"
-        ),
-    ]
-    return "\n".join(lines), not bad
+    num_wrong = sum(not known.passed for known in outcomes)
+    verdict = "all known numbers came out"
+    if num_wrong:
+        verdict = f"{num_wrong} of {len(outcomes)} numbers are wrong"
+        verdict += ": do not trust a table"
+    return "\n".join([*lines, "", verdict]), not num_wrong
 
 
 def _outcome(check: Callable[[], Known]) -> Known:
@@ -79,47 +76,35 @@ def _outcome(check: Callable[[], Known]) -> Known:
         return check()
     except Exception as error:  # whatever an installation that does not work raises
         name = check.__name__.strip("_").replace("_", " ")
-        reason = (str(error).strip().splitlines() or [""])[0][:80]
-        return Known(
-            f"{name}: {type(error).__name__}: {reason}", float("nan"), float("nan"), 0.0
-        )
+        return Known(f"{name}: {first_line(error)[:100]}", math.nan, math.nan, 0.0)
 
 
 def environment() -> Iterator[tuple[str, str]]:
-    """Versions, devices, memory, caches and switches, as name and value."""
+    """Yield versions, devices, memory, caches and switches, as name and value."""
     yield from store.versions().items()
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
-        size = (
-            f", {stats['bytes_limit'] / 2**30:.1f} GiB"
-            if "bytes_limit" in stats
-            else ""
-        )
+        size = ""
+        if "bytes_limit" in stats:
+            size = f", {stats['bytes_limit'] / 2**30:.1f} GiB"
         yield f"device {device.id}", f"{device.device_kind} ({device.platform}{size})"
     yield "backend", jax.default_backend()
     native = onednn.native()
     yield "convolutions", models.convolution_form()
     yield "oneDNN", native.reason or f"{native.version} ({native.path})"
-    pages = (
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if hasattr(os, "sysconf")
-        else 0
-    )
-    yield (
-        "memory",
-        f"{pages / 2**30:.1f} GiB, {clock.peak_memory_mb() / 2**10:.1f} used",
-    )
+    memory = 0
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    peak = clock.peak_memory_mb() / 2**10
+    yield "memory", f"{memory / 2**30:.1f} GiB, {peak:.1f} used"
     yield "cores", str(store.num_cores())
-    cache = (
-        jax.config.values["jax_enable_compilation_cache"]
-        and jax.config.values["jax_compilation_cache_dir"]
-    )
-    yield (
-        "compilation cache",
-        (_folder(pathlib.Path(cache), "programs") if cache else "none"),
-    )
+    programs = jax.config.values["jax_compilation_cache_dir"]
+    if programs and jax.config.values["jax_enable_compilation_cache"]:
+        yield "compilation cache", _describe(pathlib.Path(programs), "programs")
+    else:
+        yield "compilation cache", "none"
     try:
-        yield "data cache", _folder(cache_folder() / "tfds", "splits")
+        yield "data cache", _describe(cache_folder() / "tfds", "splits")
     except InputError as error:
         yield "data cache", f"none: {error}"
     yield "free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB"
@@ -132,19 +117,18 @@ def environment() -> Iterator[tuple[str, str]]:
         yield switch.removeprefix("jax_"), str(jax.config.values[switch])
 
 
-def _folder(folder: pathlib.Path, things: str) -> str:
+def _describe(folder: pathlib.Path, unit: str) -> str:
     """Describe a cache: its place, entries, size, and whether it can be written."""
     try:
         entries = list(folder.iterdir()) if folder.is_dir() else []
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except OSError as error:  # unreadable, or another process tidies up
         return f"{folder} (cannot be read: {error.strerror})"
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    writable = there.is_dir() and os.access(there, os.W_OK)
-    return (
-        f"{folder} ({len(entries)} {things}, {size / 2**20:.0f}"
-        f" MiB{'' if writable else '; cannot be written'})"
-    )
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    fault = ""
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        fault = "; cannot be written"
+    return f"{folder} ({len(entries)} {unit}, {size / 2**20:.0f} MiB{fault})"
 
 
 def _signal() -> Known:
@@ -180,7 +164,7 @@ def _radius() -> Known:
 
 
 def _convolution() -> Known:
-    """The gradient of the kernel, in the form that networks get, against XLA's own."""
+    """Compare the kernel's gradient, in the form of the networks, with XLA's own."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(4, 9, 9, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
@@ -189,9 +173,13 @@ def _convolution() -> Known:
         "padding": "SAME",
         "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
     }
-    gradient = lambda conv: jax.grad(
-        lambda k: jnp.sum(jnp.sin(conv(x, k, **settings)))
-    )(kernel)
+
+    def gradient(convolution: Callable[..., Array]) -> Array:
+        def loss(kernel: Array) -> Array:
+            return jnp.sum(jnp.sin(convolution(x, kernel, **settings)))
+
+        return jax.grad(loss)(kernel)
+
     gap = jnp.abs(gradient(models.convolution()) - gradient(lax.conv_general_dilated))
     return Known(
         "gradient of the convolution, difference to XLA's", 0.0, float(gap.max()), 1e-3
@@ -199,23 +187,22 @@ def _convolution() -> Known:
 
 
 def _norm() -> Known:
-    """The norm of a strided convolution against the SVD of its matrix, in float64."""
+    """Compare the norm of a strided convolution with the SVD of its matrix."""
     rng = np.random.default_rng(1)
-    kernel = rng.normal(size=(3, 3, 1, 4)).astype(np.float32)
-    pass_ = lambda k, x: lax.conv_general_dilated(
-        x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    rows = np.asarray(
-        pass_(kernel, np.eye(36, dtype=np.float32).reshape(36, 6, 6, 1)), np.float64
-    ).reshape(36, -1)
-    norm = spectral.lanczos(
-        lambda x: pass_(kernel, x[None])[0],
-        jnp.ones((6, 6, 1), jnp.float32),
-        num_iters=30,
-    )[0][0]
-    return Known(
-        "norm of a convolution", float(np.linalg.norm(rows, 2)), float(norm), 1e-3
-    )
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
+
+    def convolve(images: Array) -> Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            images, kernel, (2, 2), "SAME", dimension_numbers=layout
+        )
+
+    basis = jnp.eye(36, dtype=jnp.float32).reshape(36, 6, 6, 1)
+    matrix = np.asarray(convolve(basis), np.float64).reshape(36, -1)
+    start = jnp.ones((6, 6, 1), jnp.float32)
+    norms, _ = spectral.lanczos(lambda x: convolve(x[None])[0], start, num_iters=30)
+    expected = float(np.linalg.norm(matrix, 2))
+    return Known("norm of a convolution", expected, float(norms[0]), 1e-3)
 
 
 def _tilt() -> Known:
@@ -224,69 +211,56 @@ def _tilt() -> Known:
     target = tilted_target(
         logits, jnp.array([True, False, False]), similarity, beta=0.0
     )
-    return Known(
-        "tilted target of a forgotten class",
-        1 / (1 + np.exp(-1)),
-        float(target[2]),
-        1e-6,
-    )
+    expected = 1 / (1 + math.exp(-1))
+    name = "tilted target of a forgotten class"
+    return Known(name, expected, float(target[2]), 1e-6)
 
 
 def _training() -> Known:
     """Train a small network on digits; backends differ in the third decimal."""
+    _, losses = _fit(train.fit)
     return Known(
-        "loss after ten epochs on digits",
-        0.15696391,
-        float(_fit(train.fit)[1][-1]),
-        0.005,
+        "loss after ten epochs on digits", 0.15696391, float(losses[-1]), 0.005
     )
 
 
 def _fit(
     fit: Callable[..., tuple[train.TrainState, np.ndarray]],
 ) -> tuple[train.TrainState, np.ndarray]:
+    """Return a small network trained on digits, alone or as a bank of one."""
     splits = data.load_digits()
     model = models.build("mlp", (8, 8, 1), 10, widths=(32,))
     recipe = train.Recipe(10, 64, train.sgd(0.05))
     key = jax.random.key(0)
     member = np.ones(len(splits.train.labels), bool)
-    many = fit is replicas.fit_many
-    return fit(
-        key[None] if many else key,
-        model,
-        Dataset(*splits.train),
-        member[None] if many else member,
-        recipe,
-    )
+    if fit is replicas.fit_many:
+        key = key[None]
+        member = member[None]
+    return fit(key, model, Dataset(*splits.train), member, recipe)
 
 
 def _repeat() -> Known:
-    one, _ = _fit(train.fit)
-    other, _ = _fit(train.fit)
-    return Known(
-        "same seed, same bits", 0.0, _difference(one.variables, other.variables), 0.0
-    )
+    first, _ = _fit(train.fit)
+    second, _ = _fit(train.fit)
+    gap = _difference(first.variables, second.variables)
+    return Known("same seed, same bits", 0.0, gap, 0.0)
 
 
 def _side_by_side() -> Known:
-    one, _ = _fit(train.fit)
-    other, _ = _fit(replicas.fit_many)
-    alone = jax.tree.map(lambda leaf: leaf[0], other.variables)
-    return Known(
-        "one model alone and in a bank, difference",
-        0.0,
-        _difference(one.variables, alone),
-        1e-3,
-    )
+    alone, _ = _fit(train.fit)
+    bank, _ = _fit(replicas.fit_many)
+    of_bank = jax.tree.map(lambda leaf: leaf[0], bank.variables)
+    gap = _difference(alone.variables, of_bank)
+    return Known("one model alone and in a bank, difference", 0.0, gap, 1e-3)
 
 
-def _difference(one: Variables, other: Variables) -> float:
-    gaps = jax.tree.map(
-        lambda a, b: float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0)),
-        one,
-        other,
-    )
-    return max(jax.tree.leaves(gaps))
+def _difference(first: Variables, second: Variables) -> float:
+    """Return the largest difference of two models' variables."""
+
+    def gap(a: Array, b: Array) -> float:
+        return float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))
+
+    return max(jax.tree.leaves(jax.tree.map(gap, first, second)))
 
 
 CHECKS: tuple[Callable[[], Known], ...] = (

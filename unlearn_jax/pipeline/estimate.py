@@ -108,7 +108,7 @@ def dry_run(
     """
     place = Workdir(workdir)
     place.check()
-    missing = ""
+    no_data = ""
     if splits is None:
         try:
             splits = load_data(config.data)
@@ -116,8 +116,8 @@ def dry_run(
             if config.data.name not in SHAPES:
                 raise
             splits = load_data(config.data, by_shape=True)
-            missing = (
-                f"\nThe data set is not here ({error}): planned from its shapes alone,"
+            no_data = (
+                f"The data set is not here ({error}): planned from its shapes alone,"
                 " and no time is estimated."
             )
     plan = make_plan(
@@ -132,35 +132,43 @@ def dry_run(
     tuning_run = tuning.tuning_plan(plan)
     search = None if tuning_run is None else tuning.Search(tuning_run)
     artifacts = tuning.known_artifacts(plan, search)
-    later = "\nThe rest is known once the references have chosen the forget set."
     if plan.forget_known:
-        later = ""
         artifacts += [stages.unlearn(plan, name) for name in plan.rows]
-    speed = 0.0 if missing else estimate_speed(plan)
-    table = plan.runner.plan(artifacts, speed)
-    at = f", at {speed:,.0f} samples/s here; compilation and the audit come on top"
-    return (
-        f"{table}\n\n{len(plan.rows)} methods on {plan.splits.name}"
-        f"{'' if missing else at}.{missing}{later}"
-        f"{_searched(plan, search)}\nModels are kept in {plan.bank_root}"
-    )
+    speed = 0.0 if no_data else estimate_speed(plan)
+    lines = [plan.runner.plan(artifacts, speed), ""]
+    methods = f"{len(plan.rows)} methods on {plan.splits.name}"
+    if no_data:
+        lines += [f"{methods}.", no_data]
+    else:
+        lines.append(
+            f"{methods}, at {speed:,.0f} samples/s here; compilation and the audit come"
+            " on top."
+        )
+    if not plan.forget_known:
+        lines.append(
+            "The rest is known once the references have chosen the forget set."
+        )
+    if search is not None:
+        lines += _search_lines(plan, search)
+    lines.append(f"Models are kept in {plan.bank_root}")
+    return "\n".join(lines)
 
 
-def _searched(plan: Plan, search: tuning.Search | None) -> str:
+def _search_lines(plan: Plan, search: tuning.Search) -> list[str]:
     """Return the searched rows with their trials, and those taken as they are."""
-    if search is None:
-        return ""
     counts = []
     for name in search.rows:
         rounds = list(tuning.draw_rounds(search.plan, name).values())
         num_trials = 1 + sum(len(levels) - 1 for levels in rounds)
         counts.append(f"{name} {num_trials}")
-    text = f"\nTrials of the search, each on {len(search.plan.runs)} runs: "
-    text += f"{', '.join(counts)}."
+    lines = [
+        f"Trials of the search, each on {len(search.plan.runs)} runs:"
+        f" {', '.join(counts)}."
+    ]
     unsearched = tuning.unsearched_rows(plan)
     if unsearched:
-        text += (
-            f"\nNot searched: {', '.join(unsearched)}. Give a row a search,"
+        lines.append(
+            f"Not searched: {', '.join(unsearched)}. Give a row a search,"
             " or its method an entry in methods.SPACES."
         )
-    return text
+    return lines

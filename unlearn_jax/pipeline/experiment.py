@@ -87,10 +87,10 @@ def run_experiment(
         if this.first and events is not None:
             runner.events = Events(events)
         runner.expect([artifact.name for artifact in artifacts], artifacts)
-        made = runner.make_all(artifacts)
+        stored = runner.make_all(artifacts)
         if not this.first:
             return None
-        page = experiment.page(config, made)
+        page = experiment.page(config, stored)
         return publish(
             experiment.title,
             name,
@@ -119,10 +119,11 @@ def dry_run_experiment(
     place.check()
     config = experiment.config if config is None else config
     artifacts = _checked(experiment.artifacts(config))
+    runner = Runner(place.path)
     if experiment.speed is None:
-        return Runner(place.path).plan(artifacts)
+        return runner.plan(artifacts)
     speed = experiment.speed(config)
-    table = Runner(place.path).plan(artifacts, speed)
+    table = runner.plan(artifacts, speed)
     return (
         f"{table}\n\nAt {speed:,.0f} training samples/s here; compilation and the page"
         " come on top."

@@ -16,10 +16,83 @@ from unlearn_jax.targets import CHIPS, Chip
 from unlearn_jax.types import InputError
 
 UTILIZATION = 0.3
-"""Fraction of the peak that times beyond the bound are given for: an assumption."""
+"""Fraction of the peak that times beyond the bound assume."""
 DEVICES_PER_HOST = {"cpu": 1, "cuda": 8, "tpu": 4}
-"""Of common machines, by platform."""
-TRAINING = "train_models"
+"""Devices of common machines, by platform."""
+_ACROSS = (
+    "with replicas.across_hosts=True and replicas.shard_data=True on {} devices or more"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """Program of a report, as :meth:`ProgramRow.to_json` stores it."""
+
+    stage: str
+    program: str
+    calls: int
+    pieces: int
+    items: int
+    size: int
+    devices: int
+    compiles: bool
+    memory_bytes: float | None
+    state_bytes: float
+    split: int = 1
+    data_bytes: float = 0.0
+    data_parts: float = 1
+    input_bytes: float = 0.0
+    bound_seconds: float = math.nan
+    bound_mfu: float = math.nan
+    collectives: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "_Program":
+        """Return the program of a report's row, other keys left out."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: row[name] for name in names if name in row})
+
+    @property
+    def memory(self) -> float:
+        """Bytes that it needs of a device; those of its images if not known."""
+        return self.memory_bytes or self.data_bytes
+
+    def on_mesh(self, devices: int) -> "_Program":
+        """Return a program of a mesh over all hosts as it is on other devices.
+
+        Args:
+          devices: of the mesh.
+        """
+        ratio = self.devices / devices
+        program = dataclasses.replace(self, devices=devices)
+        if self.data_parts > 1:
+            data = self.data_bytes * ratio
+            memory = self.memory_bytes
+            if memory is not None:
+                memory = memory - self.data_bytes + data
+            program = dataclasses.replace(
+                program,
+                data_bytes=data,
+                data_parts=self.data_parts / ratio,
+                memory_bytes=memory,
+            )
+        if self.split == self.devices:
+            # all of them share a model
+            program = dataclasses.replace(
+                program, split=devices, bound_seconds=self.bound_seconds * ratio
+            )
+        return program
+
+    def least_devices(self, chip: Chip, per_host: int) -> int:
+        """Return the fewest devices that hold its images, divided over all of them.
+
+        Returns:
+          Devices of whole hosts; 0 if it fits as it is, or would not fit then.
+        """
+        room = chip.memory - (self.memory - self.data_bytes)
+        if self.memory <= chip.memory or room <= 0:
+            return 0
+        return per_host * math.ceil(self.data_bytes * self.data_parts / room / per_host)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +154,7 @@ class PodPlan:
     data: float
     stages: tuple[StagePlan, ...]
     missing: tuple[str, ...]
-    breaks: str
+    breaks: str = ""
 
     @property
     def hours(self) -> float:
@@ -133,136 +206,93 @@ def plan_pod(
     """
     chip = CHIPS[report["device"]]
     per_host = per_host or DEVICES_PER_HOST[chip.platform]
-    programs = report["programs"]
-    sound = [row for row in programs if row["compiles"]]
-    if devices < 1 or not sound:
-        needed = max((_needed(row, chip, per_host) for row in programs), default=0)
+    programs = [_Program.from_json(row) for row in report["programs"]]
+    if devices < 1 or not any(program.compiles for program in programs):
+        needed = [program.least_devices(chip, per_host) for program in programs]
+        largest = max(needed, default=0)
         raise InputError(
             f"{report['preset']} has no plan for {devices} devices: compile a program"
             " and give at least one device"
-            + (f"; its images fit {_ACROSS.format(needed)}" if needed else "")
+            + (f"; its images fit {_ACROSS.format(largest)}" if largest else "")
         )
     per_host = min(devices, per_host)
     hosts = math.ceil(devices / per_host)
-    if report.get("across_hosts"):
-        programs = [_on_all(row, devices) for row in programs]
-        sound = [row for row in programs if row["compiles"]]
-        stages = tuple(
-            dataclasses.replace(_stage(row, report["group"], 1, devices), hosts=hosts)
-            for row in sound
-        )
-    else:
-        stages = tuple(_stage(row, report["group"], hosts, per_host) for row in sound)
-    memory = max(_needed_memory(row) for row in programs)
-    missing = tuple(
-        f"{row['stage']}: {row['program']}"
-        for row in report["programs"]
-        if not row["compiles"]
-    )
+    across_hosts = report.get("across_hosts", False)
+    if across_hosts:
+        programs = [program.on_mesh(devices) for program in programs]
+    sound = [program for program in programs if program.compiles]
+    stages = []
+    for program in sound:
+        if across_hosts:
+            stage = _stage(program, hosts=1, per_host=devices)
+            stages.append(dataclasses.replace(stage, hosts=hosts))
+        else:
+            stages.append(_stage(program, hosts, per_host))
     plan = PodPlan(
         preset=report["preset"],
         device=report["device"],
         devices=devices,
         hosts=hosts,
-        memory=memory,
-        data=max(row.get("data_bytes", 0.0) for row in sound),
-        stages=stages,
-        missing=missing,
-        breaks="",
+        memory=max(program.memory for program in programs),
+        data=max(program.data_bytes for program in sound),
+        stages=tuple(stages),
+        missing=tuple(
+            f"{program.stage}: {program.program}"
+            for program in programs
+            if not program.compiles
+        ),
     )
-    return dataclasses.replace(plan, breaks=_breaks(plan, report, programs))
+    breaks = _breaks(plan, report["largest_group"], programs)
+    return dataclasses.replace(plan, breaks=breaks)
 
 
-_ACROSS = (
-    "with replicas.across_hosts=True and replicas.shard_data=True on {} devices or more"
-)
-
-
-def _on_all(row: Mapping[str, Any], devices: int) -> Mapping[str, Any]:
-    """Return a program of a mesh over hosts as it is on a number of devices."""
-    ratio = row["devices"] / devices
-    whole = {**row, "devices": devices}
-    if row["data_parts"] > 1:
-        data = row["data_bytes"] * ratio
-        whole |= {"data_bytes": data, "data_parts": row["data_parts"] / ratio}
-        if row["memory_bytes"] is not None:
-            whole["memory_bytes"] = row["memory_bytes"] - row["data_bytes"] + data
-    if row["split"] == row["devices"]:
-        # all of them share a model
-        whole["split"] = devices
-        if row["compiles"]:
-            whole["bound_seconds"] = row["bound_seconds"] * ratio
-    return whole
-
-
-def _needed_memory(row: Mapping[str, Any]) -> float:
-    """Return the bytes that a program takes; those of its images if not known."""
-    return row["memory_bytes"] or row.get("data_bytes", 0.0)
-
-
-def _needed(row: Mapping[str, Any], chip: Chip, per_host: int) -> int:
-    """Return the least devices that a program's images fit on, divided over all.
-
-    Of whole hosts; 0 if it fits as it is, or would not then.
-    """
-    data = row.get("data_bytes", 0.0)
-    memory = _needed_memory(row)
-    room = chip.memory - (memory - data)
-    if memory <= chip.memory or room <= 0:
-        return 0
-    return per_host * math.ceil(data * row.get("data_parts", 1) / room / per_host)
-
-
-def _stage(row: Mapping[str, Any], most: int, hosts: int, per_host: int) -> StagePlan:
+def _stage(program: _Program, hosts: int, per_host: int) -> StagePlan:
     """Return the plan of a program's calls."""
-    pieces = row["pieces"]
-    size = row.get("size", most)
-    items = row.get("items", pieces * size)
-    split = row.get("split", 1)
     # models that the compiled program computes at a time, and that a host would
-    compiled_slots = max(1, row["devices"] // split)
-    slots = max(1, per_host // split)
-    piece_seconds = row["calls"] / pieces * row["bound_seconds"]
-    seconds = piece_seconds / math.ceil(size / compiled_slots)
+    compiled_slots = max(1, program.devices // program.split)
+    slots = max(1, per_host // program.split)
+    calls = program.calls / program.pieces
+    turns_compiled = math.ceil(program.size / compiled_slots)
+    seconds = calls * program.bound_seconds / turns_compiled
     # the bound's time of products alone is a fraction of it
-    slower = max(1.0, row["bound_mfu"] / UTILIZATION)
+    slower = max(1.0, program.bound_mfu / UTILIZATION)
     # the largest group that leaves no host without one
-    group = max(1, min(size, items // hosts))
+    items = program.items
+    group = max(1, min(program.size, items // hosts))
     groups = math.ceil(items / group)
     turns = math.ceil(groups / hosts) * math.ceil(group / slots)
     busy_hosts = min(hosts, groups)
-    exchanged = sum(amount for _, amount in row["collectives"].values())
+    exchanged = sum(amount for _, amount in program.collectives.values())
     hours = turns * seconds / 3600
-    work = items * seconds * split / 3600
+    work = items * seconds * program.split / 3600
     return StagePlan(
-        stage=row["stage"],
-        program=row["program"],
+        stage=program.stage,
+        program=program.program,
         items=items,
         group=group,
         hosts=busy_hosts,
-        busy=min(busy_hosts * min(slots, group), items) * split,
+        busy=min(busy_hosts * min(slots, group), items) * program.split,
         hours=hours,
         assumed_hours=hours * slower,
         device_hours=work,
         assumed_device_hours=work * slower,
-        exchanged=exchanged * row["calls"] / pieces * math.ceil(groups / hosts),
-        input_rate=row.get("input_bytes", 0.0) / row["bound_seconds"],
-        checkpoint=row["state_bytes"] / size * group,
+        exchanged=exchanged * calls * math.ceil(groups / hosts),
+        input_rate=program.input_bytes / program.bound_seconds,
+        checkpoint=program.state_bytes / program.size * group,
     )
 
 
 def _breaks(
-    plan: PodPlan, report: Mapping[str, Any], programs: Sequence[Mapping[str, Any]]
+    plan: PodPlan, largest_group: int | None, programs: Sequence[_Program]
 ) -> str:
-    """Return what limits a plan first."""
+    """Return what limits a plan first, in words."""
     chip = CHIPS[plan.device]
     if plan.memory > chip.memory:
-        largest = report["largest_group"]
         per_host = math.ceil(plan.devices / plan.hosts)
-        needed = max(_needed(row, chip, per_host) for row in programs)
+        needed = max(program.least_devices(chip, per_host) for program in programs)
         remedy = ""
-        if largest:
-            remedy = f"; groups of {largest} fit"
+        if largest_group:
+            remedy = f"; groups of {largest_group} fit"
         elif needed:
             remedy = f"; the images fit {_ACROSS.format(needed)}"
         return (
@@ -276,10 +306,10 @@ def _breaks(
             f" {plan.hosts - main.hosts} have none"
         )
     if main.busy < plan.devices:
-        parts = max(1, plan.devices // main.busy)
+        split = max(1, plan.devices // main.busy)
         return (
             f"{main.items} models of {main.stage} for {plan.devices} devices:"
-            f" replicas.split={parts} would use all"
+            f" replicas.split={split} would use all"
         )
     if plan.memory > 0.9 * chip.memory:
         return f"memory: {plan.memory / chip.memory:.0%} of it is taken"
@@ -340,10 +370,9 @@ def plan_text(plans: list[PodPlan]) -> str:
     """
     rows = []
     for plan in plans:
-        row = [
-            f"{cell:.3g}" if isinstance(cell, float) else cell for cell in cells(plan)
-        ]
-        rows.append(row)
+        rows.append([])
+        for cell in cells(plan):
+            rows[-1].append(f"{cell:.3g}" if isinstance(cell, float) else cell)
     table = tabulate(rows, headers=HEADERS, tablefmt="simple", disable_numparse=True)
     first = plans[0]
     lines = [

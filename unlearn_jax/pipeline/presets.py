@@ -13,14 +13,25 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
+    from unlearn_jax.data import Splits
     from unlearn_jax.pipeline.config.schema import RunConfig
     from unlearn_jax.pipeline.experiment import Experiment
+    from unlearn_jax.train import LossFn
+    from unlearn_jax.types import Model
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+class UserParts(TypedDict, total=False):
+    """A user's own data, network and loss: arguments of a run."""
+
+    splits: "Splits"
+    model: "Model"
+    loss_fn: "LossFn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,42 +43,44 @@ class Preset:
       about: first line of its docstring.
       variants: its ``STUDY``, or its ``PRESET`` as the only variant with an empty name;
         rows completed with what they take from their run.
-      hooks: its ``make_splits() -> Splits``,
-        ``make_model(image_shape, num_classes) -> Model`` and
-        ``make_loss(model) -> LossFn``, where it has them.
       experiment: its ``EXPERIMENT``; it has no variants then.
+      make_splits: its own data, if it has some.
+      make_model: its own network, of the shape of an image and the number of classes.
+      make_loss: its own loss, of the network.
     """
 
     name: str
     about: str
     variants: "dict[str, RunConfig]"
-    hooks: dict[str, Any]
     experiment: "Experiment | None" = None
+    make_splits: "Callable[[], Splits] | None" = None
+    make_model: "Callable[[tuple[int, ...], int], Model] | None" = None
+    make_loss: "Callable[[Model], LossFn] | None" = None
 
     @property
     def config(self) -> "RunConfig":
         """The first variant of a file that is not an experiment."""
         return next(iter(self.variants.values()))
 
-    def parts(self, config: "RunConfig") -> dict[str, Any]:
-        """Return a user's own data, network and loss, as :func:`run` takes them.
+    def parts(self, config: "RunConfig") -> UserParts:
+        """Return the file's own data, network and loss, as :func:`run` takes them.
 
         Args:
-          config: of the variant; gives the data where the file brings none.
+          config: of the variant; gives the data and the network where the file brings
+            none.
         """
-        from unlearn_jax.pipeline.config.resolve import load_data
+        from unlearn_jax.pipeline.config.resolve import build_model, load_data
 
-        parts: dict[str, Any] = {}
-        if "make_splits" in self.hooks:
-            parts["splits"] = self.hooks["make_splits"]()
-        if "make_model" in self.hooks:
-            if "splits" not in parts:
-                parts["splits"] = load_data(config.data)
-            splits = parts["splits"]
+        if not (self.make_splits or self.make_model or self.make_loss):
+            return {}
+        splits = self.make_splits() if self.make_splits else load_data(config.data)
+        parts: UserParts = {"splits": splits}
+        if self.make_model:
             shape = splits.train.images.shape[1:]
-            parts["model"] = self.hooks["make_model"](shape, splits.num_classes)
-        if "make_loss" in self.hooks:
-            parts["loss_fn"] = self.hooks["make_loss"](parts.get("model"))
+            parts["model"] = self.make_model(shape, splits.num_classes)
+        if self.make_loss:
+            model = parts.get("model") or build_model(config.model, splits)
+            parts["loss_fn"] = self.make_loss(model)
         return parts
 
 
@@ -120,8 +133,8 @@ def constants(file: str, name: str) -> list[str]:
         if name not in [getattr(target, "id", None) for target in targets]:
             continue
         value: Any = getattr(node, "value", None)
-        parts: Any = value.keys if isinstance(value, ast.Dict) else value.elts
-        return [part.value for part in parts]
+        nodes: Any = value.keys if isinstance(value, ast.Dict) else value.elts
+        return [constant.value for constant in nodes]
     raise ValueError(f"{file} defines no {name}")
 
 
@@ -155,21 +168,21 @@ def _classes(tree: ast.Module) -> dict[str, dict[str, str]]:
 
 
 def misspelled(arguments: Sequence[str], options: Iterable[str] = ()) -> str:
-    """Return what is wrong with the words behind ``run``, by their spelling alone.
+    """Return a line about a misspelled argument of ``run``, found without imports.
 
-    What needs no import: a preset, and fields of the parts of a configuration that all
-    presets have. Those of a network, of rows and of experiments are not looked at.
+    Checked are the name of the preset and the fields that all runs have. Fields of a
+    network, of rows and of experiments are left to the parser.
 
     Args:
       arguments: a preset, then options and fields.
-      options: that are no fields.
+      options: names of arguments that are not fields.
 
     Returns:
-      One line; empty where nothing is found.
+      One line; empty if all are spelled right.
     """
     if not arguments or arguments[0].startswith("-"):
         return ""
-    name, *words = arguments
+    name, *rest = arguments
     path = _file_of(name)
     if path is None:
         return _unknown(name)
@@ -178,8 +191,8 @@ def misspelled(arguments: Sequence[str], options: Iterable[str] = ()) -> str:
             body = ast.parse(path.read_text(encoding="utf-8")).body
         except (SyntaxError, UnicodeDecodeError):
             return ""
-        targets = [getattr(one, "targets", [None])[0] for one in body]
-        if not {"PRESET", "STUDY"} & {getattr(one, "id", "") for one in targets}:
+        assigned = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
+        if not {"PRESET", "STUDY"} & {getattr(node, "id", "") for node in assigned}:
             return ""
     schema = PACKAGE / "pipeline" / "config" / "schema.py"
     classes = _classes(ast.parse(schema.read_text(encoding="utf-8")))
@@ -188,18 +201,17 @@ def misspelled(arguments: Sequence[str], options: Iterable[str] = ()) -> str:
         known.add(field)
         if kind != "ModelConfig":
             known |= {f"{field}.{member}" for member in classes.get(kind, {})}
-    for word in words:
-        flag = word.removeprefix("--").partition("=")[0].replace("-", "_")
-        start = ".".join(flag.split(".")[:2])
-        is_open = start.split(".")[0] in ("model", "rows", "attacks")
-        if not re.match("--[a-z]", word) or is_open or start in known:
+    for argument in rest:
+        if not re.match("--[a-z]", argument):
             continue
-        near = difflib.get_close_matches(flag, known, 1)
+        flag = argument.partition("=")[0]
+        path_of_field = flag.removeprefix("--").replace("-", "_").split(".")
+        is_open = path_of_field[0] in ("model", "rows", "attacks")
+        if is_open or ".".join(path_of_field[:2]) in known:
+            continue
+        near = difflib.get_close_matches(".".join(path_of_field), known, 1)
         hint = f": did you mean --{near[0]}?" if near else ""
-        return (
-            f"unknown argument {word.partition('=')[0]}{hint} (see unlearn-jax run"
-            f" {name} --help)"
-        )
+        return f"unknown argument {flag}{hint} (see unlearn-jax run {name} --help)"
     return ""
 
 
@@ -237,12 +249,12 @@ def load(name: str) -> Preset:
 
     path = find(name)
     if path.suffix == ".json":
-        return _of_stored(path)
+        return _load_stored(path)
     scope = _execute(path)
     lines = (scope.get("__doc__") or "").strip().splitlines()
     summary = lines[0] if lines else ""
     if isinstance(scope.get("EXPERIMENT"), Experiment):
-        return Preset(path.stem, summary, {}, {}, scope["EXPERIMENT"])
+        return Preset(path.stem, summary, {}, scope["EXPERIMENT"])
     variants = scope.get("STUDY", {"": scope.get("PRESET")})
     if "STUDY" in scope and not all(
         re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in variants
@@ -258,17 +270,18 @@ def load(name: str) -> Preset:
             f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, no"
             " STUDY, a dict of them, and no EXPERIMENT"
         )
-    hooks = {
-        key: scope[key]
-        for key in ("make_splits", "make_model", "make_loss")
-        if key in scope
-    }
-    completed = {name: complete(config) for name, config in variants.items()}
-    return Preset(path.stem, summary, completed, hooks)
+    return Preset(
+        path.stem,
+        summary,
+        {name: complete(config) for name, config in variants.items()},
+        make_splits=scope.get("make_splits"),
+        make_model=scope.get("make_model"),
+        make_loss=scope.get("make_loss"),
+    )
 
 
-def _of_stored(path: pathlib.Path) -> Preset:
-    """Return the configuration that a run stored, as a preset without hooks."""
+def _load_stored(path: pathlib.Path) -> Preset:
+    """Return the configuration that a run stored, as a preset."""
     from unlearn_jax import values
     from unlearn_jax.pipeline.config.schema import RunConfig
     from unlearn_jax.types import InputError
@@ -281,7 +294,7 @@ def _of_stored(path: pathlib.Path) -> Preset:
         ) from error
     if not isinstance(config, RunConfig):
         raise InputError(f"{path} is no config.json of a run")
-    return Preset(path.resolve().parent.name, config.title, {"": config}, {})
+    return Preset(path.resolve().parent.name, config.title, {"": config})
 
 
 def _execute(path: pathlib.Path) -> dict[str, Any]:
@@ -289,7 +302,7 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
 
     It is a module while the process lives: dataclasses read their help from it.
     """
-    from unlearn_jax.types import InputError
+    from unlearn_jax.types import InputError, first_line
 
     name = f"unlearn_jax_preset_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -312,8 +325,5 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
         ValueError,
         LookupError,
     ) as error:
-        raise InputError(
-            f"{path} cannot be read: {type(error).__name__}:"
-            f" {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     return vars(module)

@@ -52,16 +52,16 @@ class _HostArrays(ocp.type_handlers.NumpyHandler):
 
 def checkpointer() -> ocp.Checkpointer:
     """Return Orbax's checkpointer of pytrees, which waits for no other process."""
-    this = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=this,
-        active_processes={this},
-        barrier_sync_key_prefix=f"process-{this}",
+    process = jax.process_index()
+    only_here = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process-{process}",
     )
     handlers = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, _HostArrays())
     )
     handler = ocp.PyTreeCheckpointHandler(
-        type_handler_registry=handlers, multiprocessing_options=alone
+        type_handler_registry=handlers, multiprocessing_options=only_here
     )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=only_here)

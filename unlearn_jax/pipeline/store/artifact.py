@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -56,7 +57,8 @@ class Items:
         shapes = [0] * self.count if self.shapes is None else list(self.shapes)
         for shape in sorted(set(shapes)):
             items = [item for item in range(self.count) if shapes[item] == shape]
-            size = -(-len(items) // -(-len(items) // self.group))
+            num_pieces = math.ceil(len(items) / self.group)
+            size = math.ceil(len(items) / num_pieces)
             groups += [items[i : i + size] for i in range(0, len(items), size)]
         return groups
 
@@ -64,6 +66,10 @@ class Items:
     def size(self) -> int:
         """Items that every piece is padded to, so that all share a program."""
         return max(map(len, self.groups))
+
+    def padded(self, items: list[int]) -> list[int]:
+        """Return the items of a piece, the last one repeated up to :attr:`size`."""
+        return items + [items[-1]] * (self.size - len(items))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Piece:
     items: list[int]
     count: int
     scratch: pathlib.Path
-    advance: Callable[[int], None]
+    advance: Callable[[int], None] = lambda steps: None
     record: Callable[[int, np.ndarray], None] = lambda first_epoch, losses: None
 
 
@@ -129,6 +135,62 @@ class Artifact:
         return digest(folders.FORMAT, self.name, settings, inputs)
 
 
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Array or pytree of a stored folder.
+
+    Attributes:
+      dtype: of the array, ``"tree"`` of a pytree.
+      sha256: digest of the values.
+    """
+
+    dtype: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Description of a stored folder, in its ``manifest.json``.
+
+    Attributes:
+      artifact: name of the artifact.
+      key: of the artifact.
+      settings: of the artifact, plain values.
+      items: in the order of the leading axes; ``[0]`` if the artifact has none.
+      content: arrays and pytrees by name.
+      cost: of computing it.
+    """
+
+    artifact: str
+    key: str
+    settings: Any
+    items: list[int]
+    content: dict[str, Entry]
+    cost: Cost
+
+    @classmethod
+    def from_json(cls, manifest: Mapping[str, Any]) -> "Manifest":
+        """Return the description that :func:`folders.read_manifest` has read."""
+        entries = manifest["content"].items()
+        return cls(
+            artifact=manifest["artifact"],
+            key=manifest["key"],
+            settings=manifest["settings"],
+            items=manifest["items"],
+            content={name: Entry(**entry) for name, entry in entries},
+            cost=Cost(**manifest["cost"]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slice:
+    """Items that are read from a folder, and their positions in it."""
+
+    folder: pathlib.Path
+    items: list[int]
+    positions: list[int]
+
+
 class Stored(Mapping[str, PyTree]):
     """Content of a finished artifact, read when it is asked for.
 
@@ -145,52 +207,59 @@ class Stored(Mapping[str, PyTree]):
         self,
         artifact: Artifact,
         path: pathlib.Path,
-        manifests: Mapping[pathlib.Path, dict[str, Any]],
+        manifests: Mapping[pathlib.Path, Manifest],
         *,
         cached: bool = False,
     ) -> None:
         self.path = path
         self.cost = clock.total(
-            (Cost(**manifest["cost"]) for manifest in manifests.values()),
+            (manifest.cost for manifest in manifests.values()),
             artifact.name,
             cached=cached,
         )
         self._like = artifact.like or {}
         self._is_split = artifact.items is not None
-        self._found = dict(sorted(manifests.items()))
+        self._manifests = dict(sorted(manifests.items()))
         self._derived: dict[Any, Any] = {}
-        # folder and position of every item; pieces of other group sizes may overlap
+        # pieces of other group sizes may overlap: an item is read from the first
         self._places: dict[int, tuple[pathlib.Path, int]] = {}
-        for folder, manifest in self._found.items():
-            for position, item in enumerate(manifest["items"]):
-                self._places.setdefault(item, (folder, position))
+        self._slices: list[_Slice] = []
+        for folder, manifest in self._manifests.items():
+            part = _Slice(folder, [], [])
+            for position, item in enumerate(manifest.items):
+                if item not in self._places:
+                    self._places[item] = (folder, position)
+                    part.items.append(item)
+                    part.positions.append(position)
+            if part.items:
+                self._slices.append(part)
 
     @property
     def folders(self) -> list[pathlib.Path]:
         """Folders of its pieces; its own if it has none."""
-        return list(self._found)
+        return list(self._manifests)
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """Manifest of the artifact, or of its first piece."""
-        return next(iter(self._found.values()))
+        return next(iter(self._manifests.values()))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.manifest["content"])
+        return iter(self.manifest.content)
 
     def __len__(self) -> int:
-        return len(self.manifest["content"])
+        return len(self.manifest.content)
 
     def __getitem__(self, name: str) -> PyTree:
-        if name not in self.manifest["content"]:
+        if name not in self.manifest.content:
             raise KeyError(name)
         if not self._is_split:
             return self._read(self.path, name)
         content = []
         order: list[int] = []
-        for folder, items, positions in self._parts():
-            content.append(self._read(folder, name, positions))
-            order += items
+        for part in self._slices:
+            content.append(self._read(part.folder, name, part.positions))
+            order += part.items
         joined = content[0]
         if len(content) > 1:
             joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *content)
@@ -200,11 +269,11 @@ class Stored(Mapping[str, PyTree]):
 
     def pieces(self) -> Iterator[tuple[list[int], dict[str, PyTree]]]:
         """Yield the items of every piece, and their content."""
-        for folder, items, positions in self._parts():
+        for part in self._slices:
             content = {}
             for name in self:
-                content[name] = self._read(folder, name, positions)
-            yield items, content
+                content[name] = self._read(part.folder, name, part.positions)
+            yield part.items, content
 
     def each(self, name: str) -> list[np.ndarray]:
         """Return an array of every item, in their order; shapes may differ."""
@@ -212,13 +281,13 @@ class Stored(Mapping[str, PyTree]):
 
     def iterate(self, name: str) -> Iterator[np.ndarray]:
         """Yield an array of every item in their order, mapped from its file."""
-        arrays = {folder: self._read(folder, name) for folder in self._found}
+        arrays = {folder: self._read(folder, name) for folder in self._manifests}
         for item in sorted(self._places):
             folder, position = self._places[item]
             yield arrays[folder][position]
 
     def derived(self, key: Any, function: Callable[["Stored"], Any]) -> Any:
-        """Return what a function makes of the content, kept for the next call.
+        """Return a function of the content, computed at the first call.
 
         Args:
           key: names the result; equal keys name equal functions.
@@ -233,38 +302,27 @@ class Stored(Mapping[str, PyTree]):
         folder, position = self._places[item]
         return {name: _take(self._read(folder, name), position) for name in self}
 
-    def _parts(self) -> Iterator[tuple[pathlib.Path, list[int], list[int]]]:
-        """Yield folders with the items that are read from them, and their positions."""
-        for folder in self._found:
-            items = []
-            positions = []
-            for item, (other, position) in self._places.items():
-                if other == folder:
-                    items.append(item)
-                    positions.append(position)
-            if items:
-                yield folder, items, positions
-
     def _read(
         self, folder: pathlib.Path, name: str, positions: list[int] | None = None
     ) -> PyTree:
         """Return an entry of a folder, or the items at some positions of it."""
-        about = self._found[folder]
-        if about["content"][name]["dtype"] == "tree":
+        manifest = self._manifests[folder]
+        dtype = manifest.content[name].dtype
+        if dtype == "tree":
             with folders.reading(folder / name, folder):
                 entry = trees.load_tree(folder / name, self._like.get(name))
         else:
             entry = folders.load_array(folder / f"{name}.npy")
             if entry.dtype.kind == "V":
                 # NumPy stores bfloat16 and its like as bytes
-                entry = entry.view(about["content"][name]["dtype"])
-        if positions in (None, list(range(len(about["items"])))):
+                entry = entry.view(dtype)
+        if positions in (None, list(range(len(manifest.items)))):
             return entry
         return _take(entry, positions)
 
 
 class Rehearsed(dict[str, PyTree]):
-    """Content of a rehearsed artifact: zeros in the shapes of one piece.
+    """Content of a rehearsed artifact: zeros in the shapes of its content.
 
     Args:
       content: of the piece.
@@ -302,11 +360,11 @@ def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) ->
     for folder in [path] if is_whole else sorted(path.glob("items-*")):
         manifest = folders.read_manifest(folder)
         if manifest is not None:
-            manifests[folder] = manifest
+            manifests[folder] = Manifest.from_json(manifest)
     if not manifests:
         raise InputError(f"{path} stores nothing: run the same command again")
     artifact = Artifact(
-        name=next(iter(manifests.values()))["artifact"],
+        name=next(iter(manifests.values())).artifact,
         settings={},
         compute=dict,
         items=None if is_whole else Items(0, 1),
@@ -322,8 +380,7 @@ def _take(tree: PyTree, positions: Any) -> PyTree:
 class Checkpoints:
     """Checkpoints of a computation under way: the newest two, some time apart.
 
-    Each is a folder with the number of its step, checked as the stored ones are; the
-    state inside is Orbax's.
+    Each is a folder named by its step, with checksums; Orbax stores the state in it.
 
     Args:
       folder: that holds them, such as a piece's ``scratch``.
@@ -339,7 +396,7 @@ class Checkpoints:
         self._is_joint = is_joint
         self._began = time.monotonic()
         self._saved = self._began
-        self._before = spent(folder)
+        self._seconds_before = spent(folder)
 
     def restore(self, like: PyTree) -> PyTree | None:
         """Return the newest sound state, or None.
@@ -367,8 +424,8 @@ class Checkpoints:
             try:
                 if folders.read_manifest(folder) is not None:
                     state = trees.load_tree(folder / "state", like)
-                    shapes = jax.tree.map(np.shape, (state, like))
-                    if shapes[0] == shapes[1]:
+                    shapes = jax.tree.map(np.shape, state)
+                    if shapes == jax.tree.map(np.shape, like):
                         return state
             except Exception as error:
                 if not folders.is_damage(error):
@@ -398,11 +455,12 @@ class Checkpoints:
             if not hosts.here().first:
                 return
         folder = self._folder / f"{step:08d}"
+        seconds = self._seconds_before + time_now - self._began
         with folders.naming(folder):
             folders.write_folder(
                 folder,
                 lambda draft: trees.save_tree(draft / "state", state),
-                {"seconds": round(self._before + time_now - self._began, 3)},
+                {"seconds": round(seconds, 3)},
             )
         for old in _steps(self._folder)[:-2]:
             shutil.rmtree(old)
@@ -410,6 +468,7 @@ class Checkpoints:
 
 
 def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the folders of checkpoints, the newest last."""
     return sorted(path for path in folder.glob("*") if path.name.isdecimal())
 
 
@@ -444,19 +503,22 @@ class Runner:
         self, folder: pathlib.Path, *, progress: bool = True, is_joint: bool = False
     ) -> None:
         self.folder = pathlib.Path(folder)
-        self._wants_joint = is_joint
         self.costs: list[Cost] = []
+        self._wants_joint = is_joint
         self._is_shown = progress
-        self._expected: list[Artifact] = []
         self._progress = clock.Progress(is_shown=progress)
-        self._made: dict[pathlib.Path, Stored] = {}
-        self._started: dict[pathlib.Path, bool] = {}
-        self._sound: dict[pathlib.Path, dict[str, Any]] = {}
+        self._expected: list[Artifact] = []
+        # The first of equal artifacts: its functions have the compiled programs.
         self._known: dict[pathlib.Path, Artifact] = {}
-        self._ahead: dict[pathlib.Path, futures.Future[Any]] = {}
-        self._rehearsed: dict[pathlib.Path, Rehearsed] = {}
+        # Artifacts whose pieces of this process are stored: whether all were before.
+        self._started: dict[pathlib.Path, bool] = {}
+        self._made: dict[pathlib.Path, Stored] = {}
+        # Folders whose checksums are right.
+        self._sound: dict[pathlib.Path, Manifest] = {}
         self._thread = futures.ThreadPoolExecutor(1)
         self._is_closed = threading.Event()
+        self._ahead: dict[pathlib.Path, futures.Future[Any]] = {}
+        self._rehearsed: dict[pathlib.Path, Rehearsed] = {}
 
     @property
     def is_joint(self) -> bool:
@@ -487,7 +549,7 @@ class Runner:
     def _work_left(self) -> float:
         """Return the samples to train on that what is missing costs."""
         ordered = self._with_inputs(self._expected)
-        return sum(len(self.missing(one)) * one.price for one in ordered)
+        return sum(len(self.missing(artifact)) * artifact.price for artifact in ordered)
 
     def say(self, label: str, text: str) -> None:
         """Log a line about a stage that makes no artifact.
@@ -497,12 +559,6 @@ class Runner:
           text: what there is to say.
         """
         self._progress.say(label, text)
-
-    def _write_events(self, artifact: Artifact, stored: Stored, cost: Cost) -> None:
-        assert self.events is not None
-        self.events.stage(cost)
-        if "losses" in stored:  # of an unlearning method, one by run and epoch
-            self.events.losses(artifact.name, 1, stored["losses"])
 
     def make(self, artifact: Artifact, label: str = "") -> Stored:
         """Compute what is missing of an artifact, inputs first, and return its content.
@@ -541,7 +597,10 @@ class Runner:
         if cached:
             self._progress.say(label, "there already")
         if self.events is not None:
-            self._write_events(artifact, stored, cost)
+            self.events.stage(cost)
+            if "losses" in stored:
+                # of an unlearning method, by run and epoch
+                self.events.losses(artifact.name, 1, stored["losses"])
         if self.costs and self.costs[-1].name == label:
             last = self.costs.pop()
             cached = last.cached and cost.cached
@@ -560,8 +619,10 @@ class Runner:
         Args:
           artifacts: in the order in which they will be made.
         """
-        # compilers of a mesh over processes may wait for those of the others
-        for artifact in () if self.is_joint else artifacts:
+        if self.is_joint:
+            # compilers of a mesh over processes may wait for those of the others
+            return
+        for artifact in artifacts:
             path = self.path(artifact)
             artifact = self._known.setdefault(path, artifact)
             if path not in self._ahead:
@@ -581,8 +642,8 @@ class Runner:
     def rehearse(self, artifact: Artifact) -> "Stored | Rehearsed":
         """Return the content of an artifact, zeros if it is not stored.
 
-        Its programs are compiled (:func:`unlearn_jax.replicas.rehearsal`), and of those
-        that it is computed from, too.
+        Its programs and those of its inputs are compiled, but not run; see
+        :func:`unlearn_jax.replicas.rehearsal`.
 
         Args:
           artifact: whose ``compute`` is a pure function.
@@ -593,21 +654,19 @@ class Runner:
         if not self.missing(artifact):
             return Stored(artifact, path, self._find(artifact))
         inputs = []
-        for other in artifact.inputs:
-            other = self._known.setdefault(self.path(other), other)
-            inputs.append(self.rehearse(other))
-        if artifact.items is None:
-            with rehearsal(is_wanted=self._is_open):
-                content = artifact.compute(*inputs)
-            self._rehearsed[path] = Rehearsed(content, None)
-            return self._rehearsed[path]
-        items = artifact.items.groups[0]
-        padding = [items[-1]] * (artifact.items.size - len(items))
-        scratch = path / "rehearsal"
-        piece = Piece(items + padding, len(items), scratch, lambda steps: None)
+        for source in artifact.inputs:
+            source = self._known.setdefault(self.path(source), source)
+            inputs.append(self.rehearse(source))
+        arguments: list[Any] = inputs
+        count = None
+        if artifact.items is not None:
+            items = artifact.items.groups[0]
+            padded = artifact.items.padded(items)
+            arguments = [Piece(padded, len(items), path / "rehearsal"), *inputs]
+            count = artifact.items.count
         with rehearsal(is_wanted=self._is_open):
-            content = artifact.compute(piece, *inputs)
-        self._rehearsed[path] = Rehearsed(content, artifact.items.count)
+            content = artifact.compute(*arguments)
+        self._rehearsed[path] = Rehearsed(content, count)
         return self._rehearsed[path]
 
     @property
@@ -638,39 +697,53 @@ class Runner:
         path = self.path(artifact)
         if path in self._started:
             return
-        inputs = [self.make(other) for other in artifact.inputs]
-        # a whole artifact is a piece of its own, and processes take turns
+        inputs = [self.make(source) for source in artifact.inputs]
+        # artifacts of one piece fall to the processes in turn
         turn = 0 if artifact.items else len(self._started)
         locks.make_folder(path if artifact.items else path.parent)
         missing = self._agreed_missing(artifact)
-        is_cached = not missing
         if missing:
             self._set_aside(artifact)
-        mine = []
         cut = artifact.items or Items(1, 1)
         this = hosts.here()
+        tasks = []
         for number, group in enumerate(cut.groups):
             items = [item for item in group if item in missing]
             if items and (self.is_joint or this.does(number + turn)):
-                mine.append((group, items))
-        num_items = sum(len(items) for _, items in mine)
+                tasks.append(items)
+        num_items = sum(map(len, tasks))
         with self._progress.stage(label, len(missing), num_items, cut.steps) as stage:
-            for group, items in mine:
-                folder = self._folder(artifact, group)
-                wanted = len(items)
-                lock = contextlib.nullcontext()
-                if this.first or not self.is_joint:
-                    lock = locks.lock(folder.with_name(f".{folder.name}.lock"))
-                with lock:
-                    # whoever held the lock may have computed them
-                    missing = self._agreed_missing(artifact)
-                    items = [item for item in items if item in missing]
-                    if items:
-                        cost = self._compute(artifact, items, inputs, stage.advance)
-                        seconds = cost.seconds - cost.compile_seconds
-                        self._progress.spend(len(items) * artifact.price, seconds)
-                stage.finish_group(wanted)
-        self._started[path] = is_cached
+            for items in tasks:
+                self._compute_missing(artifact, items, inputs, stage.advance)
+                stage.finish_group(len(items))
+        self._started[path] = not missing
+
+    def _compute_missing(
+        self,
+        artifact: Artifact,
+        items: list[int],
+        inputs: list[Stored],
+        show: Callable[[int], None],
+    ) -> None:
+        """Compute and store some items under the lock of their folder.
+
+        Another run may have stored some of them while this one waited for the lock: the
+        others have a folder, and a lock, of their own.
+        """
+        while items:
+            folder = self._folder(artifact, items)
+            lock = contextlib.nullcontext()
+            if hosts.here().first or not self.is_joint:
+                lock = locks.lock(folder.with_name(f".{folder.name}.lock"))
+            with lock:
+                missing = self._agreed_missing(artifact)
+                remaining = [item for item in items if item in missing]
+                if remaining == items:
+                    cost = self._compute(artifact, items, inputs, show)
+                    seconds = cost.seconds - cost.compile_seconds
+                    self._progress.spend(len(items) * artifact.price, seconds)
+                    return
+            items = remaining
 
     def missing(self, artifact: Artifact) -> list[int]:
         """Return the items that are not stored; of an artifact without any, 0."""
@@ -679,7 +752,7 @@ class Runner:
             return [] if manifests else [0]
         stored: set[int] = set()
         for manifest in manifests.values():
-            stored.update(manifest["items"])
+            stored.update(manifest.items)
         return [item for item in range(artifact.items.count) if item not in stored]
 
     def _agreed_missing(self, artifact: Artifact) -> list[int]:
@@ -713,12 +786,12 @@ class Runner:
         return tabulate(rows, headers=headers, tablefmt="simple")
 
     def _with_inputs(self, artifacts: Iterable[Artifact]) -> list[Artifact]:
-        """Return artifacts and all that they are made of, each once, inputs first."""
+        """Return artifacts and all of their inputs, each once, inputs first."""
         ordered: dict[pathlib.Path, Artifact] = {}
 
         def walk(artifact: Artifact) -> None:
-            for other in artifact.inputs:
-                walk(other)
+            for source in artifact.inputs:
+                walk(source)
             ordered.setdefault(self.path(artifact), artifact)
 
         for artifact in artifacts:
@@ -732,13 +805,16 @@ class Runner:
             return [path] if path.is_dir() else []
         return sorted(path.glob("items-*"))
 
-    def _find(self, artifact: Artifact) -> dict[pathlib.Path, dict[str, Any]]:
+    def _find(self, artifact: Artifact) -> dict[pathlib.Path, Manifest]:
         """Return the sound folders with their manifests; each is checked once."""
         manifests = {}
         for folder in self._folders(artifact):
-            manifest = self._sound.get(folder) or folders.find_manifest(folder)
-            if manifest is not None:
-                self._sound[folder] = manifests[folder] = manifest
+            if folder not in self._sound:
+                stored = folders.find_manifest(folder)
+                if stored is None:
+                    continue
+                self._sound[folder] = Manifest.from_json(stored)
+            manifests[folder] = self._sound[folder]
         return manifests
 
     def _set_aside(self, artifact: Artifact) -> None:
@@ -772,31 +848,20 @@ class Runner:
             ahead.cancel()
         folder = self._folder(artifact, items)
         scratch = folder.with_name(f"unfinished-{folder.name}")
-        before = spent(scratch)
+        seconds_before = spent(scratch)
         with clock.stopwatch() as watch:
-            if artifact.items is None:
-                content = artifact.compute(*inputs)
-            else:
-
-                def advance(steps: int) -> None:
-                    show(steps * len(items))
-
-                padding = [items[-1]] * (artifact.items.size - len(items))
-
-                def record(first_epoch: int, losses: np.ndarray) -> None:
-                    if self.events is not None:
-                        name = f"{artifact.name} {items[0]}-{items[-1]}"
-                        self.events.losses(name, first_epoch, losses[: len(items)])
-
-                piece = Piece(items + padding, len(items), scratch, advance, record)
-                content = artifact.compute(piece, *inputs)
-            content = {name: _to_host(entry) for name, entry in content.items()}
-            if artifact.items is not None:
-                content = jax.tree.map(lambda leaf: leaf[: len(items)], content)
+            content = self._content(artifact, items, inputs, scratch, show)
         if self.is_joint and not hosts.here().first:
             return watch.cost
-        seconds = round(watch.cost.seconds + before, 3)
-        cost = dataclasses.replace(watch.cost, seconds=seconds)
+        seconds = round(watch.cost.seconds + seconds_before, 3)
+        manifest = Manifest(
+            artifact=artifact.name,
+            key=artifact.key,
+            settings=to_json(dict(artifact.settings)),
+            items=items,
+            content={name: _describe(entry) for name, entry in content.items()},
+            cost=dataclasses.replace(watch.cost, seconds=seconds),
+        )
 
         def write(draft: pathlib.Path) -> None:
             for name, entry in content.items():
@@ -806,17 +871,37 @@ class Runner:
                     with folders.naming(draft / name):
                         trees.save_tree(draft / name, entry)
 
-        manifest = {
-            "artifact": artifact.name,
-            "key": artifact.key,
-            "settings": to_json(dict(artifact.settings)),
-            "items": items,
-            "content": {name: _about(entry) for name, entry in content.items()},
-            "cost": dataclasses.asdict(cost),
-        }
-        folders.write_folder(folder, write, manifest)
+        folders.write_folder(folder, write, dataclasses.asdict(manifest))
         shutil.rmtree(scratch, ignore_errors=True)
         return watch.cost
+
+    def _content(
+        self,
+        artifact: Artifact,
+        items: list[int],
+        inputs: list[Stored],
+        scratch: pathlib.Path,
+        show: Callable[[int], None],
+    ) -> dict[str, PyTree]:
+        """Return the content of some items, computed here and in NumPy's arrays."""
+        if artifact.items is None:
+            content = artifact.compute(*inputs)
+            return {name: _to_host(entry) for name, entry in content.items()}
+        count = len(items)
+
+        def advance(steps: int) -> None:
+            show(steps * count)
+
+        def record(first_epoch: int, losses: np.ndarray) -> None:
+            if self.events is not None:
+                name = f"{artifact.name} {items[0]}-{items[-1]}"
+                self.events.losses(name, first_epoch, losses[:count])
+
+        padded = artifact.items.padded(items)
+        piece = Piece(padded, count, scratch, advance, record)
+        content = artifact.compute(piece, *inputs)
+        content = {name: _to_host(entry) for name, entry in content.items()}
+        return jax.tree.map(lambda leaf: leaf[:count], content)
 
     def _tidy(self, artifact: Artifact) -> None:
         """Remove what killed processes left of a finished artifact."""
@@ -851,7 +936,7 @@ def _to_host(entry: PyTree) -> PyTree:
     return entry
 
 
-def _about(entry: PyTree) -> dict[str, Any]:
+def _describe(entry: PyTree) -> Entry:
     """Return the type of an entry and a digest of its values."""
     dtype = str(entry.dtype) if isinstance(entry, np.ndarray) else "tree"
-    return {"dtype": dtype, "sha256": trees.tree_digest(entry)}
+    return Entry(dtype, trees.tree_digest(entry))

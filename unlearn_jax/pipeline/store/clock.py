@@ -53,11 +53,11 @@ def total(costs: Iterable[Cost], name: str = "", *, cached: bool = False) -> Cos
     """
     costs = list(costs)
     return Cost(
-        name,
-        round(sum(cost.seconds for cost in costs), 3),
-        round(sum(cost.compile_seconds for cost in costs), 3),
-        max((cost.peak_memory_mb for cost in costs), default=0.0),
-        cached,
+        name=name,
+        seconds=round(sum(cost.seconds for cost in costs), 3),
+        compile_seconds=round(sum(cost.compile_seconds for cost in costs), 3),
+        peak_memory_mb=max((cost.peak_memory_mb for cost in costs), default=0.0),
+        cached=cached,
     )
 
 
@@ -94,16 +94,17 @@ def stopwatch(name: str = "") -> Iterator[Stopwatch]:
     """
     watch = Stopwatch()
     began = time.perf_counter()
-    compiled = _compilation.seconds
+    compiled_before = _compilation.seconds
     try:
         yield watch
     finally:
         seconds = time.perf_counter() - began
+        compile_seconds = _compilation.seconds - compiled_before
         watch.cost = Cost(
-            name,
-            round(seconds, 3),
-            round(min(_compilation.seconds - compiled, seconds), 3),
-            round(peak_memory_mb(), 1),
+            name=name,
+            seconds=round(seconds, 3),
+            compile_seconds=round(min(compile_seconds, seconds), 3),
+            peak_memory_mb=round(peak_memory_mb(), 1),
         )
 
 
@@ -144,7 +145,7 @@ def log_lines() -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it.
+    """Return a time in the unit that suits its size.
 
     >>> [duration(seconds) for seconds in (0.2, 48, 150, 9000, 200000)]
     ['0.2 s', '48 s', '2.5 min', '2.5 h', '2.3 days']
@@ -224,17 +225,17 @@ class Progress:
         LOG.info("%s: %s%s", self.title(label), text, where)
 
     def spend(self, price: float, seconds: float) -> None:
-        """Learn the speed of this machine.
+        """Count finished work, for the estimate of the time left.
 
         Args:
           price: samples that were computed.
-          seconds: that it took, compilation apart.
+          seconds: that they took, compilation apart.
         """
         if price:
             self._paid += price
             self._seconds += seconds
 
-    def whole(self) -> str:
+    def time_left(self) -> str:
         """Return the time that is left of the whole run; empty if it is not known."""
         work = self._work_left()
         if not (work and self._paid):
@@ -301,7 +302,7 @@ class Stage:
           num_items: of the group.
         """
         self._bar.update(num_items * self._steps - self._group)
-        self._bar.set_postfix_str(self._progress.whole())
+        self._bar.set_postfix_str(self._progress.time_left())
         self._done += num_items
         self._group = 0
         if self._done < self._num_items:
@@ -315,23 +316,23 @@ class Stage:
         items = steps / self._steps
         seconds = self._told - self._began
         left = seconds * (self._num_items - items) / items
-        parts = [
+        phrases = [
             f"{items:.4g} of {self._num_items}",
             _rate(items, seconds),
             f"about {duration(left)} left",
-            self._progress.whole(),
+            self._progress.time_left(),
         ]
-        self._progress.say(self._label, ", ".join(part for part in parts if part))
+        self._progress.say(self._label, ", ".join(filter(None, phrases)))
 
     def end(self) -> None:
         """Write the line that stays."""
         seconds = time.perf_counter() - self._began
-        parts = [
+        phrases = [
             f"{self._num_items} done in {duration(seconds)}",
             _rate(self._num_items, seconds),
-            self._progress.whole(),
+            self._progress.time_left(),
         ]
-        self._progress.say(self._label, ", ".join(part for part in parts if part))
+        self._progress.say(self._label, ", ".join(filter(None, phrases)))
 
 
 def _rate(items: float, seconds: float) -> str:

@@ -43,8 +43,8 @@ class Events:
         Args:
           name: of the models.
           first_epoch: of the losses, from 1.
-          losses: ``[M, epochs]``; the mean over the models is written. Of another shape
-            nothing is.
+          losses: ``[M, epochs]``; the mean over the models is written, and nothing of
+            arrays with another number of axes.
         """
         if np.ndim(losses) != 2:
             return

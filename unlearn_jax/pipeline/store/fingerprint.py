@@ -21,6 +21,7 @@ from unlearn_jax import values
 from unlearn_jax.attacks import Attack
 from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.config.checks import check_logits
+from unlearn_jax.pipeline.store import trees
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
 from unlearn_jax.types import InputError, Model, UnlearnFn
 
@@ -35,17 +36,9 @@ def program_digest(fun: Callable[..., Any], *args: Any) -> str:
     closed = jax.make_jaxpr(fun)(*args)
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed)).encode())
     for constant in _constants(closed.jaxpr, closed.consts):
-        array = np.asarray(
-            jax.random.key_data(constant) if _is_key(constant) else constant
-        )
+        array = np.asarray(trees.plain(constant))
         digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
     return digest.hexdigest()
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, jax.Array) and jnp.issubdtype(
-        value.dtype, jax.dtypes.prng_key
-    )
 
 
 def _constants(jaxpr: Any, consts: Any) -> Iterator[Any]:
@@ -87,19 +80,12 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
             has_aux=True,
         )(params)
 
-    parts = (
-        program_digest(model.init, key),
-        program_digest(model.apply, variables, images),
-        program_digest(
-            gradient,
-            variables.params,
-            variables.state,
-            images,
-            labels,
-            jax.random.key(0),
-        ),
+    init = program_digest(model.init, key)
+    apply = program_digest(model.apply, variables, images)
+    step = program_digest(
+        gradient, variables.params, variables.state, images, labels, jax.random.key(0)
     )
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    return hashlib.sha256((init + apply + step).encode()).hexdigest()
 
 
 def package_digest() -> str:

@@ -40,7 +40,7 @@ DAMAGE = (
     errno.ESTALE,
     errno.EINVAL,
 )
-"""Numbers of errors of reading that are a file's fault: not memory or permissions."""
+"""Numbers of a reader's errors that are a file's fault: not memory or permissions."""
 
 
 class DamagedFileWarning(UserWarning):
@@ -60,7 +60,8 @@ def write_folder(
     """
     # of a process that was killed while it wrote
     for draft in path.parent.glob(f".{path.name}-*"):
-        shutil.rmtree(draft)
+        if draft.name.removeprefix(f".{path.name}-").isdecimal():
+            shutil.rmtree(draft)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     draft.mkdir(parents=True)
     try:
@@ -315,12 +316,12 @@ def versions() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in names},
         **({"onednn": native} if native else {}),
         "platform": f"{platform.system()} {platform.machine()}",
-        "devices": _devices_in_words(),
+        "devices": _device_names(),
     }
 
 
 @functools.cache
-def _devices_in_words() -> str:
+def _device_names() -> str:
     """Return accelerators by number and kind, or else cores and their vectors."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
@@ -385,8 +386,9 @@ class Workdir:
 
     def _is_new(self) -> bool:
         """Return whether the folder holds only what is written before the mark."""
-        before = re.compile(rf"\.lock|\.process-\d+\.lock|\.{re.escape(self.MARK)}-.*")
-        return all(before.fullmatch(file.name) for file in self.path.iterdir())
+        draft = rf"\.{re.escape(self.MARK)}-.*"
+        early = re.compile(rf"\.lock|\.process-\d+\.lock|{draft}")
+        return all(early.fullmatch(file.name) for file in self.path.iterdir())
 
     def _format(self) -> int | None:
         """Return the format of a run's directory; None if it is not a run's.

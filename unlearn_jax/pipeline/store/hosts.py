@@ -46,15 +46,15 @@ class Host:
         """Return whether this process computes a piece."""
         return piece % self.count == self.index
 
-    def wait(self, there: Callable[[], bool]) -> None:
+    def wait(self, is_there: Callable[[], bool]) -> None:
         """Return when something exists; at once if there is one process.
 
         JAX's runtime ends this process when another one is lost, so the wait ends.
 
         Args:
-          there: reads the shared directory.
+          is_there: reads the shared directory.
         """
-        while self.count > 1 and not there():
+        while self.count > 1 and not is_there():
             time.sleep(_POLL)
 
 
@@ -100,9 +100,7 @@ def join(
       InputError: the others cannot be reached, or the values do not fit together.
     """
     given = (coordinator, num_processes, process_id)
-    if any(value is None for value in given) and any(
-        value is not None for value in given
-    ):
+    if given.count(None) not in (0, len(given)):
         raise InputError(
             "--coordinator, --num-processes and --process-id go together: give all"
             " three, or none"

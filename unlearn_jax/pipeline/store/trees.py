@@ -15,14 +15,14 @@ from unlearn_jax import replicas
 from unlearn_jax.types import PyTree
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Return False of messages on metadata, and on errors that Orbax raises, too."""
+def _is_informative(record: logging.LogRecord) -> bool:
+    """Return False for Orbax's messages on metadata, and on errors it also raises."""
     raised = r"raised|Failed to run .* Commit|Finalize thread .* failed"
     metadata = "Metadata file|Failed to (write|update) metadata=|ArrayMetadata"
     return not re.search(f"{raised}|{metadata}", record.getMessage())
 
 
-logging.getLogger("absl").addFilter(_is_news)
+logging.getLogger("absl").addFilter(_is_informative)
 
 
 def save_tree(path: pathlib.Path, tree: PyTree) -> None:
