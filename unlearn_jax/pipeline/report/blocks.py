@@ -9,7 +9,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, cast
 
 import jinja2
 import numpy as np
@@ -236,12 +236,12 @@ def format_cell(value: Value, digits: int | None = None) -> tuple[str, str]:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}", ""
 
 
-def is_known(value: Any) -> bool:
+def is_known(value: float | None) -> TypeGuard[float]:
     """Return True for a number that can be shown: neither None nor NaN nor infinite."""
     return value is not None and math.isfinite(value)
 
 
-def has_interval(estimate: Estimate | None) -> bool:
+def has_interval(estimate: Estimate | None) -> TypeGuard[Estimate]:
     """Return True for an estimate with both ends of its interval."""
     return estimate is not None and is_known(estimate.low) and is_known(estimate.high)
 
