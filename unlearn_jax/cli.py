@@ -98,30 +98,39 @@ def run(arguments: list[str]) -> int:
     if preset.experiment is not None:
         experiment = preset.experiment
         config = _parse(type(experiment.config), fields, prog, experiment.config)
-        return _run_experiment(preset, config, options)
+        return _run_experiment(preset, config, _workdir(options), options)
     variants = _variants(preset, fields, prog)
+    workdir = _workdir(options)
+    if options.dry_run:
+        return _print_dry_run(preset, variants, workdir, options)
+    if "" in variants:
+        return _run_one(preset, variants[""], workdir, options)
+    return _run_study(preset, variants, workdir, options)
+
+
+def _workdir(options: RunOptions) -> pathlib.Path:
+    from unlearn_jax.types import InputError
+
     if options.workdir is None:
         raise InputError("run needs --workdir DIR, a folder for this run's files")
-    if options.dry_run:
-        return _print_dry_run(preset, variants, options)
-    if "" in variants:
-        return _run_one(preset, variants[""], options)
-    return _run_study(preset, variants, options)
+    return options.workdir
 
 
 def _print_dry_run(
-    preset: "Preset", variants: Mapping[str, "RunConfig"], options: RunOptions
+    preset: "Preset",
+    variants: Mapping[str, "RunConfig"],
+    workdir: pathlib.Path,
+    options: RunOptions,
 ) -> int:
     """Print the stages of every variant, and the published plan on pods."""
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.published import published_plan
     from unlearn_jax.pipeline.study import with_bank
 
-    assert options.workdir is not None
     for name, config in variants.items():
         text = pipeline.dry_run(
-            with_bank(config, options.workdir),
-            options.workdir / name,
+            with_bank(config, workdir),
+            workdir / name,
             original=options.original or None,
             **preset.parts(config),
         )
@@ -131,16 +140,17 @@ def _print_dry_run(
     return 0
 
 
-def _run_one(preset: "Preset", config: "RunConfig", options: RunOptions) -> int:
+def _run_one(
+    preset: "Preset", config: "RunConfig", workdir: pathlib.Path, options: RunOptions
+) -> int:
     """Compute a run, or resume it, and print its verdicts."""
     from unlearn_jax import pipeline
     from unlearn_jax.types import ReportError
 
-    assert options.workdir is not None
     try:
         result = pipeline.run(
             config,
-            options.workdir,
+            workdir,
             preset=preset.name,
             original=options.original or None,
             events=options.tensorboard,
@@ -152,24 +162,26 @@ def _run_one(preset: "Preset", config: "RunConfig", options: RunOptions) -> int:
     if result is None:  # the first process reports
         return 0
     _print_result(result)
-    print(f"\nreport: {options.workdir / 'report.html'}")
+    print(f"\nreport: {workdir / 'report.html'}")
     return _status(result.checks, options)
 
 
 def _run_study(
-    preset: "Preset", variants: Mapping[str, "RunConfig"], options: RunOptions
+    preset: "Preset",
+    variants: Mapping[str, "RunConfig"],
+    workdir: pathlib.Path,
+    options: RunOptions,
 ) -> int:
     """Compute the variants of a study, or resume them, and print its tables."""
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.store import hosts
     from unlearn_jax.types import ReportError
 
-    assert options.workdir is not None
-    tables = options.workdir / "study.md"
+    tables = workdir / "study.md"
     try:
         results = pipeline.run_study(
             variants,
-            options.workdir,
+            workdir,
             preset=preset.name,
             parts={name: preset.parts(config) for name, config in variants.items()},
             events=options.tensorboard,
@@ -179,7 +191,7 @@ def _run_study(
         raise
     if hosts.here().first:
         _print_file(tables)
-        print(f"report: {options.workdir / 'study.html'}")
+        print(f"report: {workdir / 'study.html'}")
     checks = [check for result in results.values() for check in result.checks]
     return _status(checks, options)
 
@@ -224,19 +236,18 @@ def _width() -> int:
     return size.columns if sys.stdout.isatty() else 160
 
 
-def _run_experiment(preset: "Preset", config: Any, options: RunOptions) -> int:
+def _run_experiment(
+    preset: "Preset", config: Any, workdir: pathlib.Path, options: RunOptions
+) -> int:
     """Compute an experiment, or resume it, and print its tables."""
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.published import published_plan, published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
-    from unlearn_jax.types import InputError, ReportError
+    from unlearn_jax.types import ReportError
 
     experiment = preset.experiment
     assert experiment is not None
-    workdir = options.workdir
-    if workdir is None:
-        raise InputError("run needs --workdir DIR, a folder for this run's files")
     if options.dry_run:
         print(pipeline.dry_run_experiment(experiment, workdir, config=config))
         time = published_time(preset.name)
