@@ -54,10 +54,10 @@ def publish(
 ) -> tuple[pathlib.Path, Result]:
     """Write the published form of a finished run, study or experiment.
 
-    What an earlier file of that name has in words is kept: title, claim, seeds, what
-    the source reports and its tables (whose titles begin with "Published"), notes, and
-    its row of the table of systems. Numbers and the reading, which is generated from
-    paired differences (:mod:`unlearn_jax.pipeline.report.reading`), are replaced.
+    Numbers, and the reading that :mod:`unlearn_jax.pipeline.report.reading` generates
+    from them, replace those of an earlier file of that name. Text written by hand is
+    kept: title, claim, seeds, what the source reports, its tables (with titles that
+    begin with "Published"), notes, and the row of the table of systems.
 
     Args:
       workdir: of the finished run, study or experiment.
@@ -72,10 +72,10 @@ def publish(
     records = _read_records(pathlib.Path(os.path.expanduser(workdir)))
     first = next(iter(records.values()))
     if "rows" not in first and "tables" in first:
-        result = _publish_experiment(ExperimentResult.from_json(first))
+        result = _from_experiment(ExperimentResult.from_json(first))
     else:
         runs = {name: RunResult.from_json(record) for name, record in records.items()}
-        result = _publish_runs(dict(sorted(runs.items(), key=lambda run: run[1].date)))
+        result = _from_runs(dict(sorted(runs.items(), key=lambda run: run[1].date)))
     if to is not None:
         path = pathlib.Path(os.path.expanduser(to))
     elif not result.name:
@@ -90,7 +90,7 @@ def publish(
         result, name=path.stem, code=code_digest(result.name or path.stem)
     )
     if path.is_file():
-        result = _keep_words(read_result(path), result)
+        result = _keep_text(read_result(path), result)
     write_result(result, path)
     return path, result
 
@@ -113,9 +113,11 @@ def _read_records(workdir: pathlib.Path) -> dict[str, dict[str, object]]:
     return records
 
 
-def _keep_words(earlier: Result, result: Result) -> Result:
-    """Return a result with what an earlier file has in words."""
-    published = [t for t in earlier.tables if t.title.startswith("Published")]
+def _keep_text(earlier: Result, result: Result) -> Result:
+    """Return a result with the hand-written text and tables of an earlier file."""
+    published = [
+        table for table in earlier.tables if table.title.startswith("Published")
+    ]
     return dataclasses.replace(
         result,
         group=earlier.group if earlier.date else result.group,
@@ -129,7 +131,8 @@ def _keep_words(earlier: Result, result: Result) -> Result:
     )
 
 
-def _publish_experiment(record: ExperimentResult) -> Result:
+def _from_experiment(record: ExperimentResult) -> Result:
+    """Return the published form of an experiment."""
     page = page_of(record)
     tables = []
     for table in page.find(Table):
@@ -171,21 +174,21 @@ def _split_unit(head: str) -> tuple[str, str]:
 
 def _main_versions(versions: Mapping[str, str]) -> dict[str, str]:
     """Return the versions of the package, of Python (major and minor) and of JAX."""
-    shown = {}
+    main = {}
     if "unlearn_jax" in versions:
-        shown["unlearn_jax"] = versions["unlearn_jax"]
+        main["unlearn_jax"] = versions["unlearn_jax"]
     if "python" in versions:
-        shown["Python"] = ".".join(versions["python"].split(".")[:2])
+        main["Python"] = ".".join(versions["python"].split(".")[:2])
     if "jax" in versions:
-        shown["JAX"] = versions["jax"]
-    return shown
+        main["JAX"] = versions["jax"]
+    return main
 
 
 def _format_duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 
-def _publish_runs(runs: Mapping[str, RunResult]) -> Result:
+def _from_runs(runs: Mapping[str, RunResult]) -> Result:
     """Return the published form of a run, or of the variants of a study."""
     first = next(iter(runs.values()))
     titles = variant_titles(runs)

@@ -94,9 +94,9 @@ class Result:
       group: section of ``RESULTS.md``.
       title: one line.
       claim: the question or claim that the experiment is about.
-      command: shell command that measures it again.
+      command: shell command that repeats the measurement.
       date: of the measurement, ``YYYY-MM-DD``; empty if not measured.
-      device: machine in words.
+      device: machine, in words.
       versions: of unlearn_jax, Python and JAX.
       commit: of the measuring code, if published before digests were stored.
       code: digest of the measuring code, of
@@ -109,7 +109,7 @@ class Result:
       published: what the source reports.
       reading: findings, one sentence or paragraph each.
       notes: caveats, and disagreements between earlier copies.
-      system: row of the table of systems, if this experiment carries one.
+      system: row of the table of neighboring systems, if any.
     """
 
     name: str

@@ -417,9 +417,9 @@ def _terminal_blocks(blocks: Sequence[Block], width: int) -> str:
     """Return blocks with an empty line between them, but none between checks."""
     text = ""
     for block in blocks:
-        shown = render_terminal(block, width)
-        if shown:
-            text += f"{shown}\n" if isinstance(block, Check) else f"{shown}\n\n"
+        rendered = render_terminal(block, width)
+        if rendered:
+            text += f"{rendered}\n" if isinstance(block, Check) else f"{rendered}\n\n"
     return text.rstrip("\n")
 
 

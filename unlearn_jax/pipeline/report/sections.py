@@ -446,7 +446,7 @@ def chosen_options(result: RunResult, key: str) -> str:
 def options_at_edge(search: RowSearch) -> list[str]:
     """Return a remark for each chosen value that is the first or the last of a range.
 
-    A range of which fewer than three values were tried has no remark.
+    Ranges with fewer than three values tried have none.
     """
     remarks = []
     for name, values in search.space.items():
