@@ -367,7 +367,7 @@ def _headline_labels(result: RunResult) -> str:
 
 
 def _format_with_unit(estimate: Estimate, unit: str) -> str:
-    """Return a mean, its unit and its interval, as far as there are any."""
+    """Return a mean with its unit and interval, if it has them."""
     number = format_cell(estimate.mean, 2)[0]
     interval = format_cell(estimate, 2)[1]
     return " ".join(filter(None, [number, unit, interval]))
