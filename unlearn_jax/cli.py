@@ -20,8 +20,13 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unlearn_jax.pipeline import RunConfig
+    from unlearn_jax.pipeline.measure.records import Check, RunResult
+    from unlearn_jax.pipeline.presets import Preset
 
 SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
@@ -62,19 +67,16 @@ def run(arguments: list[str]) -> int:
         fields of the configuration.
     """
     from unlearn_jax.pipeline import presets
-    from unlearn_jax.types import InputError, ReportError
+    from unlearn_jax.types import InputError
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
             _parse(RunOptions, arguments, "unlearn-jax run PRESET", has_flags=True)
         names = ", ".join(sorted(presets.names()))
         raise InputError(f"run needs a preset: choose one of {names}")
-    preset = arguments[0]
-    presets.find(preset)
-    from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.published import published_plan
+    name = arguments[0]
+    presets.find(name)
     from unlearn_jax.pipeline.store import hosts
-    from unlearn_jax.pipeline.study import with_bank
 
     options, fields = _parse(
         RunOptions,
@@ -86,56 +88,73 @@ def run(arguments: list[str]) -> int:
     address = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
-    loaded = presets.load(preset)
-    if options.original and "" not in loaded.variants:
+    preset = presets.load(name)
+    if options.original and "" not in preset.variants:
         raise InputError("--original goes with a preset of one run")
     is_named = any(word.partition("=")[0] == "--original" for word in arguments)
     if is_named and not options.original:
         raise InputError("--original needs the path of a trained model")
-    original = options.original or None
-    prog = f"unlearn-jax run {preset} --workdir DIR"
-    if loaded.experiment is not None:
-        return _run_experiment(loaded, options, fields, prog)
-    variants = _variants(loaded, fields, prog)
-    workdir = options.workdir
-    if workdir is None:
-        raise InputError("run needs --workdir DIR, a folder for this run's files")
-    parts = {name: loaded.parts(config) for name, config in variants.items()}
+    prog = f"unlearn-jax run {name} --workdir DIR"
+    if preset.experiment is not None:
+        experiment = preset.experiment
+        config = _parse(type(experiment.config), fields, prog, experiment.config)
+        return _run_experiment(preset, config, _workdir(options), options)
+    variants = _variants(preset, fields, prog)
+    workdir = _workdir(options)
     if options.dry_run:
-        for name, config in variants.items():
-            config = with_bank(config, workdir)
-            text = pipeline.dry_run(
-                config, workdir / name, original=original, **parts[name]
-            )
-            print(f"{name}:\n{text}" if name else text)
-        if plan := published_plan(loaded.name):
-            print(f"\n{plan}")
-        return 0
-    if "" not in variants:
-        try:
-            results = pipeline.run_study(
-                variants,
-                workdir,
-                preset=loaded.name,
-                parts=parts,
-                events=options.tensorboard,
-            )
-        except ReportError:
-            _print_file(workdir / "study.md")
-            raise
-        if hosts.here().first:
-            _print_file(workdir / "study.md")
-            print(f"report: {workdir / 'study.html'}")
-        checks = [check for result in results.values() for check in result.checks]
-        return _status(checks, options)
+        return _print_dry_run(preset, variants, workdir, options)
+    if "" in variants:
+        return _run_one(preset, variants[""], workdir, options)
+    return _run_study(preset, variants, workdir, options)
+
+
+def _workdir(options: RunOptions) -> pathlib.Path:
+    from unlearn_jax.types import InputError
+
+    if options.workdir is None:
+        raise InputError("run needs --workdir DIR, a folder for this run's files")
+    return options.workdir
+
+
+def _print_dry_run(
+    preset: "Preset",
+    variants: Mapping[str, "RunConfig"],
+    workdir: pathlib.Path,
+    options: RunOptions,
+) -> int:
+    """Print the stages of every variant, and the published plan on pods."""
+    from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.published import published_plan
+    from unlearn_jax.pipeline.study import with_bank
+
+    for name, config in variants.items():
+        text = pipeline.dry_run(
+            with_bank(config, workdir),
+            workdir / name,
+            original=options.original or None,
+            **preset.parts(config),
+        )
+        print(f"{name}:\n{text}" if name else text)
+    if plan := published_plan(preset.name):
+        print(f"\n{plan}")
+    return 0
+
+
+def _run_one(
+    preset: "Preset", config: "RunConfig", workdir: pathlib.Path, options: RunOptions
+) -> int:
+    """Compute a run, or resume it, and print its verdicts."""
+    from unlearn_jax import pipeline
+    from unlearn_jax.types import ReportError
+
     try:
         result = pipeline.run(
-            variants[""],
+            config,
             workdir,
-            preset=loaded.name,
-            original=original,
+            preset=preset.name,
+            original=options.original or None,
             events=options.tensorboard,
-            **parts[""],
+            **preset.parts(config),
         )
     except ReportError as error:
         _print_result(error.result)
@@ -147,32 +166,62 @@ def run(arguments: list[str]) -> int:
     return _status(result.checks, options)
 
 
+def _run_study(
+    preset: "Preset",
+    variants: Mapping[str, "RunConfig"],
+    workdir: pathlib.Path,
+    options: RunOptions,
+) -> int:
+    """Compute the variants of a study, or resume them, and print its tables."""
+    from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.store import hosts
+    from unlearn_jax.types import ReportError
+
+    tables = workdir / "study.md"
+    try:
+        results = pipeline.run_study(
+            variants,
+            workdir,
+            preset=preset.name,
+            parts={name: preset.parts(config) for name, config in variants.items()},
+            events=options.tensorboard,
+        )
+    except ReportError:
+        _print_file(tables)
+        raise
+    if hosts.here().first:
+        _print_file(tables)
+        print(f"report: {workdir / 'study.html'}")
+    checks = [check for result in results.values() for check in result.checks]
+    return _status(checks, options)
+
+
 def _print_file(path: pathlib.Path) -> None:
     if path.is_file():
         print(path.read_text(encoding="utf-8"))
 
 
-def _status(checks: Sequence[Any], options: RunOptions) -> int:
-    """Return the exit status of a finished run: 3 if asked for, and a check failed."""
+def _status(checks: Sequence["Check"], options: RunOptions) -> int:
+    """Return the exit status of a finished run: 3 for a failed check if strict."""
     has_failed = any(not check.passed for check in checks)
     return 3 if options.strict and has_failed else 0
 
 
-def _variants(loaded: Any, fields: list[str], prog: str) -> dict[str, Any]:
-    """Return a preset's configurations with the fields of the command line."""
+def _variants(preset: "Preset", fields: list[str], prog: str) -> dict[str, "RunConfig"]:
+    """Return a preset's configurations, changed by the fields of the command line."""
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
 
     variants = {}
-    for name, config in loaded.variants.items():
-        config, others = choose_values(config, fields)
-        config = _parse(pipeline.RunConfig, others, prog, config, has_names=True)
+    for name, default in preset.variants.items():
+        default, others = choose_values(default, fields)
+        config = _parse(pipeline.RunConfig, others, prog, default, has_names=True)
         variants[name] = unfollow(config, fields)
     return variants
 
 
-def _print_result(result: Any) -> None:
-    """Print the table and the checks of a run."""
+def _print_result(result: "RunResult") -> None:
+    """Print the verdicts and the checks of a run."""
     from unlearn_jax.pipeline.report.tables import terminal_verdict
 
     print(terminal_verdict(result, width=_width()))
@@ -182,46 +231,43 @@ def _print_result(result: Any) -> None:
 
 
 def _width() -> int:
-    """Return the columns of the terminal; 160 where the output is none."""
+    """Return the columns of the terminal; 160 if the output is not a terminal."""
     size = shutil.get_terminal_size((160, 24))
     return size.columns if sys.stdout.isatty() else 160
 
 
 def _run_experiment(
-    loaded: Any, options: RunOptions, fields: list[str], prog: str
+    preset: "Preset", config: Any, workdir: pathlib.Path, options: RunOptions
 ) -> int:
+    """Compute an experiment, or resume it, and print its tables."""
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.published import published_plan, published_time
     from unlearn_jax.pipeline.report.blocks import render_terminal
     from unlearn_jax.pipeline.report.page import page_of
-    from unlearn_jax.types import InputError, ReportError
+    from unlearn_jax.types import ReportError
 
-    experiment = loaded.experiment
-    config = _parse(type(experiment.config), fields, prog, experiment.config)
-    if options.workdir is None:
-        raise InputError("run needs --workdir DIR, a folder for this run's files")
-    workdir = options.workdir
+    experiment = preset.experiment
+    assert experiment is not None
     if options.dry_run:
         print(pipeline.dry_run_experiment(experiment, workdir, config=config))
-        time = published_time(loaded.name)
+        time = published_time(preset.name)
         if time and config == experiment.config:
             print(f"\nmeasured before: {time}")
-        if plan := published_plan(loaded.name):
+        if plan := published_plan(preset.name):
             print(f"\n{plan}")
         return 0
     try:
         result = pipeline.run_experiment(
             experiment,
             workdir,
-            name=loaded.name,
+            name=preset.name,
             config=config,
             events=options.tensorboard,
         )
     except ReportError as error:
         print(render_terminal(page_of(error.result), _width()))
         raise
-    if result is None:
-        # the first of several processes prints
+    if result is None:  # the first process reports
         return 0
     print(render_terminal(page_of(result), _width()))
     print(f"\nreport: {workdir / 'report.html'}")
@@ -263,39 +309,39 @@ def compile_preset(arguments: list[str]) -> int:
         if set(arguments) & {"-h", "--help"}:
             _parse(CompileOptions, arguments, prog)
         raise InputError(f"compile needs a preset and a target: {prog}")
-    preset = arguments[0]
-    presets.find(preset)
+    name = arguments[0]
+    presets.find(name)
     options, fields = _parse(
         CompileOptions, arguments[1:], prog, has_fields=True, has_flags=True
     )
     target = targets.parse(options.target)
-    # nothing runs, and a chip that is there may be another
+    # nothing runs on a device; one that is present may not be the target
     jax.config.update("jax_platforms", "cpu")
-    loaded = presets.load(preset)
+    preset = presets.load(name)
 
     def progress(stage: str) -> None:
         print(f"compiling: {stage}", file=sys.stderr)
 
-    shared = {"preset": loaded.name, "only": options.only, "progress": progress}
-    if loaded.experiment is not None:
-        experiment = loaded.experiment
+    shared = {"preset": preset.name, "only": options.only, "progress": progress}
+    if preset.experiment is not None:
+        experiment = preset.experiment
         config = _parse(type(experiment.config), fields, prog, experiment.config)
         report = compiling.compile_experiment(
             experiment, target, config=config, **shared
         )
     else:
-        variants = _variants(loaded, fields, prog)
-        report = compiling.compile_run(variants, target, parts=loaded.parts, **shared)
+        variants = _variants(preset, fields, prog)
+        report = compiling.compile_run(variants, target, parts=preset.parts, **shared)
     print(report.text())
-    plain = report.to_json()
+    numbers = report.to_json()
     if options.devices:
         plans = [
-            pods.plan_pod(plain, count, per_host=options.per_host)
+            pods.plan_pod(numbers, count, per_host=options.per_host)
             for count in options.devices
         ]
         print(f"\n{pods.plan_text(plans)}")
     if options.json is not None:
-        text = json.dumps(plain, indent=1, allow_nan=False)
+        text = json.dumps(numbers, indent=1, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")
     return int(any(row.compiled.error for row in report.rows))
 
@@ -486,8 +532,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 """Commands by name."""
 WITH_FIELDS = ("run", "audit", "compile")
-"""Commands that read their arguments themselves: some are fields of configurations."""
-
+"""Commands that parse their own arguments: some are fields of configurations."""
 
 USAGE = """usage: unlearn-jax [--version] [--debug-nans] [--debug-keys] COMMAND ...
 
@@ -532,14 +577,11 @@ def _is_distributed() -> bool:
 
 
 def _main(argv: list[str]) -> int:
+    """Run a command and return its exit status, errors as one line."""
     switches = list(itertools.takewhile(SWITCHES.__contains__, argv))
     argv = argv[len(switches) :]
     if not argv or argv[0] in ("-h", "--help"):
-        summaries = [
-            f"  {name:9} {(command.__doc__ or '').splitlines()[0]}"
-            for name, command in COMMANDS.items()
-        ]
-        print(USAGE.format(commands="\n".join(summaries)))
+        _print_usage()
         return 0 if argv else 2
     for stream in (sys.stdout, sys.stderr):
         # a console that lacks a character shows its code, and keeps the run
@@ -554,26 +596,7 @@ def _main(argv: list[str]) -> int:
     # reports are drawn to files; a notebook leaves its own backend to its processes
     os.environ["MPLBACKEND"] = "agg"
     try:
-        if argv == ["list"]:
-            # needs no JAX, which takes most of a second to import
-            return COMMANDS["list"]()
-        if fault := _misspelled(argv):
-            print(f"unlearn-jax: error: {fault}", file=sys.stderr)
-            return 2
-        try:
-            import jax  # noqa: F401
-        except Exception as error:
-            # a variable of the environment that JAX cannot read; another import of a
-            # half imported JAX would say something else
-            line = str(error).splitlines()[0]
-            print(
-                f"unlearn-jax: error: JAX cannot start: {line}: check the environment"
-                " variables that begin with JAX_",
-                file=sys.stderr,
-            )
-            return 2
-        configure_jax(switches)
-        return _call(argv[0], argv[1:])
+        return _run_command(argv, switches)
     except KeyboardInterrupt:
         print(
             "unlearn-jax: interrupted; the same command resumes from here",
@@ -586,27 +609,73 @@ def _main(argv: list[str]) -> int:
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in ERRORS_OF_DISKS:
             raise
-        print(
-            f"unlearn-jax: error: {error}: free some space, or check permissions and"
-            " the disk, then run the same command again",
-            file=sys.stderr,
+        _print_error(
+            f"{error}: free some space, or check permissions and the disk, then run the"
+            " same command again"
         )
         return 1
     except Exception as error:
         from unlearn_jax.types import InputError, UnlearnError
 
-        fault = _missing_platform()
-        if fault and not isinstance(error, UnlearnError):
-            print(f"unlearn-jax: error: {fault}", file=sys.stderr)
+        if isinstance(error, UnlearnError):
+            _print_error(error)
+            return 2 if isinstance(error, InputError) else 1
+        if fault := _missing_platform():
+            _print_error(fault)
             return 2
-        if not isinstance(error, UnlearnError):
-            raise
-        print(f"unlearn-jax: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        raise
+
+
+def _print_usage() -> None:
+    """Print the usage, with the first line of every command's docstring."""
+    summaries = [
+        f"  {name:9} {(command.__doc__ or '').splitlines()[0]}"
+        for name, command in COMMANDS.items()
+    ]
+    print(USAGE.format(commands="\n".join(summaries)))
+
+
+def _print_error(message: object) -> None:
+    print(f"unlearn-jax: error: {message}", file=sys.stderr)
+
+
+def _run_command(argv: list[str], switches: Sequence[str]) -> int:
+    """Start JAX, unless the command needs none or is misspelled, and run the command.
+
+    Args:
+      argv: name of the command and its arguments.
+      switches: keys of ``SWITCHES`` to turn on.
+    """
+    if argv == ["list"]:
+        # needs no JAX, which takes most of a second to import
+        return COMMANDS["list"]()
+    if fault := _misspelled(argv):
+        _print_error(fault)
+        return 2
+    try:
+        import jax  # noqa: F401
+    except Exception as error:
+        # a variable of the environment that JAX cannot read; a second import of the
+        # half imported JAX would raise an error without that reason
+        line = str(error).splitlines()[0]
+        _print_error(
+            f"JAX cannot start: {line}: check the environment variables that begin with"
+            " JAX_"
+        )
+        return 2
+    configure_jax(switches)
+    name, *arguments = argv
+    if name in WITH_FIELDS:
+        from unlearn_jax.pipeline.store.clock import log_lines
+
+        with log_lines():
+            return COMMANDS[name](arguments)
+    prog = f"unlearn-jax {name}"
+    return _parse(_delayed(COMMANDS[name]), arguments, prog, has_flags=True)()
 
 
 def _misspelled(argv: list[str]) -> str:
-    """Return what is wrong with the words of a command; empty if nothing is found.
+    """Return the fault in the words of a command; empty if there is none.
 
     It imports no JAX: most mistakes are answered in a tenth of a second.
     """
@@ -621,9 +690,9 @@ def _misspelled(argv: list[str]) -> str:
 
 
 def _missing_platform() -> str:
-    """Return what is wrong with the platform that JAX is told to use; empty if it is.
+    """Return the fault of a ``JAX_PLATFORMS`` without devices; empty if there is none.
 
-    Called after a failure: to ask for devices starts JAX.
+    For use after a failure, because asking for devices starts JAX.
     """
     import jax
 
@@ -640,20 +709,8 @@ def _missing_platform() -> str:
     return ""
 
 
-def _call(name: str, argv: list[str]) -> int:
-    """Read the options of a command and run it."""
-    if name in WITH_FIELDS:
-        from unlearn_jax.pipeline.store.clock import log_lines
-
-        with log_lines():
-            return COMMANDS[name](argv)
-    return _parse(
-        _delayed(COMMANDS[name]), argv, f"unlearn-jax {name}", has_flags=True
-    )()
-
-
 def _delayed(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
-    """Return the same signature with nothing done, so that tyro only reads it."""
+    """Return a function that binds arguments, so that tyro parses but does not run."""
 
     @functools.wraps(command)
     def delayed(*args: Any, **options: Any) -> Callable[[], int]:
@@ -672,15 +729,16 @@ def _parse(
     has_flags: bool = False,
     has_names: bool = False,
 ) -> Any:
-    """Return what tyro reads from arguments.
+    """Return the value of ``kind`` that tyro reads from arguments.
 
     Args:
       kind: class or function of the options.
       argv: arguments.
       prog: command in front of them.
       default: value whose fields are the defaults.
-      has_fields: return other arguments too, in place of refusing them.
-      has_flags: a truth value is given as ``--check``, not as ``--check=True``.
+      has_fields: return unknown arguments too, as a second value; by default they are
+        an error.
+      has_flags: a boolean is given as ``--check``, not as ``--check=True``.
       has_names: help ends with the names that options of a run take.
 
     Raises:
@@ -691,21 +749,21 @@ def _parse(
     from unlearn_jax.pipeline.config.command_line import REGISTRY
     from unlearn_jax.types import InputError
 
-    text = io.StringIO()
-    given: dict[str, Any] = {}
+    output = io.StringIO()
+    defaults: dict[str, Any] = {}
     markers: tuple[Any, ...] = (tyro.conf.AvoidSubcommands,)
     if not has_flags:
         markers += (tyro.conf.FlagConversionOff,)
     if default is not None:
-        more = (
+        description = (
             "Fields of the configuration; further options: unlearn-jax run --help."
             " Also --training.objective=NAME, --rows.ROW.method=METHOD (with a new ROW"
             " it adds the row), --rows.ROW.method.optimizer=NAME; the names that they"
             " take are at the end."
         )
-        given = {"default": default, "description": more}
+        defaults = {"default": default, "description": description}
     try:
-        with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
             value, unknown = tyro.cli(
                 kind,
                 args=list(argv),
@@ -714,24 +772,17 @@ def _parse(
                 registry=REGISTRY,
                 return_unknown_args=True,
                 add_help=not has_fields,
-                **given,
+                **defaults,
             )
     except SystemExit as stop:
         if not stop.code:
-            print(text.getvalue())
+            print(output.getvalue())
             if default is not None and has_names:
                 from unlearn_jax.pipeline import choices
 
                 print(choices.text())
             raise
-        # tyro draws a box: a title, the fault, rules, and where to find more help
-        lines = [line.strip("│╭╮╰╯─ ") for line in text.getvalue().splitlines()]
-        words: list[str] = []
-        for line in lines[1:]:
-            if line.startswith(("Argument helptext", "For full helptext")):
-                break
-            words += line.split() if line.strip("-") else []
-        message = " ".join(words)
+        message = _unboxed(output.getvalue())
         raise InputError(f"{message} (see {prog} --help)") from None
     if has_fields:
         return value, unknown
@@ -740,13 +791,28 @@ def _parse(
     return value
 
 
+def _unboxed(text: str) -> str:
+    """Return tyro's error as one line.
+
+    tyro draws a box: a title, the fault, rules, and where to find more help.
+    """
+    words: list[str] = []
+    for line in text.splitlines()[1:]:
+        line = line.strip("│╭╮╰╯─ ")
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        if line.strip("-"):
+            words += line.split()
+    return " ".join(words)
+
+
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """Print a warning as one line, without the place in the code."""
     print(f"unlearn-jax: warning: {message}", file=sys.stderr)
     unread = re.match(
         r"Error reading persistent compilation cache entry for '(\w+)'", str(message)
     )
-    if not unread:
+    if unread is None:
         return
     # cut short when a run was killed: JAX would keep it, compile again and warn
     # in every run

@@ -1,8 +1,8 @@
 """Claims of the sources: what is published, what is measured here, and a verdict.
 
-``experiments/claims.json`` holds the sentences. Numbers in them are places in stored
-results, ``{digits :: AMUN :: FT AUC}``, so that a table that is measured again changes
-the claim's line with it.
+``experiments/claims.json`` holds the sentences. They refer to numbers by their place in
+the stored results, ``{digits :: AMUN :: FT AUC}``, so a new measurement also updates
+the claim.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unlearn_jax.pipeline.published import Result
 
 VERDICTS = ("holds", "holds in part", "undecided", "does not hold", "untested")
-"""What a claim's test can end in; "untested" has no measured result."""
+"""Verdicts on a claim; "untested" has no measured result."""
 
 HEADS = ("claim", "published", "here", "verdict", "tested where")
 """Columns of :func:`claim_cells`."""
@@ -34,8 +34,8 @@ class Claim:
       claim: in a sentence.
       source: paper, in Markdown.
       published: what the source reports.
-      ours: what is measured here; ``{RESULT :: ROW :: COLUMN}``
-        or ``{RESULT :: ROW :: COLUMN :: TABLE}`` stands for a stored number.
+      ours: what is measured here; ``{RESULT :: ROW :: COLUMN}`` or
+        ``{RESULT :: ROW :: COLUMN :: TABLE}`` is replaced by a stored number.
       verdict: one of :data:`VERDICTS`.
       regime: where it was tested, and what differs from the source.
       results: names of the stored results, measured or to be measured.
@@ -50,7 +50,7 @@ class Claim:
     results: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a verdict that is none, and a claim without a place to look at."""
+        """Check the verdict, and that the claim names a result."""
         if self.verdict not in VERDICTS:
             raise InputError(
                 f"verdict {self.verdict!r} of claim {self.claim!r}: one of"
@@ -67,7 +67,7 @@ def read_claims(path: pathlib.Path) -> tuple[Claim, ...]:
       path: of ``claims.json``.
 
     Raises:
-      InputError: a verdict or a claim without a result.
+      InputError: an unknown verdict, or a claim that names no result.
     """
     claims = []
     for item in json.loads(path.read_text(encoding="utf-8")):
@@ -79,28 +79,29 @@ def stored_number(place: str, results: Mapping[str, "Result"]) -> str:
     """Return a stored number with its interval and unit, without the deviation.
 
     Args:
-      place: ``RESULT :: ROW :: COLUMN``, and ``:: TABLE`` where the title of a table
-        decides; without it the first table with that row and column.
+      place: ``RESULT :: ROW :: COLUMN``, the first table with that row and column, or
+        ``RESULT :: ROW :: COLUMN :: TABLE``, the table of that title.
       results: all that are published.
 
     Raises:
       InputError: no such number.
     """
-    name, row, column, *title = place.split(" :: ")
-    result = results.get(name)
-    for table in result.tables if result is not None else ():
-        labels = [cells[0] for cells in table.rows]
-        if title and title[0] != table.title:
+    name, label, column, *titles = place.split(" :: ")
+    tables = results[name].tables if name in results else ()
+    for table in tables:
+        if titles and titles[0] != table.title:
             continue
-        if row in labels and column in table.columns:
-            at = table.columns.index(column)
-            cell = table.rows[labels.index(row)][at]
-            unit = table.units[at]
-            if cell is None:
-                continue
-            if not isinstance(cell, str):
-                cell = dataclasses.replace(cell, std=None)
-            return f"{cell}{unit}" if unit == "%" else f"{cell} {unit}".strip()
+        labels = [row[0] for row in table.rows]
+        if label not in labels or column not in table.columns:
+            continue
+        position = table.columns.index(column)
+        cell = table.rows[labels.index(label)][position]
+        if cell is None:
+            continue
+        if not isinstance(cell, str):
+            cell = dataclasses.replace(cell, std=None)
+        unit = table.units[position]
+        return f"{cell}{unit}" if unit == "%" else f"{cell} {unit}".strip()
     raise InputError(f"claims.json: no number {{{place}}} in the stored results")
 
 
@@ -112,8 +113,8 @@ def claim_cells(claim: Claim, results: Mapping[str, "Result"]) -> list[str]:
       results: all that are published.
 
     Raises:
-      InputError: a number or result that is not stored, or "untested" with a
-        measured result.
+      InputError: a number or result that is not stored, "untested" with a measured
+        result, or another verdict without one.
     """
     missing = [name for name in claim.results if name not in results]
     if missing:

@@ -14,7 +14,7 @@ from typing import Any
 from unlearn_jax.pipeline.config.schema import to_json
 from unlearn_jax.pipeline.measure.records import ExperimentResult
 from unlearn_jax.pipeline.report.blocks import Page
-from unlearn_jax.pipeline.report.page import publish
+from unlearn_jax.pipeline.report.page import write_experiment
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import hosts
 from unlearn_jax.pipeline.store.artifact import Artifact, Runner, Stored
@@ -91,7 +91,7 @@ def run_experiment(
         if not this.first:
             return None
         page = experiment.page(config, stored)
-        return publish(
+        return write_experiment(
             experiment.title,
             name,
             config,

@@ -23,26 +23,34 @@ def markdown_table(table: ResultTable, columns: Iterable[str] | None = None) -> 
 
     Args:
       table: to write.
-      columns: names of those to show; all if None.
+      columns: names of those to show after the row labels; all if None.
     """
-    wanted = [
-        i
-        for i, name in enumerate(table.columns)
-        if columns is None or i == 0 or name in columns
-    ]
+    positions = [0]
+    for i, name in enumerate(table.columns[1:], 1):
+        if columns is None or name in columns:
+            positions.append(i)
     head = []
-    for i in wanted:
+    for i in positions:
         unit = f" ({table.units[i]})" if table.units[i] else ""
         name = "" if table.columns[i] == "row" else table.columns[i]
         head.append(name + unit)
-    lines = [_line(head), _line([":---"] + ["---:"] * (len(wanted) - 1))]
+    lines = [_line(head), _line([":---"] + ["---:"] * (len(positions) - 1))]
     for row in table.rows:
-        lines.append(_line(["–" if row[i] is None else str(row[i]) for i in wanted]))
+        cells = ["–" if row[i] is None else str(row[i]) for i in positions]
+        lines.append(_line(cells))
     return "\n".join(lines)
 
 
 def _line(cells: Sequence[str]) -> str:
+    """Return a line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table of text, aligned left."""
+    lines = [_line(head), _line([":---"] * len(head))]
+    lines += [_line(row) for row in rows]
+    return "\n".join(lines)
 
 
 def provenance(result: Result, digest: str | None = None) -> str:
@@ -50,17 +58,17 @@ def provenance(result: Result, digest: str | None = None) -> str:
 
     Args:
       result: published.
-      digest: of today's code; computed if None.
+      digest: of the present code; computed if None.
     """
     if not result.date:
         return "Not measured yet."
     versions = dict(result.versions)
-    measured_by = "unlearn_jax " + versions.pop("unlearn_jax", "of an unknown version")
-    mark = result.code or result.commit
-    if mark:
-        measured_by += f" ({mark})"
+    package = "unlearn_jax " + versions.pop("unlearn_jax", "of an unknown version")
+    code = result.code or result.commit
+    if code:
+        package += f" ({code})"
     others = ", ".join(f"{name} {version}" for name, version in versions.items())
-    text = f"Measured {result.date} by {measured_by}, {result.device}, {others}"
+    text = f"Measured {result.date} by {package}, {result.device}, {others}"
     text += f"; {result.time}." if result.time else "."
     if not result.code or result.code != (digest or code_digest(result.name)):
         text += " The code has changed since."
@@ -85,23 +93,22 @@ def results_page(results: Mapping[str, Result], claims: Sequence[Claim]) -> str:
         " [README.md](README.md) explains the columns.",
         "",
     ]
-    for group in GROUPS:
-        of_group = [result for result in results.values() if result.group == group]
-        lines.append(
-            f"* **{group}:** " + ", ".join(_link(result) for result in of_group)
+    groups: dict[str, list[Result]] = {group: [] for group in GROUPS}
+    for result in results.values():
+        if result.group in groups:
+            groups[result.group].append(result)
+    for group, group_results in groups.items():
+        links = ", ".join(
+            f"[{result.name}](#{result.name})" for result in group_results
         )
+        lines.append(f"* **{group}:** {links}")
     lines += ["", "## Claims of the sources", "", claims_table(claims, results), ""]
     lines += ["## Neighboring systems at a glance", "", systems_table(results), ""]
-    for group in GROUPS:
+    for group, group_results in groups.items():
         lines += [f"## {group}", ""]
-        for result in results.values():
-            if result.group == group:
-                lines += [result_section(result), ""]
+        for result in group_results:
+            lines += [result_section(result), ""]
     return "\n".join(lines)
-
-
-def _link(result: Result) -> str:
-    return f"[{result.name}](#{result.name})"
 
 
 def result_section(result: Result) -> str:
@@ -124,12 +131,12 @@ def result_section(result: Result) -> str:
         blocks.append(markdown_table(table))
         if table.caption:
             blocks.append(table.caption)
-    named = (
-        ("Published", result.published),
-        ("Reading", result.reading),
-        ("Notes", result.notes),
-    )
-    for name, sentences in named:
+    lists = {
+        "Published": result.published,
+        "Reading": result.reading,
+        "Notes": result.notes,
+    }
+    for name, sentences in lists.items():
         if sentences:
             blocks.append(f"{name}:")
             blocks.append("\n".join(f"* {sentence}" for sentence in sentences))
@@ -150,10 +157,7 @@ def claims_table(claims: Sequence[Claim], results: Mapping[str, Result]) -> str:
     Raises:
       InputError: as :func:`unlearn_jax.pipeline.claims.claim_cells`.
     """
-    lines = [_line(HEADS), _line([":---"] * len(HEADS))]
-    for claim in claims:
-        lines.append(_line(claim_cells(claim, results)))
-    return "\n".join(lines)
+    return _text_table(HEADS, [claim_cells(claim, results) for claim in claims])
 
 
 def systems_table(results: Mapping[str, Result]) -> str:
@@ -162,36 +166,30 @@ def systems_table(results: Mapping[str, Result]) -> str:
     Args:
       results: all that are published.
     """
-    lines = [_line(["system", "works", "where", "measured"]), _line([":---"] * 4)]
-    for result in results.values():
-        if result.system is not None:
-            lines.append(_line(list(dataclasses.astuple(result.system))))
-    return "\n".join(lines)
+    systems = [result.system for result in results.values() if result.system]
+    head = ["system", "works", "where", "measured"]
+    return _text_table(head, [dataclasses.astuple(system) for system in systems])
 
 
-EXCERPT = (
-    "digits",
-    ("Unlearn acc", "Test acc", "FT AUC", "Avg Gap"),
-    (
-        "Original (unchanged)",
-        "Retrained (oracle)",
-        "Retrained again (seed floor)",
-        "AMUN",
-    ),
+EXCERPT_COLUMNS = ("Unlearn acc", "Test acc", "FT AUC", "Avg Gap")
+EXCERPT_ROWS = (
+    "Original (unchanged)",
+    "Retrained (oracle)",
+    "Retrained again (seed floor)",
+    "AMUN",
 )
-"""Table, columns and rows that the README shows."""
+"""Columns and rows of ``digits`` that the README shows."""
 
 
 def readme_excerpt(results: Mapping[str, Result]) -> str:
-    """Return the README's table of four rows.
+    """Return the README's excerpt of the main table of ``digits``.
 
     Args:
       results: all that are published.
     """
-    name, columns, rows = EXCERPT
-    table = results[name].tables[0]
-    shown = tuple(row for row in table.rows if row[0] in rows)
-    return markdown_table(dataclasses.replace(table, rows=shown), columns)
+    table = results["digits"].tables[0]
+    rows = tuple(row for row in table.rows if row[0] in EXCERPT_ROWS)
+    return markdown_table(dataclasses.replace(table, rows=rows), EXCERPT_COLUMNS)
 
 
 SOURCES = {
@@ -224,7 +222,7 @@ SOURCES = {
     "amun": ("2503.00917", "D_F; D_R unless `retain=False`"),
     "amun_salun": ("2503.00917", "D_F; D_R unless `retain=False`"),
 }
-"""Paper and data that each registered method reads."""
+"""Paper of each registered method, and the data that it reads."""
 
 
 def methods_table(methods: Mapping[str, Any]) -> str:
@@ -233,8 +231,7 @@ def methods_table(methods: Mapping[str, Any]) -> str:
     Args:
       methods: registered values, :data:`unlearn_jax.methods.METHODS`.
     """
-    head = ["name", "what it does", "paper", "reads"]
-    lines = [_line(head), _line([":---"] * 4)]
+    rows = []
     for name, method in methods.items():
         summary = (type(method).__doc__ or "").strip().splitlines()[0]
         summary = summary.replace("``", "`")
@@ -243,16 +240,16 @@ def methods_table(methods: Mapping[str, Any]) -> str:
         paper, reads = SOURCES.get(name, ("", ""))
         if re.fullmatch(r"\d{4}\.\d{5}", paper):
             paper = f"[{paper}](https://arxiv.org/abs/{paper})"
-        lines.append(_line([f"`{name}`", summary, paper, reads]))
-    return "\n".join(lines)
+        rows.append([f"`{name}`", summary, paper, reads])
+    return _text_table(["name", "what it does", "paper", "reads"], rows)
 
 
 def between_markers(text: str, name: str, content: str) -> str:
-    """Return a page with the content between two markers replaced.
+    """Return a page with new content between two markers.
 
     Args:
       text: of the page, with ``<!-- NAME: generated -->`` and ``<!-- end -->``.
-      name: of the markers.
+      name: in the first marker.
       content: to place between them.
 
     Raises:
@@ -303,7 +300,7 @@ def write_pages(root: pathlib.Path | None = None, *, check: bool = False) -> lis
       check: compare only, write nothing.
 
     Returns:
-      The paths of pages that differ from the written ones, relative to the root.
+      Paths of the pages that were not up to date, relative to the root.
     """
     root = root or folder().parents[1]
     stale = []

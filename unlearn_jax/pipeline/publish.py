@@ -12,7 +12,15 @@ from collections.abc import Mapping
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.code_digest import code_digest
-from unlearn_jax.pipeline.measure.records import ExperimentResult, RunResult
+from unlearn_jax.pipeline.measure.records import (
+    Difference,
+    ExperimentResult,
+    Klom,
+    Requests,
+    RunResult,
+    Targets,
+    Term,
+)
 from unlearn_jax.pipeline.published import (
     Cell,
     Result,
@@ -27,11 +35,16 @@ from unlearn_jax.pipeline.report.page import page_of
 from unlearn_jax.pipeline.report.reading import reading
 from unlearn_jax.pipeline.report.tables import (
     STATES,
+    UNSEARCHED,
+    format_more_runs,
     missing_sentence,
-    more_runs,
     study_title,
 )
-from unlearn_jax.pipeline.report.verdict import distances_sentence, margins_sentence
+from unlearn_jax.pipeline.report.verdict import (
+    distances_sentence,
+    find_difference,
+    margins_sentence,
+)
 from unlearn_jax.types import InputError
 
 
@@ -41,10 +54,10 @@ def publish(
 ) -> tuple[pathlib.Path, Result]:
     """Write the published form of a finished run, study or experiment.
 
-    What an earlier file of that name has in words is kept: title, claim, seeds, what
-    the source reports and its tables (whose titles begin with "Published"), notes, and
-    its row of the table of systems. Numbers and the reading, which is generated from
-    paired differences (:mod:`unlearn_jax.pipeline.report.reading`), are replaced.
+    Numbers, and the reading that :mod:`unlearn_jax.pipeline.report.reading` generates
+    from them, replace those of an earlier file of that name. Text written by hand is
+    kept: title, claim, seeds, what the source reports, its tables (with titles that
+    begin with "Published"), notes, and the row of the table of systems.
 
     Args:
       workdir: of the finished run, study or experiment.
@@ -56,12 +69,39 @@ def publish(
     Raises:
       InputError: nothing finished in ``workdir``, or results of another version.
     """
-    place = pathlib.Path(os.path.expanduser(workdir))
-    files = [place / "results.json"]
+    records = _read_records(pathlib.Path(os.path.expanduser(workdir)))
+    first = next(iter(records.values()))
+    if "rows" not in first and "tables" in first:
+        result = _from_experiment(ExperimentResult.from_json(first))
+    else:
+        runs = {name: RunResult.from_json(record) for name, record in records.items()}
+        result = _from_runs(dict(sorted(runs.items(), key=lambda run: run[1].date)))
+    if to is not None:
+        path = pathlib.Path(os.path.expanduser(to))
+    elif not result.name:
+        raise InputError("this run has no preset: name the file with --to NAME.json")
+    elif not (folder().parents[1] / "pyproject.toml").is_file():
+        raise InputError("not in a checkout: name the file with --to NAME.json")
+    else:
+        path = folder() / f"{result.name}.json"
+    if path.suffix != ".json":
+        raise InputError(f"--to needs a file NAME.json, got {path}")
+    result = dataclasses.replace(
+        result, name=path.stem, code=code_digest(result.name or path.stem)
+    )
+    if path.is_file():
+        result = _keep_text(read_result(path), result)
+    write_result(result, path)
+    return path, result
+
+
+def _read_records(workdir: pathlib.Path) -> dict[str, dict[str, object]]:
+    """Return the stored results of a run, or of each variant of a study, by folder."""
+    files = [workdir / "results.json"]
     if not files[0].is_file():
-        files = sorted(place.glob("*/results.json"))
+        files = sorted(workdir.glob("*/results.json"))
     if not files:
-        raise InputError(f"{place} has no results.json: finish the run first")
+        raise InputError(f"{workdir} has no results.json: finish the run first")
     records = {}
     for file in files:
         try:
@@ -70,62 +110,36 @@ def publish(
             raise InputError(
                 f"{file} is damaged: run the same command again, then publish"
             ) from None
-    first = next(iter(records.values()))
-    if "rows" not in first and "tables" in first:
-        result = _of_experiment(ExperimentResult.from_json(first))
-    else:
-        runs = {name: RunResult.from_json(data) for name, data in records.items()}
-        ordered = dict(sorted(runs.items(), key=lambda item: item[1].date))
-        result = _of_runs(ordered)
-    if not result.name and to is None:
-        raise InputError("this run has no preset: name the file with --to NAME.json")
-    if to is None and not (folder().parents[1] / "pyproject.toml").is_file():
-        raise InputError("not in a checkout: name the file with --to NAME.json")
-    path = folder() / f"{result.name}.json"
-    if to is not None:
-        path = pathlib.Path(os.path.expanduser(to))
-    if path.suffix != ".json":
-        raise InputError(f"--to needs a file NAME.json, got {path}")
-    result = dataclasses.replace(
-        result, name=path.stem, code=code_digest(result.name or path.stem)
-    )
-    if path.is_file():
-        result = _with_words_of(read_result(path), result)
-    write_result(result, path)
-    return path, result
+    return records
 
 
-def _with_words_of(before: Result, result: Result) -> Result:
-    quoted = tuple(one for one in before.tables if one.title.startswith("Published"))
+def _keep_text(earlier: Result, result: Result) -> Result:
+    """Return a result with the hand-written text and tables of an earlier file."""
+    published = [
+        table for table in earlier.tables if table.title.startswith("Published")
+    ]
     return dataclasses.replace(
         result,
-        group=before.group if before.date else result.group,
-        title=before.title,
-        claim=before.claim,
-        seeds=before.seeds or result.seeds,
-        tables=result.tables + quoted,
-        published=before.published,
-        notes=before.notes,
-        system=before.system,
+        group=earlier.group if earlier.date else result.group,
+        title=earlier.title,
+        claim=earlier.claim,
+        seeds=earlier.seeds or result.seeds,
+        tables=(*result.tables, *published),
+        published=earlier.published,
+        notes=earlier.notes,
+        system=earlier.system,
     )
 
 
-def _versions(versions: Mapping[str, str]) -> dict[str, str]:
-    shown = {"unlearn_jax": "unlearn_jax", "Python": "python", "JAX": "jax"}
-    named = {name: versions[key] for name, key in shown.items() if key in versions}
-    if "Python" in named:
-        named["Python"] = ".".join(named["Python"].split(".")[:2])
-    return named
-
-
-def _of_experiment(record: ExperimentResult) -> Result:
+def _from_experiment(record: ExperimentResult) -> Result:
+    """Return the published form of an experiment."""
     page = page_of(record)
     tables = []
     for table in page.find(Table):
         rows = []
         for _, row in table.body:
-            texts = [" ".join(format_cell(cell.value)).strip() for cell in row]
-            rows.append((texts[0], *map(parse_cell, texts[1:])))
+            label, *texts = [" ".join(format_cell(cell.value)).strip() for cell in row]
+            rows.append((label, *map(parse_cell, texts)))
         heads = [_split_unit(column.name) for column in table.heads]
         tables.append(
             ResultTable(
@@ -136,8 +150,6 @@ def _of_experiment(record: ExperimentResult) -> Result:
                 caption=table.caption,
             )
         )
-    seconds = sum(stage.seconds for stage in record.stages)
-    versions = record.versions
     name = record.experiment
     return Result(
         name=name,
@@ -145,10 +157,10 @@ def _of_experiment(record: ExperimentResult) -> Result:
         title=record.title.rstrip(".") + ".",
         command=f"unlearn-jax run {name} --workdir runs/{name}",
         date=record.date[:10],
-        device=versions.get("devices", ""),
-        versions=_versions(versions),
+        device=record.versions.get("devices", ""),
+        versions=_main_versions(record.versions),
         settings=record.config_digest[:12],
-        time=_duration(seconds),
+        time=_format_duration(sum(stage.seconds for stage in record.stages)),
         tables=tuple(tables),
         reading=(page.summary,),
     )
@@ -160,44 +172,52 @@ def _split_unit(head: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (head, "")
 
 
-def _duration(seconds: float) -> str:
+def _main_versions(versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions of the package, of Python (major and minor) and of JAX."""
+    main = {}
+    if "unlearn_jax" in versions:
+        main["unlearn_jax"] = versions["unlearn_jax"]
+    if "python" in versions:
+        main["Python"] = ".".join(versions["python"].split(".")[:2])
+    if "jax" in versions:
+        main["JAX"] = versions["jax"]
+    return main
+
+
+def _format_duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 
-def _of_runs(runs: Mapping[str, RunResult]) -> Result:
+def _from_runs(runs: Mapping[str, RunResult]) -> Result:
+    """Return the published form of a run, or of the variants of a study."""
     first = next(iter(runs.values()))
-    tables = []
-    chosen = {}
     titles = variant_titles(runs)
-    for name, run in runs.items():
-        title = titles[name] if len(runs) > 1 else ""
-        tables += _run_tables(run, title)
-        for row in run.rows:
-            if run.is_unsearched(row):
-                chosen[row.label + (f", {title}" if title else "")] = "not searched"
-        for key, search in run.tuning.rows.items() if run.tuning else ():
-            label = run.row(key).label + (f", {title}" if title else "")
-            if search.chosen is not None:
-                options = search.trials[search.chosen].options.items()
-                values = [f"{option} {_plain(value)}" for option, value in options]
-                chosen[label] = ", ".join(values)
-    seconds = sum(stage.seconds for run in runs.values() for stage in run.stages)
+    tables: list[ResultTable] = []
+    chosen: dict[str, str] = {}
+    seconds = 0.0
     settings = hashlib.sha256()
-    for run in runs.values():
+    for name, run in runs.items():
+        variant = titles[name] if len(runs) > 1 else ""
+        for table in _run_tables(run):
+            title = ": ".join(filter(None, [variant, table.title]))
+            tables.append(dataclasses.replace(table, title=title))
+        for label, options in _chosen_options(run).items():
+            chosen[", ".join(filter(None, [label, variant]))] = options
+        seconds += sum(stage.seconds for stage in run.stages)
         settings.update(run.config_digest.encode())
     design = first.design
-    of_classes = design.forget_kind == "class"
-    sets = "classes" if of_classes else "forget sets"
+    forgets_classes = design.forget_kind == "class"
+    sets = "classes" if forgets_classes else "forget sets"
     return Result(
         name=first.preset,
-        group="Forgetting classes" if of_classes else "Forgetting samples",
+        group="Forgetting classes" if forgets_classes else "Forgetting samples",
         title=first.title.rstrip(".") + ".",
-        command=_command(first),
+        command=_portable_command(first),
         date=first.date[:10],
         device=first.device,
-        versions=_versions(first.versions),
+        versions=_main_versions(first.versions),
         settings=settings.hexdigest()[:12],
-        time=_duration(seconds),
+        time=_format_duration(seconds),
         seeds=(
             f"{design.runs} runs ({design.originals} originals x {design.forget_sets}"
             f" {sets} of {design.num_forget} samples), {design.references} references."
@@ -223,166 +243,199 @@ def variant_titles(runs: Mapping[str, RunResult]) -> dict[str, str]:
     return titles
 
 
-def _plain(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _chosen_options(run: RunResult) -> dict[str, str]:
+    """Return the hyperparameters that a search chose, by label of the row.
+
+    Rows with hyperparameters that were not searched come first.
+    """
+    if run.tuning is None:
+        return {}
+    chosen = {row.label: UNSEARCHED for row in run.rows if run.is_unsearched(row)}
+    for key, search in run.tuning.rows.items():
+        if search.chosen is None:
+            continue
+        values = []
+        for name, value in search.trials[search.chosen].options.items():
+            text = f"{value:.3g}" if isinstance(value, float) else str(value)
+            values.append(f"{name} {text}")
+        chosen[run.row(key).label] = ", ".join(values)
+    return chosen
 
 
-def _estimate(value: Estimate | None, digits: int) -> Cell:
+def _published_cell(value: Estimate | None, digits: int) -> Cell:
+    """Return an estimate, rounded as tables show it."""
     return parse_cell(" ".join(format_cell(value, digits)).strip())
 
 
-def _run_tables(run: RunResult, title: str) -> list[ResultTable]:
-    """Return the tables of a run; the titles of a variant's begin with its own."""
-
-    def titled(name: str) -> str:
-        return f"{title}: {name}" if title else name
-
-    labels = {row.key: row.label for row in run.rows}
-    columns = ["row", *(metric.label for metric in run.metrics), "Cost"]
-    units = ["", *(metric.unit for metric in run.metrics), ""]
-    further = _further_columns(run)
-    rows = []
-    for row in run.rows:
-        count = f"diverged {row.num_diverged} of {run.design.runs}"
-        cells: list[Cell] = []
-        for metric in run.metrics:
-            cell = _estimate(row.metrics.get(metric.key), 1)
-            cells.append(count if row.is_diverged else cell)
-        cost = None if row.cost is None else row.cost.relative_gradients
-        cells.append(None if cost is None else parse_cell(f"{cost:.2f}"))
-        cells += [values.get(row.key) for _, _, values in further]
-        rows.append((row.label, *cells))
-    remarks = (missing_sentence(run), distances_sentence(run))
-    tables = [
-        ResultTable(
-            title=title,
-            columns=(*columns, *(name for name, _, _ in further)),
-            units=(*units, *(unit for _, unit, _ in further)),
-            rows=tuple(rows),
-            caption=" ".join(filter(None, remarks)),
-        )
-    ]
+def _run_tables(run: RunResult) -> list[ResultTable]:
+    """Return the tables of a run; the main one has no title."""
+    tables = [_main_table(run)]
     if any(row.verdict for row in run.rows):
-        table = _verdict_table(run)
-        tables.append(dataclasses.replace(table, title=titled(table.title)))
+        tables.append(_verdict_table(run))
     if run.klom is not None:
-        parts = list(next(iter(run.klom.rows.values())))
-        klom_rows = run.klom.rows.items()
-        rows = []
-        for key, by_part in klom_rows:
-            cells = [_estimate(by_part[part].mean, 1) for part in parts]
-            rows.append((labels.get(key, key), *cells))
-        tables.append(
-            ResultTable(
-                title=titled(f"KLoM of {run.klom.num_models} models"),
-                columns=("row", *(part.capitalize() for part in parts)),
-                units=("", *("nats",) * len(parts)),
-                rows=tuple(rows),
-            )
-        )
+        tables.append(_klom_table(run, run.klom))
     if run.requests is not None:
-        rows = []
-        for key, scores in run.requests.rows.items():
-            cells = [_estimate(score.score, 0) for score in scores]
-            rows.append((labels.get(key, key), *cells))
-        requests = [f"Request {i + 1}" for i in range(run.requests.count)]
-        tables.append(
-            ResultTable(
-                title=titled("Score after each request: FR AUC minus FT AUC"),
-                columns=("row", *requests),
-                units=("", *("points",) * run.requests.count),
-                rows=tuple(rows),
-            )
-        )
+        tables.append(_requests_table(run, run.requests))
     if run.targets is not None:
-        rows = []
-        for one in run.targets.rows:
-            cells = [parse_cell(f"{value:.2f}") for value in one.values]
-            cells += [None] * (len(run.targets.betas) - len(cells))
-            rows.append((one.name[0].upper() + one.name[1:], *cells))
-        tables.append(
-            ResultTable(
-                title=titled("KL(retrained || target), before any training"),
-                columns=("target", *(f"beta {beta:g}" for beta in run.targets.betas)),
-                units=("", *("nats",) * len(run.targets.betas)),
-                rows=tuple(rows),
-                caption=(
-                    "On the samples to forget, means over runs; a target without a"
-                    " strength has its number in the first column."
-                ),
-            )
-        )
+        tables.append(_targets_table(run.targets))
     return tables
 
 
-def _further_columns(run: RunResult) -> list[tuple[str, str, dict[str, Cell]]]:
-    """Return name, unit and cells by row of the theorem's terms and largest norms."""
-    further = []
-    for key, name, unit, scale in (
-        ("delta", "Distance (L2)", "", 1.0),
-        ("transfer", "Transfer to the oracle", "%", 100.0),
-    ):
-        cells = {}
-        for row, terms in (run.theory.rows if run.theory else {}).items():
-            if key in terms:
-                one = terms[key]
-                klom = Estimate(
-                    scale * one.mean, scale * one.std, math.nan, math.nan, 0, 0
-                )
-                cells[row] = _estimate(klom, 2 if scale == 1 else 1)
-        if cells:
-            further.append((name, unit, cells))
-    if run.norms is not None:
-        cells = {}
-        for row, layers in run.norms.rows.items():
-            largest = max(one.high for one in layers.values())
-            cells[row] = parse_cell(f"{largest:.2f}")
-        further.append(("Largest norm", "", cells))
-    return further
+def _main_table(run: RunResult) -> ResultTable:
+    """Return the metrics, the cost, and terms and norms where the run has them."""
+    analyses = _analysis_columns(run)
+    rows = []
+    for row in run.rows:
+        cells: list[Cell] = []
+        for metric in run.metrics:
+            if row.is_diverged:
+                cells.append(f"diverged {row.num_diverged} of {run.design.runs}")
+            else:
+                cells.append(_published_cell(row.metrics.get(metric.key), 1))
+        cost = row.cost
+        cells.append(parse_cell(f"{cost.relative_gradients:.2f}") if cost else None)
+        cells += [column.cells.get(row.key) for column in analyses]
+        rows.append((row.label, *cells))
+    columns = ["row", *(metric.label for metric in run.metrics), "Cost"]
+    units = ["", *(metric.unit for metric in run.metrics), ""]
+    remarks = (missing_sentence(run), distances_sentence(run))
+    return ResultTable(
+        columns=(*columns, *(column.name for column in analyses)),
+        units=(*units, *(column.unit for column in analyses)),
+        rows=tuple(rows),
+        caption=" ".join(filter(None, remarks)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _AnalysisColumn:
+    """Column of the main table from an analysis, its cells by key of the row."""
+
+    name: str
+    unit: str
+    cells: Mapping[str, Cell]
+
+
+def _analysis_columns(run: RunResult) -> list[_AnalysisColumn]:
+    """Return distance and transfer of the adversarial examples, and largest norms."""
+    distances: dict[str, Cell] = {}
+    transfers: dict[str, Cell] = {}
+    norms: dict[str, Cell] = {}
+    for key, terms in run.theory.rows.items() if run.theory else ():
+        if "delta" in terms:
+            distances[key] = _term_cell(terms["delta"], 1.0, 2)
+        if "transfer" in terms:
+            transfers[key] = _term_cell(terms["transfer"], 100.0, 1)
+    for key, layers in run.norms.rows.items() if run.norms else ():
+        norms[key] = parse_cell(f"{max(layer.high for layer in layers.values()):.2f}")
+    columns = [
+        _AnalysisColumn("Distance (L2)", "", distances),
+        _AnalysisColumn("Transfer to the oracle", "%", transfers),
+        _AnalysisColumn("Largest norm", "", norms),
+    ]
+    return [column for column in columns if column.cells]
+
+
+def _term_cell(term: Term, scale: float, digits: int) -> Cell:
+    """Return mean and standard deviation of a theorem's term, times ``scale``."""
+    mean = scale * term.mean
+    std = scale * term.std
+    return _published_cell(Estimate(mean, std, math.nan, math.nan, 0, 0), digits)
 
 
 def _verdict_table(run: RunResult) -> ResultTable:
-    """Return the methods' verdicts and paired differences to retrained models."""
+    """Return the methods' verdicts and paired differences.
+
+    Distances, such as the Avg Gap, are less those of the seed floor and of the best
+    other method, other metrics less those of the retrained models.
+    """
     methods = [row for row in run.rows if row.verdict]
-    stored = set().union(*(row.differences for row in methods))
-    shown = []
+    keys = set().union(*(row.differences for row in methods))
+    compared: list[tuple[str, str]] = []
+    columns = ["row", "Verdict"]
+    units = ["", ""]
     for metric in run.metrics:
-        if metric.key not in stored:
+        if metric.key not in keys:
             continue
+        references = {"oracle": "retrained"}
         if metric.direction == "0":
-            shown.append((metric, "floor", "retrained again"))
-            shown.append((metric, "best", "best other"))
-        else:
-            shown.append((metric, "oracle", "retrained"))
+            references = {"floor": "retrained again", "best": "best other"}
+        for reference, name in references.items():
+            compared.append((metric.key, reference))
+            columns.append(f"{metric.label} less {name}")
+            units.append("points" if metric.unit == "%" else metric.unit)
     rows = []
     for row in methods:
         assert row.verdict is not None
-        more = more_runs(row.verdict.more_runs)
         state = STATES[row.verdict.state]
+        more = format_more_runs(row.verdict.more_runs)
         cells: list[Cell] = [f"{state} ({more})" if more else state]
-        for metric, reference, _ in shown:
-            one = row.differences.get(metric.key, {}).get(reference)
-            if one is None:
-                cells.append(None)
-                continue
-            shown_one = Estimate(one.mean, math.nan, one.low, one.high, 0, 0)
-            cells.append(_estimate(shown_one, 1))
+        for key, reference in compared:
+            difference = find_difference(row, key, reference)
+            cells.append(_difference_cell(difference) if difference else None)
         rows.append((row.label, *cells))
-    units = ["points" if one.unit == "%" else one.unit for one, _, _ in shown]
     return ResultTable(
         title="Paired differences and verdicts",
-        columns=(
-            "row",
-            "Verdict",
-            *(f"{one.label} less {name}" for one, _, name in shown),
-        ),
-        units=("", "", *units),
+        columns=tuple(columns),
+        units=tuple(units),
         rows=tuple(rows),
         caption=margins_sentence(run),
     )
 
 
-def _command(run: RunResult) -> str:
+def _difference_cell(difference: Difference) -> Cell:
+    interval = (difference.low, difference.high)
+    return _published_cell(Estimate(difference.mean, math.nan, *interval, 0, 0), 1)
+
+
+def _klom_table(run: RunResult, klom: Klom) -> ResultTable:
+    labels = {row.key: row.label for row in run.rows}
+    parts = list(next(iter(klom.rows.values())))
+    rows = []
+    for key, distances in klom.rows.items():
+        cells = [_published_cell(distances[part].mean, 1) for part in parts]
+        rows.append((labels.get(key, key), *cells))
+    return ResultTable(
+        title=f"KLoM of {klom.num_models} models",
+        columns=("row", *(part.capitalize() for part in parts)),
+        units=("", *("nats",) * len(parts)),
+        rows=tuple(rows),
+    )
+
+
+def _requests_table(run: RunResult, requests: Requests) -> ResultTable:
+    labels = {row.key: row.label for row in run.rows}
+    rows = []
+    for key, scores in requests.rows.items():
+        cells = [_published_cell(score.score, 0) for score in scores]
+        rows.append((labels.get(key, key), *cells))
+    return ResultTable(
+        title="Score after each request: FR AUC minus FT AUC",
+        columns=("row", *(f"Request {i + 1}" for i in range(requests.count))),
+        units=("", *("points",) * requests.count),
+        rows=tuple(rows),
+    )
+
+
+def _targets_table(targets: Targets) -> ResultTable:
+    rows = []
+    for target in targets.rows:
+        cells = [parse_cell(f"{value:.2f}") for value in target.values]
+        cells += [None] * (len(targets.betas) - len(cells))
+        rows.append((target.name[0].upper() + target.name[1:], *cells))
+    return ResultTable(
+        title="KL(retrained || target), before any training",
+        columns=("target", *(f"beta {beta:g}" for beta in targets.betas)),
+        units=("", *("nats",) * len(targets.betas)),
+        rows=tuple(rows),
+        caption=(
+            "On the samples to forget, means over runs; a target without a strength has"
+            " its number in the first column."
+        ),
+    )
+
+
+def _portable_command(run: RunResult) -> str:
     """Return the command of a run, the folders of its machine replaced."""
     words = shlex.split(run.command)
     for i, word in enumerate(words):

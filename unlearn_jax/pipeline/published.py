@@ -1,4 +1,4 @@
-"""Published results: one small JSON file a table.
+"""Published results: a small JSON file per experiment.
 
 ``experiments/results/NAME.json`` holds the numbers of one published experiment as they
 are shown: decimals are part of a number, so ``1.00`` stays ``1.00``.
@@ -22,10 +22,10 @@ SCHEMA = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Value:
-    """One number of a table, in the unit of its column.
+    """Number of a table, in the unit of its column.
 
     Attributes:
-      mean: the number itself.
+      mean: the number, or the mean over runs.
       std: standard deviation over runs.
       low: lower end of the 95% interval of the mean.
       high: upper end.
@@ -51,14 +51,14 @@ Cell = Value | str | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResultTable:
-    """A published table.
+    """Published table.
 
     Attributes:
       title: above the table; empty for the main one.
-      columns: names, that of the row labels first; it is not shown if it is "row".
+      columns: names, that of the row labels first; the name "row" is not shown.
       units: of each column: ``"%"``, ``"points"``, ``"nats"`` or empty.
       rows: as many cells as columns each; None where there is no number.
-      caption: instructions for reading.
+      caption: explanation, below the table.
     """
 
     title: str = ""
@@ -70,11 +70,11 @@ class ResultTable:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-    """A row of the table of systems.
+    """Row of the table of neighboring systems.
 
     Attributes:
       name: with its paper, in Markdown.
-      works: "yes", or in which part.
+      works: "yes", or the part that does.
       where: modules, presets and notebooks, in Markdown.
       measured: the main numbers in a sentence or two.
     """
@@ -87,16 +87,16 @@ class System:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """One published experiment: the content of ``experiments/results/NAME.json``.
+    """Published experiment: the content of ``experiments/results/NAME.json``.
 
     Attributes:
       name: of the preset or benchmark, and of the file.
       group: section of ``RESULTS.md``.
       title: one line.
       claim: the question or claim that the experiment is about.
-      command: shell command that measures it again.
+      command: shell command that repeats the measurement.
       date: of the measurement, ``YYYY-MM-DD``; empty if not measured.
-      device: machine in words.
+      device: machine, in words.
       versions: of unlearn_jax, Python and JAX.
       commit: of the measuring code, if published before digests were stored.
       code: digest of the measuring code, of
@@ -109,7 +109,7 @@ class Result:
       published: what the source reports.
       reading: findings, one sentence or paragraph each.
       notes: caveats, and disagreements between earlier copies.
-      system: row of the table of systems, if this experiment carries one.
+      system: row of the table of neighboring systems, if any.
     """
 
     name: str
@@ -181,7 +181,7 @@ def read_result(path: pathlib.Path) -> Result:
 
 
 def published_time(name: str) -> str:
-    """Return the time and the machine of a published result; empty where it has none.
+    """Return time, machine and date of a published result; empty without a time.
 
     Args:
       name: of the preset.
@@ -190,14 +190,16 @@ def published_time(name: str) -> str:
         path = folder() / f"{name}.json"
     except InputError:
         return ""
-    result = read_result(path) if path.is_file() else None
-    if result is None or not result.time:
+    if not path.is_file():
+        return ""
+    result = read_result(path)
+    if not result.time:
         return ""
     return f"{result.time}, on {result.device}, {result.date}"
 
 
 def published_plan(name: str) -> str:
-    """Return the published plan of a preset on pods; empty where there is none.
+    """Return the published plan of a preset on pods; empty without one.
 
     Args:
       name: of the preset.
@@ -206,9 +208,10 @@ def published_plan(name: str) -> str:
         path = folder() / "compiled.json"
     except InputError:
         return ""
-    tables = read_result(path).tables if path.is_file() else ()
+    if not path.is_file():
+        return ""
     lines = []
-    for table in tables:
+    for table in read_result(path).tables:
         if table.title != "The plan of pods":
             continue
         for row in table.rows:
@@ -247,7 +250,7 @@ def _cell_from_json(cell: Any) -> Cell:
 
 
 def write_result(result: Result, path: pathlib.Path) -> None:
-    """Write one published result, a table row a line.
+    """Write one published result, each row of a table on a line.
 
     Args:
       result: to write.
@@ -289,9 +292,11 @@ def _cell_json(cell: Cell) -> str:
         return _json(cell)
     if cell.std is None and cell.low is None:
         return f"{cell.mean:f}"
-    fields = dataclasses.asdict(cell).items()
-    inside = ", ".join(f'"{key}": {x:f}' for key, x in fields if x is not None)
-    return f"{{{inside}}}"
+    members = []
+    for name, number in dataclasses.asdict(cell).items():
+        if number is not None:
+            members.append(f'"{name}": {number:f}')
+    return "{" + ", ".join(members) + "}"
 
 
 def read_results(path: pathlib.Path | None = None) -> dict[str, Result]:
@@ -309,7 +314,7 @@ _CELL = re.compile(rf"({_NUMBER})(?: ± ({_NUMBER}))?(?: \[({_NUMBER}), ({_NUMBE
 
 
 def parse_cell(text: str) -> Cell:
-    """Return a cell's number as it is shown; other text unchanged, None for a dash.
+    """Return the number in a cell's text; other text unchanged, None for a dash.
 
     Args:
       text: of a cell.

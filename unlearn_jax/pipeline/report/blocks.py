@@ -1,15 +1,17 @@
-"""Blocks of a page, and their forms: HTML, Markdown, terminal, LaTeX.
+"""Blocks of a page, and their rendering: HTML, Markdown, terminal, LaTeX.
 
 A page is a summary and blocks: text, tables, figures, checks, and sections of these.
 Every cell of every table, in every form, is written by :func:`format_cell`.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar, cast
 
 import jinja2
 import numpy as np
@@ -52,7 +54,7 @@ class Column:
       unit: printed under the name.
       help: meaning of the column, shown on hover.
       digits: decimals of its numbers; None chooses them for each cell.
-      is_text: True for words, which are aligned left and may wrap.
+      is_text: True for words, which are aligned left and wrapped.
     """
 
     name: str
@@ -69,7 +71,7 @@ class Text:
     Attributes:
       text: paragraphs are separated by an empty line.
       title: heading.
-      kind: ``note`` is smaller, ``warning`` is marked, ``code`` keeps its line ends.
+      kind: ``note`` is smaller, ``warning`` is marked, ``code`` keeps its line breaks.
     """
 
     text: str
@@ -79,17 +81,17 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Table, its first column the labels of the rows.
+    """Table whose first column has the labels of the rows.
 
     Attributes:
       title: heading.
-      columns: names, or :class:`Column` where there is more to tell.
-      rows: as many cells each as the table has columns.
+      columns: names, or :class:`Column` for a unit, help or digits.
+      rows: a cell per column each.
       caption: explanation, above the table.
-      kinds: empty, or a word for each row: ``oracle`` highlights a row.
+      kinds: empty, or the kind of each row; ``oracle`` is highlighted.
 
     Raises:
-      ValueError: a row of another length.
+      ValueError: a row of another length, or kinds for some rows only.
     """
 
     title: str
@@ -100,16 +102,21 @@ class Table:
 
     def __post_init__(self) -> None:
         """Check that the table is rectangular."""
-        if any(len(row) != len(self.columns) for row in self.rows):
-            count = len(self.columns)
-            raise ValueError(f"table {self.title!r}: every row needs {count} cells")
+        num_columns = len(self.columns)
+        if any(len(row) != num_columns for row in self.rows):
+            raise ValueError(
+                f"table {self.title!r}: every row needs {num_columns} cells"
+            )
         if self.kinds and len(self.kinds) != len(self.rows):
             raise ValueError(f"table {self.title!r}: every row needs a kind")
 
     @property
     def heads(self) -> list[Column]:
         """Columns, each a :class:`Column`."""
-        return [Column(c) if isinstance(c, str) else c for c in self.columns]
+        return [
+            Column(column) if isinstance(column, str) else column
+            for column in self.columns
+        ]
 
     @property
     def body(self) -> list[tuple[str, list[Cell]]]:
@@ -145,10 +152,10 @@ class Section:
     """Group of blocks.
 
     Attributes:
-      title: heading; may be empty.
+      title: heading; empty for none.
       blocks: in order.
       folded: hidden until the reader opens it.
-      is_row: blocks stand next to each other where the window is wide.
+      is_row: place the blocks next to each other in a wide window.
     """
 
     title: str
@@ -166,7 +173,7 @@ class Page:
     """Page of a run, a study or an experiment.
 
     Attributes:
-      summary: a few plain sentences, made from the numbers.
+      summary: a few plain sentences, generated from the numbers.
       blocks: in order.
       title: heading.
       about: one line under the heading: data, size, date.
@@ -208,56 +215,61 @@ def format_cell(value: Value, digits: int | None = None) -> tuple[str, str]:
     (('0.00', ''), ('1,234', ''), ('4,000', ''))
     """
     if isinstance(value, Estimate):
-        numbers = [value.mean, value.low, value.high]
-        sizes = [abs(number) for number in numbers if is_known(number)]
-        largest = max(sizes, default=0.0)
-        if digits is None:
-            digits = 2
-            if 0 < largest < 1:
-                digits -= math.floor(math.log10(largest))
-        tiny = 0 < largest < 1e-3 and digits > 2
-        write = "{:.1e}".format if tiny else _fixed(digits)
-        text = write(value.mean) if is_known(value.mean) else MISSING
-        if is_known(value.std):
-            text += f" ± {write(value.std)}"
-        if not (is_known(value.low) and is_known(value.high)):
-            return text, ""
-        return text, f"[{write(value.low)}, {write(value.high)}]"
+        return _format_estimate(value, digits)
     if isinstance(value, np.generic):
         value = cast(Value, value.item())
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return MISSING if value is None else str(value), ""
+    if value is None:
+        return MISSING, ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value), ""
     if not math.isfinite(value):
         return MISSING, ""
     if isinstance(value, int):
         return f"{value:,}", ""
     if digits is not None:
-        return _fixed(digits)(value), ""
+        return _format_fixed(value, digits), ""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}", ""
 
 
-def is_known(value: Any) -> bool:
+def _format_estimate(estimate: Estimate, digits: int | None) -> tuple[str, str]:
+    """Return mean and standard deviation as text, and the interval, in equal digits."""
+    ends = (estimate.mean, estimate.low, estimate.high)
+    largest = max((abs(number) for number in ends if is_known(number)), default=0.0)
+    if digits is None:
+        digits = 2
+        if 0 < largest < 1:
+            digits -= math.floor(math.log10(largest))
+    is_tiny = 0 < largest < 1e-3 and digits > 2
+
+    def write(number: float) -> str:
+        return f"{number:.1e}" if is_tiny else _format_fixed(number, digits)
+
+    text = write(estimate.mean) if is_known(estimate.mean) else MISSING
+    if is_known(estimate.std):
+        text += f" ± {write(estimate.std)}"
+    if not has_interval(estimate):
+        return text, ""
+    return text, f"[{write(estimate.low)}, {write(estimate.high)}]"
+
+
+def _format_fixed(number: float, digits: int) -> str:
+    """Return a number with ``digits`` decimals, and 0 without a sign."""
+    text = f"{number:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def is_known(value: float | None) -> TypeGuard[float]:
     """Return True for a number that can be shown: neither None nor NaN nor infinite."""
     return value is not None and math.isfinite(value)
 
 
-def has_interval(estimate: Estimate | None) -> bool:
+def has_interval(estimate: Estimate | None) -> TypeGuard[Estimate]:
     """Return True for an estimate with both ends of its interval."""
     return estimate is not None and is_known(estimate.low) and is_known(estimate.high)
 
 
-def _fixed(digits: int) -> Any:
-    """Return a writer of numbers with ``digits`` decimals and without a negative 0."""
-
-    def write(value: float) -> str:
-        text = f"{value:.{digits}f}"
-        return text.removeprefix("-") if float(text) == 0 else text
-
-    return write
-
-
 def render_html(page: Page) -> str:
-    """Return the page as one self-contained HTML file, without a script or a request.
+    """Return the page as one self-contained HTML file without scripts.
 
     Drawings are inline SVG that follows the light or dark color scheme.
     """
@@ -271,23 +283,29 @@ def render_html(page: Page) -> str:
         lstrip_blocks=True,
     )
     for kind in (Text, Table, Figure, Check, Section):
-        environment.tests[kind.__name__.lower()] = lambda b, k=kind: isinstance(b, k)
-    count = itertools.count()
+        # tests of the template, as in {% if block is table %}
+        is_kind = functools.partial(_is_instance, kind)
+        environment.tests[kind.__name__.lower()] = is_kind
+    number = itertools.count()
 
     def draw(block: Figure) -> Markup:
-        return Markup(to_svg(block.figure, f"figure{next(count)}", block.alt))
+        return Markup(to_svg(block.figure, f"figure{next(number)}", block.alt))
 
-    template = environment.get_template("page.html.j2")
     checks = page.find(Check)
     failed = [check for check in checks if not check.passed]
+    template = environment.get_template("page.html.j2")
     text = template.render(
         page=page, checks=checks, failed=failed, draw=draw, format_cell=format_cell
     )
     return text.lstrip()
 
 
+def _is_instance(kind: type, block: Block) -> bool:
+    return isinstance(block, kind)
+
+
 def render_markdown(block: Page | Block) -> str:
-    """Return a page or a block in Markdown, text escaped, a figure as its alt text."""
+    """Return a page or a block in Markdown; a figure gives its description."""
     return "\n".join(_markdown(block, level=1))
 
 
@@ -311,23 +329,7 @@ def _markdown(block: Page | Block, level: int) -> list[str]:
         return lines
     lines = [f"**{title}**", ""] if title else []
     if isinstance(block, Table):
-        rows = []
-        for kind, cells in block.body:
-            texts = _on_one_line(block, cells)
-            if kind == "oracle":
-                texts[0] = f"**{texts[0]}**"
-            rows.append(texts)
-        heads = [escape_markdown(_head(column)) for column in block.heads]
-        align = ["left" if column.is_text else "right" for column in block.heads[1:]]
-        # A table without rows has its heads as a row, for tabulate needs one.
-        table = tabulate(
-            rows,
-            heads,
-            "pipe",
-            colalign=["left", *align] if rows else None,
-            disable_numparse=True,
-        )
-        lines += [table, ""]
+        lines += [_markdown_table(block), ""]
         return lines + ([escape_markdown(block.caption), ""] if block.caption else [])
     if isinstance(block, Figure):
         return [*lines, escape_markdown(block.alt), ""]
@@ -336,6 +338,37 @@ def _markdown(block: Page | Block, level: int) -> list[str]:
     for paragraph in block.text.split("\n\n"):
         lines += [escape_markdown(paragraph), ""]
     return lines
+
+
+def _markdown_table(table: Table) -> str:
+    """Return a table in Markdown, intervals and notes on the lines of their numbers."""
+    rows = []
+    for kind, cells in table.body:
+        texts = []
+        for cell, column in zip(cells, table.heads, strict=True):
+            value, interval = format_cell(cell.value, column.digits)
+            note = escape_markdown(f"({cell.note})") if cell.note else ""
+            pieces = [cell.mark, escape_markdown(value), interval, note]
+            texts.append(" ".join(filter(None, pieces)))
+        if kind == "oracle":
+            texts[0] = f"**{texts[0]}**"
+        rows.append(texts)
+    heads = [escape_markdown(_head(column)) for column in table.heads]
+    return _tabulate(rows, heads, table.heads, "pipe")
+
+
+def _tabulate(
+    rows: Sequence[Any], heads: Sequence[str], columns: Sequence[Column], style: str
+) -> str:
+    """Return a table of text: labels and words to the left, numbers to the right."""
+    align = ["right"] * len(columns)
+    for i, column in enumerate(columns):
+        if i == 0 or column.is_text:
+            align[i] = "left"
+    # tabulate cannot align the columns of a table without rows
+    return tabulate(
+        rows, heads, style, colalign=align if rows else None, disable_numparse=True
+    )
 
 
 def render_terminal(block: Page | Block, width: int = 160) -> str:
@@ -359,77 +392,79 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
         return f"{block.title}\n\n{inner}" if block.title else inner
     if isinstance(block, Figure):
         return ""
-    count = max(1, len(block.columns) - 1)
-    pieces: list[str] = []
-    # Labels are wrapped more closely before columns are split.
-    for num_pieces, label_width in itertools.product(range(1, count + 1), (28, 18)):
-        size = math.ceil(count / num_pieces)
-        pieces = [
-            _terminal_piece(block, start, start + size, label_width)
-            for start in range(1, count + 1, size)
-        ]
-        lines = "\n".join(pieces).splitlines()
-        if max(map(len, lines)) <= width:
+    return _terminal_table(block, width)
+
+
+def _terminal_table(table: Table, width: int) -> str:
+    """Return a table in the fewest pieces of at most ``width`` columns."""
+    num_columns = max(1, len(table.columns) - 1)
+    text = ""
+    # labels are wrapped more closely before columns are split
+    for num_pieces, label_width in itertools.product(
+        range(1, num_columns + 1), (28, 18)
+    ):
+        size = math.ceil(num_columns / num_pieces)
+        pieces = []
+        for start in range(1, num_columns + 1, size):
+            pieces.append(_terminal_piece(table, start, start + size, label_width))
+        text = "\n\n".join(pieces)
+        if max(len(line) for line in text.splitlines()) <= width:
             break
-    title = [f"{block.title}"] if block.title else []
-    return "\n".join([*title, "\n\n".join(pieces)])
+    return f"{table.title}\n{text}" if table.title else text
 
 
 def _terminal_blocks(blocks: Sequence[Block], width: int) -> str:
     """Return blocks with an empty line between them, but none between checks."""
     text = ""
     for block in blocks:
-        shown = render_terminal(block, width)
-        if shown:
-            text += f"{shown}\n" if isinstance(block, Check) else f"{shown}\n\n"
+        rendered = render_terminal(block, width)
+        if rendered:
+            text += f"{rendered}\n" if isinstance(block, Check) else f"{rendered}\n\n"
     return text.rstrip("\n")
 
 
 def _terminal_piece(table: Table, start: int, stop: int, label_width: int) -> str:
-    """Return the labels and some columns, an interval below its number."""
+    """Return the labels and some columns; intervals and notes are below the numbers."""
     chosen = [0, *range(start, min(stop, len(table.columns)))]
     columns = [table.heads[i] for i in chosen]
-    heads = [
-        "\n".join([*textwrap.wrap(c.name, 24 if c.is_text else 12), *_unit(c)])
-        for c in columns
-    ]
+    heads = []
+    for column in columns:
+        lines = textwrap.wrap(column.name, 24 if column.is_text else 12)
+        if column.unit:
+            lines.append(f"({column.unit})")
+        heads.append("\n".join(lines))
     rows = []
     for _, cells in table.body:
         row = []
         for i, column in zip(chosen, columns, strict=True):
             text, interval = format_cell(cells[i].value, column.digits)
-            is_words = column.is_text or i == 0
-            wrap = label_width if i == 0 else 28
-            lines = (
-                textwrap.wrap(text, wrap) if is_words else [text.replace(" ± ", "±")]
-            )
-            low_high = interval.strip("[]").replace(", ", "–")
+            if i == 0:
+                lines = textwrap.wrap(text, label_width)
+            elif column.is_text:
+                lines = textwrap.wrap(text, 28)
+            else:
+                lines = [text.replace(" ± ", "±")]
+            lines.append(interval.strip("[]").replace(", ", "–"))
             note = cells[i].note
-            note = f"({note})" if note and not note.startswith("[") else note
-            row.append("\n".join(filter(None, [*lines, low_high, note])))
+            is_interval = note.startswith("[")
+            lines.append(f"({note})" if note and not is_interval else note)
+            row.append("\n".join(filter(None, lines)))
         rows.append(row)
-    align = ["left" if c.is_text else "right" for c in columns[1:]]
-    return tabulate(
-        rows,
-        heads,
-        "simple",
-        colalign=["left", *align] if rows else None,
-        disable_numparse=True,
-    )
+    return _tabulate(rows, heads, columns, "simple")
 
 
 def render_latex(table: Table) -> str:
-    """Return a ``tabular`` that needs ``booktabs``; the oracle stands between rules."""
+    """Return a ``tabular`` that needs ``booktabs``, with rules around the oracle."""
     rows: list[Any] = []
     for kind, cells in table.body:
-        pairs = [
-            format_cell(cell.value, column.digits)
-            for cell, column in zip(cells, table.heads, strict=True)
-        ]
-        texts = [text for text, _ in pairs]
+        texts = []
+        intervals = []
+        for cell, column in zip(cells, table.heads, strict=True):
+            text, interval = format_cell(cell.value, column.digits)
+            texts.append(text)
+            intervals.append(interval)
         if cells[0].note:
             texts[0] += f" ({cells[0].note})"
-        intervals = [interval for _, interval in pairs]
         if kind == "oracle" and rows and rows[-1] != SEPARATING_LINE:
             rows.append(SEPARATING_LINE)
         rows.append([" ".join(text.split()) for text in texts])
@@ -439,38 +474,24 @@ def render_latex(table: Table) -> str:
             rows.append(SEPARATING_LINE)
     if rows and rows[-1] == SEPARATING_LINE:
         rows.pop()
-    align = ["left", *("right" for _ in table.columns[1:])]
-    lines = tabulate(
+    heads = [_head(column) for column in table.heads]
+    align = ["left", *["right"] * (len(heads) - 1)]
+    text = tabulate(
         rows,
-        [_head(column) for column in table.heads],
+        heads,
         "latex_booktabs",
         colalign=align if rows else None,
         disable_numparse=True,
     )
-    return r"% needs \usepackage{booktabs}" + f"\n{lines}\n"
-
-
-def _unit(column: Column) -> list[str]:
-    return [f"({column.unit})"] if column.unit else []
+    return f"% needs \\usepackage{{booktabs}}\n{text}\n"
 
 
 def _head(column: Column) -> str:
-    return " ".join([column.name, *_unit(column)])
-
-
-def _on_one_line(table: Table, cells: Sequence[Cell]) -> list[str]:
-    """Return the cells of a row with their intervals and notes, in Markdown."""
-    texts = []
-    for cell, column in zip(cells, table.heads, strict=True):
-        text, interval = format_cell(cell.value, column.digits)
-        note = f"({cell.note})" if cell.note else ""
-        words = [cell.mark, escape_markdown(text), interval, escape_markdown(note)]
-        texts.append(" ".join(filter(None, words)))
-    return texts
+    return f"{column.name} ({column.unit})" if column.unit else column.name
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line."""
+    """Return text that Markdown shows unchanged, on one line."""
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join("\\" + letter if letter in "\\|*_`[]" else letter for letter in text)
+    return re.sub(r"[\\|*_`\[\]]", r"\\\g<0>", text)

@@ -1,4 +1,4 @@
-"""Files of an experiment: its page, its tables and its numbers."""
+"""Files of an experiment: its results, tables and page."""
 
 import dataclasses
 import datetime
@@ -20,7 +20,6 @@ from unlearn_jax.pipeline.report.blocks import (
     Section,
     Table,
     Text,
-    Value,
     render_html,
     render_markdown,
 )
@@ -29,7 +28,7 @@ from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.pipeline.store.events import Events
 
 
-def publish(
+def write_experiment(
     title: str,
     name: str,
     config: object,
@@ -39,7 +38,7 @@ def publish(
     *,
     events: Events | None = None,
 ) -> ExperimentResult:
-    """Write ``results.json``, ``table.md`` and ``report.html``, each at once.
+    """Write ``results.json``, ``table.md`` and ``report.html``, each in one step.
 
     Args:
       title: heading of the page.
@@ -48,7 +47,7 @@ def publish(
       page: its findings.
       costs: of the artifacts.
       folder: to write to.
-      events: of TensorBoard, which get the numbers of the tables; None for none.
+      events: TensorBoard events to add the numbers of the tables to.
 
     Returns:
       The content of ``results.json``.
@@ -56,50 +55,18 @@ def publish(
     Raises:
       ReportError: a file other than ``results.json`` cannot be written.
     """
-    date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    tables = page.find(Table)
-    versions = store.versions()
-    network = getattr(config, "model", None)
-    if isinstance(network, ModelConfig):
-        versions["devices"] = with_convolutions(
-            versions["devices"], plain_model(network)
-        )
-    checks = [
-        dataclasses.replace(check, passed=bool(check.passed))
-        for check in page.find(Check)
-    ]
-    result = ExperimentResult(
-        experiment=name,
-        title=title,
-        date=date,
-        summary=page.summary,
-        tables=tuple(map(_record, tables)),
-        checks=tuple(checks),
-        stages=tuple(costs),
-        versions=versions,
-        config=to_json(config),
-        config_digest=digest(config),
-    )
-    provenance = [
-        cost_table("Artifact", costs),
-        *provenance_blocks(
-            result.config, {"configuration hash": result.config_digest, **versions}
-        ),
-    ]
-    whole = dataclasses.replace(
-        page,
-        title=title,
-        about=(
-            f"Experiment {name} · {date[:10]} · unlearn_jax {versions['unlearn_jax']}"
-        ),
-        blocks=[*page.blocks, Section("Cost and provenance", provenance)],
-    )
+    result = _experiment_result(title, name, config, page, costs)
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)
+    tables = page.find(Table)
 
     def save_table() -> None:
         markdown = "\n".join(render_markdown(table) for table in tables)
         store.write_text(folder / "table.md", markdown)
+
+    def save_page() -> None:
+        html = render_html(_with_provenance(page, result))
+        store.write_text(folder / "report.html", html)
 
     def save_events() -> None:
         if events is not None:
@@ -108,13 +75,52 @@ def publish(
 
     writers = {
         "table.md": save_table,
-        "report.html": lambda: store.write_text(
-            folder / "report.html", render_html(whole)
-        ),
+        "report.html": save_page,
         "the events": save_events,
     }
     store.write_each(writers, folder, result)
     return result
+
+
+def _experiment_result(
+    title: str, name: str, config: object, page: Page, costs: Sequence[Cost]
+) -> ExperimentResult:
+    versions = store.versions()
+    network = getattr(config, "model", None)
+    if isinstance(network, ModelConfig):
+        versions["devices"] = with_convolutions(
+            versions["devices"], plain_model(network)
+        )
+    # a study's checks may pass NumPy's booleans, which JSON does not take
+    checks = [
+        dataclasses.replace(check, passed=bool(check.passed))
+        for check in page.find(Check)
+    ]
+    return ExperimentResult(
+        experiment=name,
+        title=title,
+        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        summary=page.summary,
+        tables=tuple(_table_record(table) for table in page.find(Table)),
+        checks=tuple(checks),
+        stages=tuple(costs),
+        versions=versions,
+        config=to_json(config),
+        config_digest=digest(config),
+    )
+
+
+def _with_provenance(page: Page, result: ExperimentResult) -> Page:
+    """Return the page with a heading, and with costs and versions at its end."""
+    facts = {"configuration hash": result.config_digest, **result.versions}
+    provenance = [
+        cost_table("Artifact", result.stages),
+        *provenance_blocks(result.config, facts),
+    ]
+    package = f"unlearn_jax {result.versions['unlearn_jax']}"
+    about = f"Experiment {result.experiment} · {result.date[:10]} · {package}"
+    blocks = [*page.blocks, Section("Cost and provenance", provenance)]
+    return dataclasses.replace(page, title=result.title, about=about, blocks=blocks)
 
 
 def cost_table(name: str, costs: Sequence[Cost]) -> Table:
@@ -122,12 +128,12 @@ def cost_table(name: str, costs: Sequence[Cost]) -> Table:
 
     Args:
       name: heading of the first column.
-      costs: of each.
+      costs: of the stages or artifacts, in order.
     """
     columns = [
         name,
         Column("Seconds", digits=1),
-        Column("Compiling", "seconds", "Seconds of compilation among them.", 1),
+        Column("Compiling", "seconds", "Seconds of compilation among them.", digits=1),
         Column("Peak memory", "MB", digits=0),
         Column("Origin", is_text=True),
     ]
@@ -145,11 +151,11 @@ def cost_table(name: str, costs: Sequence[Cost]) -> Table:
 
 
 def provenance_blocks(config: object, facts: Mapping[str, object]) -> list[Block]:
-    """Return the configuration and the versions, folded.
+    """Return folded sections of the configuration and of the versions.
 
     Args:
-      config: values for JSON.
-      facts: name and value of each line.
+      config: JSON-able values.
+      facts: versions and digests by name.
     """
     text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
     columns = ["", Column("", is_text=True)]
@@ -161,7 +167,7 @@ def provenance_blocks(config: object, facts: Mapping[str, object]) -> list[Block
 
 
 def page_of(result: ExperimentResult) -> Page:
-    """Return the tables and the checks of an experiment's results."""
+    """Return the page of an experiment's stored results: tables and checks."""
     tables = [
         Table(table.title, table.columns, table.rows, table.caption)
         for table in result.tables
@@ -169,10 +175,12 @@ def page_of(result: ExperimentResult) -> Page:
     return Page(result.summary, [*tables, *result.checks], result.title)
 
 
-def _record(table: Table) -> TableResult:
+def _table_record(table: Table) -> TableResult:
+    """Return a table as it is stored, NumPy's numbers as Python's."""
     rows = []
     for _, cells in table.body:
-        rows.append(tuple(_plain(cell.value) for cell in cells))
+        values = [cell.value for cell in cells]
+        rows.append(tuple(v.item() if isinstance(v, np.generic) else v for v in values))
     return TableResult(
         title=table.title,
         columns=tuple(column.name for column in table.heads),
@@ -182,7 +190,7 @@ def _record(table: Table) -> TableResult:
 
 
 def _numbers(tables: Sequence[Table]) -> dict[str, float]:
-    """Return the numbers of tables by ``table/row/column``, means of estimates."""
+    """Return the numbers and the means of estimates, by ``TABLE/ROW/COLUMN``."""
     numbers = {}
     for table in tables:
         heads = [column.name for column in table.heads]
@@ -195,7 +203,3 @@ def _numbers(tables: Sequence[Table]) -> dict[str, float]:
                 if isinstance(value, int | float | np.number):
                     numbers[f"{table.title}/{label}/{head}"] = float(value)
     return numbers
-
-
-def _plain(value: Value) -> Value:
-    return value.item() if isinstance(value, np.generic) else value

@@ -7,65 +7,82 @@ The words of the verdicts are those of the report
 from collections.abc import Mapping
 
 from unlearn_jax.audit import Estimate
-from unlearn_jax.pipeline.measure.records import Difference, RowResult, RunResult
+from unlearn_jax.pipeline.measure.records import (
+    Klom,
+    Requests,
+    RowResult,
+    RunResult,
+    Targets,
+    Verdict,
+)
 from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_known
 from unlearn_jax.pipeline.report.verdict import (
-    difference_words,
+    deciding_difference,
+    find_difference,
+    format_difference,
     headline,
-    listed,
-    more_words,
-    quoted,
+    join_phrases,
+    methods_by_gap,
+    more_runs_phrase,
+    quote_name,
 )
 
-_STATES = (
-    "forgotten like retraining",
-    "measurably different, the forget samples still recognizable",
-    "measurably different, the forget samples less familiar than data never seen",
-    "measurably different from it",
-    "undecided",
-)
+_OUTCOMES = {
+    "like": "forgotten like retraining",
+    "above": "measurably different, the forget samples still recognizable",
+    "below": (
+        "measurably different, the forget samples less familiar than data never seen"
+    ),
+    "different": "measurably different from it",
+    "undecided": "undecided",
+}
+"""Openings of the lists of methods; ``different`` is of runs that forget classes."""
 
 
 def reading(runs: Mapping[str, RunResult]) -> tuple[str, ...]:
-    """Return the findings of a run, at most four sentences, or of a study's variants.
+    """Return the findings of a run, or of the variants of a study.
 
     Args:
-      runs: by name of the variant; a single run may have any name.
+      runs: by title of the variant; a single run may have any title.
 
     Returns:
-      A sentence an item; of a study an item a variant, which its title opens.
+      Of a run at most four sentences; of a study a paragraph for each variant, which
+      opens with its title.
     """
     if len(runs) == 1:
         return tuple(_sentences(next(iter(runs.values()))))
-    items = []
-    for name, run in runs.items():
-        items.append(f"**{name}**: {' '.join(_sentences(run))}")
-    return tuple(items)
+    paragraphs = []
+    for title, run in runs.items():
+        paragraphs.append(f"**{title}**: {' '.join(_sentences(run))}")
+    return tuple(paragraphs)
 
 
 def _sentences(run: RunResult) -> list[str]:
-    sentences = [_original(run), _verdicts(run), _gap(run), _last(run)]
+    sentences = [
+        _original_sentence(run),
+        _verdicts_sentence(run),
+        _gap_sentence(run),
+        _analysis_sentence(run),
+    ]
     return [sentence for sentence in sentences if sentence]
 
 
-def _original(run: RunResult) -> str:
-    """Return whether the attack separates the original from retrained models."""
+def _original_sentence(run: RunResult) -> str:
+    """Return a sentence on the attack on the original, compared with retraining."""
     original = run.row_of_kind("original")
     oracle = run.row_of_kind("oracle")
-    if not original or not oracle:
+    if original is None or oracle is None:
         return ""
-    for key in ("ft_auc", "ulira"):
-        one = original.differences.get(key, {}).get("oracle")
-        if one is None or key not in original.metrics or key not in oracle.metrics:
+    for key in ("ft_auc", "ulira") if run.confusion is None else ("ulira",):
+        difference = find_difference(original, key)
+        has_both = key in original.metrics and key in oracle.metrics
+        if difference is None or not has_both:
             continue
-        if run.confusion is not None and key == "ft_auc":
-            continue
-        label = run.metric(key).label
         numbers = (
-            f"{label} {_number(original.metrics[key])}, retrained models"
-            f" {_number(oracle.metrics[key])}"
+            f"{run.metric(key).label} {_format_mean(original.metrics[key])}, retrained"
+            f" models {_format_mean(oracle.metrics[key])}"
         )
-        if one.low > 0:
+        if difference.low > 0:
             return f"The original is recognizable: {numbers}."
         return (
             f"The attack does not tell the original from retrained models ({numbers}),"
@@ -74,138 +91,164 @@ def _original(run: RunResult) -> str:
     return ""
 
 
-def _verdicts(run: RunResult) -> str:
+def _verdicts_sentence(run: RunResult) -> str:
     """Return the verdicts on all methods, with the differences that decide them."""
-    labels: dict[str, list[str]] = {state: [] for state in _STATES}
-    like, above, below, different, undecided = labels
-    methods = [row for row in run.rows if row.kind == "method" and row.verdict]
-    for row in sorted(methods, key=_distance):
-        assert row.verdict is not None
-        key = row.verdict.metrics[0]
-        one = row.differences[key]["oracle"]
-        words = f"{_label(row)} ({_difference(run, key, one)})"
-        if row.verdict.state == "like":
-            labels[like].append(words)
-        elif row.verdict.state == "undecided":
-            more = more_words(row.verdict.more_runs).strip(" ()")
-            words = f"{words[:-1]}; {more or 'more runs would not decide'})"
-            labels[undecided].append(words)
-        elif run.confusion is not None:
-            labels[different].append(words)
-        else:
-            labels[above if one.mean > 0 else below].append(words)
-    parts = [f"{state}: {listed(rows)}" for state, rows in labels.items() if rows]
-    if not parts:
-        return ""
-    if not labels[like]:
-        parts.insert(0, "none is shown to be forgotten like retraining")
-    keys = " and ".join(run.metric(key).label for key in headline(run))
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]} ({keys} less retrained, paired run by run)."
-
-
-def _distance(row: RowResult) -> tuple[bool, float]:
-    """Return the place of a method: different ones last, the farthest first."""
-    assert row.verdict is not None
-    size = abs(row.differences[row.verdict.metrics[0]]["oracle"].mean)
-    is_different = row.verdict.state == "different"
-    return is_different, -size if is_different else size
-
-
-def _gap(run: RunResult) -> str:
-    """Return the smallest Avg Gap and its difference to fine-tuning or the next."""
-    methods = [
-        row for row in run.rows if row.kind == "method" and "avg_gap" in row.metrics
-    ]
+    methods: list[tuple[RowResult, Verdict]] = []
+    for row in run.rows:
+        if row.kind == "method" and row.verdict is not None:
+            methods.append((row, row.verdict))
     if not methods:
         return ""
-    methods.sort(key=lambda row: row.metrics["avg_gap"].mean)
+    keys = headline(run)
+    phrases: dict[str, list[str]] = {outcome: [] for outcome in _OUTCOMES}
+    for row, verdict in sorted(methods, key=lambda method: _order(*method)):
+        difference = deciding_difference(row)
+        outcome: str = verdict.state
+        if outcome == "different" and run.confusion is None:
+            outcome = "above" if difference.mean > 0 else "below"
+        detail = format_difference(difference, 1)
+        if len(keys) != 1:
+            detail = f"{run.metric(verdict.metrics[0]).label} {detail}"
+        if outcome == "undecided":
+            more = more_runs_phrase(verdict.more_runs)
+            detail += f"; {more or 'more runs would not decide'}"
+        phrases[outcome].append(f"{quote_name(row.label)} ({detail})")
+    lists = [] if phrases["like"] else ["none is shown to be forgotten like retraining"]
+    for outcome, opening in _OUTCOMES.items():
+        if phrases[outcome]:
+            lists.append(f"{opening}: {join_phrases(phrases[outcome])}")
+    text = "; ".join(lists)
+    labels = " and ".join(run.metric(key).label for key in keys)
+    return f"{text[0].upper()}{text[1:]} ({labels} less retrained, paired run by run)."
+
+
+def _order(row: RowResult, verdict: Verdict) -> tuple[bool, float]:
+    """Return a sort key: those that differ come last, the farthest of them first."""
+    distance = abs(deciding_difference(row).mean)
+    if verdict.state == "different":
+        return True, -distance
+    return False, distance
+
+
+def _gap_sentence(run: RunResult) -> str:
+    """Return the smallest Avg Gap and its difference to fine-tuning or the next."""
+    methods = methods_by_gap(run)
+    if not methods:
+        return ""
     best = methods[0]
-    text = f"{_label(best)} has the smallest Avg Gap, "
-    text += f"{_number(best.metrics['avg_gap'])} points"
+    text = (
+        f"{quote_name(best.label)} has the smallest Avg Gap,"
+        f" {_format_mean(best.metrics['avg_gap'])} points"
+    )
     floor = run.row_of_kind("second_oracle")
     if floor and "avg_gap" in floor.metrics:
-        text += f" (retrained again {_number(floor.metrics['avg_gap'])}"
-        to_floor = best.differences.get("avg_gap", {}).get("floor")
+        text += f" (retrained again {_format_mean(floor.metrics['avg_gap'])}"
+        to_floor = find_difference(best, "avg_gap", "floor")
         if to_floor:
-            text += f", a paired difference of {difference_words(to_floor, 1)}"
+            text += f", a paired difference of {format_difference(to_floor, 1)}"
         text += ")"
-    other = next((row for row in methods[1:] if row.method == "finetune"), None)
-    other = other or (methods[1] if len(methods) > 1 else None)
-    one = other and other.differences.get("avg_gap", {}).get("best")
-    if other and one:
-        # the probability is corrected for the number of methods, the interval is not
-        if one.p_different <= 1 - run.level:
-            words = "that of {} is larger by {}, pair by pair"
-        elif one.low > 0:
-            words = "that of {} is larger by {}, not measurably in view of all methods"
-        else:
-            words = "measurably no smaller than that of {}, which is larger by {}"
-        more = f"{one.mean:.1f} [{one.low:.1f}, {one.high:.1f}]"
-        text += "; " + words.format(_label(other), more)
-    return f"{text}."
-
-
-def _last(run: RunResult) -> str:
-    """Return KLoM, scores after requests, the nearest target, or else the cost."""
-    labels = {row.key: _label(row) for row in run.rows}
-    if run.klom is not None:
-        parts = []
-        for key, by_part in run.klom.rows.items():
-            one = by_part["forget"].mean if "forget" in by_part else None
-            if one is not None:
-                parts.append(f"{labels.get(key, key)} {_number(one)}")
-        return f"KLoM on the forget set, in nats: {listed(parts)}." if parts else ""
-    if run.requests is not None:
-        parts = []
-        for key, scores in run.requests.rows.items():
-            score = scores[-1].score
-            parts.append(f"{labels.get(key, key)} {_number(score, 0)}")
+    others = methods[1:]
+    compared = [row for row in others if row.method == "finetune"] or others
+    difference = find_difference(compared[0], "avg_gap", "best") if compared else None
+    if difference is None:
+        return f"{text}."
+    name = quote_name(compared[0].label)
+    interval = f"[{difference.low:.1f}, {difference.high:.1f}]"
+    amount = f"{difference.mean:.1f} {interval}"
+    # the probability is corrected for the number of methods, the interval is not
+    if difference.p_different <= 1 - run.level:
+        return f"{text}; that of {name} is larger by {amount}, pair by pair."
+    if difference.low > 0:
         return (
-            "Score after the last request (above the retrained models' means"
-            f" over-forgotten): {listed(parts)}."
+            f"{text}; that of {name} is larger by {amount}, not measurably in view of"
+            " all methods."
         )
-    if run.targets is not None:
-        best = {row.name: min(row.values) for row in run.targets.rows}
-        kl = {k: v for k, v in best.items() if "retrained" not in k}
-        kl.pop("original model", None)
-        if "no tilt (beta 0)" in kl and "weights" in kl:
-            nearest = min(kl, key=lambda name: kl[name])
-            return (
-                "Before any training the target's KL from retrained models is"
-                f" {kl['no tilt (beta 0)']:.2f} without a tilt,"
-                f" {kl['weights']:.2f} with TRW's similarity at its best strength, and"
-                f" {kl[nearest]:.2f} for the nearest target ({nearest})."
-            )
+    return (
+        f"{text}; measurably no smaller than that of {name}, which is larger by"
+        f" {amount}."
+    )
+
+
+def _analysis_sentence(run: RunResult) -> str:
+    """Return KLoM, scores after requests, or the nearest target; else the costs."""
+    if run.klom is not None:
+        return _klom_sentence(run, run.klom)
+    if run.requests is not None:
+        return _requests_sentence(run, run.requests)
+    targets = _targets_sentence(run.targets) if run.targets is not None else ""
+    return targets or _cost_sentence(run)
+
+
+def _klom_sentence(run: RunResult, klom: Klom) -> str:
+    labels = _quoted_labels(run)
+    phrases = []
+    for key, distances in klom.rows.items():
+        if "forget" in distances:
+            distance = _format_mean(distances["forget"].mean)
+            phrases.append(f"{labels.get(key, key)} {distance}")
+    if not phrases:
+        return ""
+    return f"KLoM on the forget set, in nats: {join_phrases(phrases)}."
+
+
+def _requests_sentence(run: RunResult, requests: Requests) -> str:
+    labels = _quoted_labels(run)
+    phrases = []
+    for key, scores in requests.rows.items():
+        last = _format_mean(scores[-1].score, 0)
+        phrases.append(f"{labels.get(key, key)} {last}")
+    return (
+        "Score after the last request (above the retrained models' means"
+        f" over-forgotten): {join_phrases(phrases)}."
+    )
+
+
+def _targets_sentence(targets: Targets) -> str:
+    """Return the nearest target; empty without the targets that it is compared with."""
+    distances = {}
+    for target in targets.rows:
+        if "retrained" not in target.name and target.name != "original model":
+            distances[target.name] = min(target.values)
+    if "no tilt (beta 0)" not in distances or "weights" not in distances:
+        return ""
+    nearest = min(distances, key=lambda name: distances[name])
+    return (
+        "Before any training the target's KL from retrained models is"
+        f" {distances['no tilt (beta 0)']:.2f} without a tilt,"
+        f" {distances['weights']:.2f} with TRW's similarity at its best strength, and"
+        f" {distances[nearest]:.2f} for the nearest target ({nearest})."
+    )
+
+
+def _cost_sentence(run: RunResult) -> str:
+    """Return the range of the methods' costs, and the rows that diverged."""
     costs = []
     for row in run.rows:
         if row.kind == "method" and row.cost and is_known(row.cost.relative_gradients):
             costs.append(row.cost.relative_gradients)
-    lost = [
-        f"{_label(row)} in {row.num_diverged} of {run.design.runs} runs"
+    diverged = [
+        f"{quote_name(row.label)} in {row.num_diverged} of {run.design.runs} runs"
         for row in run.rows
         if row.is_diverged
     ]
-    text = ""
+    clauses = []
     if costs:
-        ends = sorted({f"{cost:.2f}" for cost in (min(costs), max(costs))})
-        text = f"Methods cost {' to '.join(ends)} of a retraining's gradients"
-    if lost:
-        text += f"{'; diverged' if text else 'Diverged'}: {listed(lost)}"
-    return f"{text}." if text else ""
+        ends = sorted({f"{min(costs):.2f}", f"{max(costs):.2f}"})
+        clauses.append(f"Methods cost {' to '.join(ends)} of a retraining's gradients")
+    if diverged:
+        opening = "diverged" if clauses else "Diverged"
+        clauses.append(f"{opening}: {join_phrases(diverged)}")
+    return f"{'; '.join(clauses)}." if clauses else ""
 
 
-def _label(row: RowResult) -> str:
-    """Return a row's label, in quotes if it has a comma."""
-    return quoted(row.label)
+def _quoted_labels(run: RunResult) -> dict[str, str]:
+    """Return the labels of all rows by key, in quotes if they have a comma."""
+    return {row.key: quote_name(row.label) for row in run.rows}
 
 
-def _difference(run: RunResult, key: str, one: Difference) -> str:
-    prefix = "" if len(headline(run)) == 1 else f"{run.metric(key).label} "
-    return f"{prefix}{difference_words(one, 1)}"
-
-
-def _number(one: Estimate, digits: int = 1) -> str:
+def _format_mean(estimate: Estimate, digits: int = 1) -> str:
     """Return a mean with its interval, if it has one."""
-    number = format_cell(one.mean, digits)[0]
-    return f"{number} {format_cell(one, digits)[1]}" if has_interval(one) else number
+    number = format_cell(estimate.mean, digits)[0]
+    if not has_interval(estimate):
+        return number
+    return f"{number} {format_cell(estimate, digits)[1]}"

@@ -1,14 +1,19 @@
-"""Page and tables of a run.
+"""Page of a run.
 
-The first screen answers whether the methods have forgotten: a verdict in words, the
-references and the methods in a small table, one figure. Details follow.
+The first screen answers whether the methods have forgotten: a verdict in words, a small
+table of the references and the methods, one figure. Details follow.
 """
 
 import os
 import pathlib
 from collections.abc import Sequence
 
-from unlearn_jax.pipeline.measure.records import COST, RowResult, RunResult
+from unlearn_jax.pipeline.measure.records import (
+    COST,
+    Confusion,
+    RowResult,
+    RunResult,
+)
 from unlearn_jax.pipeline.report.blocks import (
     Block,
     Cell,
@@ -43,6 +48,7 @@ from unlearn_jax.pipeline.report.tables import (
 from unlearn_jax.pipeline.report.verdict import (
     best_rows,
     distances_sentence,
+    find_difference,
     findings,
     headline,
     margins_sentence,
@@ -52,7 +58,7 @@ from unlearn_jax.pipeline.report.verdict import (
 from unlearn_jax.pipeline.store.folders import write_text
 
 MAX_METHODS = 8
-"""Methods on the first screen: those with the smallest Avg Gaps."""
+"""Number of methods on the first screen, those with the smallest Avg Gaps."""
 _READING = (
     "Unlearning means: behave like a model that was trained without the forget samples."
     " So the goal is the retrained row, not the best accuracy and not the lowest score."
@@ -70,7 +76,7 @@ def write_report(
     Args:
       result: of a run.
       arrays: of the same run; a figure whose arrays are missing is a note.
-      path: of the file; its folder is made, an older report is replaced.
+      path: of the file; its folder is created, an older report is replaced.
     """
     write_text(pathlib.Path(path), render_html(run_page(result, arrays)))
 
@@ -93,19 +99,16 @@ def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
         f" · {result.date[:10]} · unlearn_jax {result.versions.get('unlearn_jax', '')}"
     )
     notes = [Text(text, kind="note") for text in result.notes]
-    blocks: list[Block] = [
-        _first_screen(result),
-        *(
-            [Text(margins_sentence(result), kind="note")]
-            if verdict_sentences(result)
-            else []
-        ),
+    blocks: list[Block] = [_first_screen(result)]
+    if verdict_sentences(result):
+        blocks.append(Text(margins_sentence(result), kind="note"))
+    blocks += [
         Text("\n\n".join(findings(result)), "In words"),
         Section("Results", [_main_table(result), *notes, _meanings(result)]),
-        *_difference_tables(result),
+        *_difference_sections(result),
         Section("Figures", _figures(result, arrays)),
         *make_sections(result, arrays),
-        Section("Every run", _run_tables(result)),
+        Section("Every run", _run_sections(result)),
     ]
     if result.checks:
         blocks.append(Section("Checks", result.checks))
@@ -123,10 +126,11 @@ def _first_screen(result: RunResult) -> Section:
     keys = headline(result)
     key = keys[0] if keys else "ft_auc"
     caption = "Each method less the retrained models, paired run by run."
-    if len(rows) < len(result.rows):
+    num_hidden = len(result.rows) - len(rows)
+    if num_hidden:
         caption += (
-            f" Of {len(result.rows) - len(rows) + MAX_METHODS} methods the"
-            f" {MAX_METHODS} with the smallest Avg Gap."
+            f" Of {MAX_METHODS + num_hidden} methods the {MAX_METHODS} with the"
+            " smallest Avg Gap."
         )
     figure = Figure(
         "",
@@ -148,12 +152,12 @@ def _first_screen(result: RunResult) -> Section:
 
 
 def _main_table(result: RunResult) -> Table:
-    """Return the whole table, its cells marked where they are like the oracle's."""
+    """Return all metrics of all rows; ≈ marks those that are like the oracle's."""
     rows = []
     for row in result.rows:
         cells = [
-            metric_cell(result, row, one.key, mark_near(result, row, one.key))
-            for one in result.metrics
+            metric_cell(result, row, metric.key, mark_near(result, row, metric.key))
+            for metric in result.metrics
         ]
         label = Cell(row.label, chosen_options(result, row.key))
         rows.append([label, *cells, format_cost(row)])
@@ -179,9 +183,9 @@ def _main_table(result: RunResult) -> Table:
     return Table("", ["Model", *columns, _cost_column()], rows, caption, kinds)
 
 
-def _difference_tables(result: RunResult) -> list[Section]:
-    """Return every stored paired difference, a table per metric."""
-    names = {
+def _difference_sections(result: RunResult) -> list[Section]:
+    """Return a section of every stored paired difference, if there are any."""
+    references = {
         "oracle": "less retrained",
         "floor": "less retrained again",
         "best": "less the best other method",
@@ -193,14 +197,14 @@ def _difference_tables(result: RunResult) -> list[Section]:
             continue
         lines = []
         for row in rows:
-            differences = row.differences[metric.key]
-            lines.append(
-                [row.label, *(difference_cell(differences.get(k)) for k in names)]
-            )
-        columns = ["Model", *(Column(name, metric.unit) for name in names.values())]
-        tables.append(
-            Table(metric.label, columns, lines, kinds=[row.kind for row in rows])
-        )
+            cells = [
+                difference_cell(find_difference(row, metric.key, reference))
+                for reference in references
+            ]
+            lines.append([row.label, *cells])
+        heads = [Column(name, metric.unit) for name in references.values()]
+        kinds = [row.kind for row in rows]
+        tables.append(Table(metric.label, ["Model", *heads], lines, kinds=kinds))
     if not tables:
         return []
     text = Text(
@@ -223,23 +227,28 @@ def _cost_column() -> Column:
 def _meanings(result: RunResult) -> Section:
     columns = ["Column", Column("Meaning", is_text=True), Column("Aim", is_text=True)]
     rows = [
-        [f"{one.label} ({one.unit})", one.description, GOALS[one.direction]]
-        for one in result.metrics
+        [f"{metric.label} ({metric.unit})", metric.description, GOALS[metric.direction]]
+        for metric in result.metrics
     ]
     blocks = [Text(_READING), Table("", columns, rows)]
     return Section("Meaning of the columns", blocks, folded=True)
 
 
 def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
-    """Return the figures of a run that forgets samples, or classes."""
-    available = [metric.key for metric in result.metrics]
+    """Return the figures of a run that forgets samples, or of one that forgets classes.
+
+    Args:
+      result: of a run.
+      arrays: of the same run.
+    """
     if result.confusion is not None:
-        return _class_figures(result, arrays, available)
+        return _class_figures(result, result.confusion, arrays)
+    available = [metric.key for metric in result.metrics]
     keys = ("unlearn_accuracy", "retain_accuracy", "test_accuracy", "avg_gap")
     compared = [key for key in keys if key in available]
     drawn = []
     if len(best_rows(result, MAX_METHODS)) < len(result.rows):
-        every = Figure(
+        every_row = Figure(
             "Attack on every row",
             figures.forest_plot(result),
             _describe(result, ["ft_auc"]),
@@ -248,7 +257,7 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
             " retraining. A triangle at the edge stands for a row far outside, with its"
             " mean.",
         )
-        drawn.append(every)
+        drawn.append(every_row)
     drawn += [
         Figure(
             "Accuracy and Avg Gap",
@@ -308,20 +317,26 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
 
 
 def _class_figures(
-    result: RunResult, arrays: figures.Arrays, available: Sequence[str]
+    result: RunResult, confusion: Confusion, arrays: figures.Arrays
 ) -> list[Figure]:
-    sets = result.confusion.sets if result.confusion else ()
-    spoken = []
-    for one in sets:
-        most = [f"{key} {rates.index(max(rates))}" for key, rates in one.rows.items()]
-        spoken.append(f"{one.title}: {', '.join(most)}")
+    """Return the figures of a run that forgets classes."""
+    sentences = []
+    for forget_set in confusion.sets:
+        predictions = []
+        for key, rates in forget_set.rows.items():
+            predictions.append(f"{key} {rates.index(max(rates))}")
+        sentences.append(f"{forget_set.title}: {', '.join(predictions)}")
     distances = ["tv_forget", "acc_r", "avg_gap"]
-    attacks = [key for key in available if key.startswith(("ulira", "mia_nn"))]
+    attacks = [
+        metric.key
+        for metric in result.metrics
+        if metric.key.startswith(("ulira", "mia_nn"))
+    ]
     drawn = [
         Figure(
             "Predictions on forgotten classes",
             class_figures.confusion_plot(result),
-            f"The class most often given: {'; '.join(spoken)}.",
+            f"The class most often given: {'; '.join(sentences)}.",
             "Test samples of the forgotten classes, by the class that a model gives"
             " them, in percent. A model that never saw the class sends them to its"
             " neighbors: unlearned well, a line looks like the two retrained ones on"
@@ -335,62 +350,73 @@ def _class_figures(
             " show where the forgotten class went: bars should reach the gray band in"
             " all of them.",
         ),
-        Figure(
+    ]
+    if attacks:
+        figure = Figure(
             "Attacks on the forgotten classes",
             figures.forest_plot(result, attacks),
             _describe(result, attacks),
             "U-LiRA at 50 % (dotted) cannot distinguish unlearned from retrained"
             " models. MIA-NN's score should be the retrained models', and its gap as"
             " small as theirs.",
-        ),
-        Figure(
-            "Confidence",
-            figures.confidence_plot(result, arrays),
-            "Cumulative distributions of the forgotten class's log-odds on its training"
-            " samples, one line per row.",
-            "Unlearned well, a line follows the retrained one. Left of it: less sure"
-            " than a model that never saw the samples; right of it: still too sure. All"
-            " runs are pooled.",
-        ),
-    ]
-    return drawn if attacks else [*drawn[:2], drawn[3]]
+        )
+        drawn.append(figure)
+    figure = Figure(
+        "Confidence",
+        figures.confidence_plot(result, arrays),
+        "Cumulative distributions of the forgotten class's log-odds on its training"
+        " samples, one line per row.",
+        "Unlearned well, a line follows the retrained one. Left of it: less sure than a"
+        " model that never saw the samples; right of it: still too sure. All runs are"
+        " pooled.",
+    )
+    drawn.append(figure)
+    return drawn
 
 
 def _describe(
-    result: RunResult, metrics: Sequence[str], rows: Sequence[RowResult] | None = None
+    result: RunResult, keys: Sequence[str], rows: Sequence[RowResult] | None = None
 ) -> str:
-    """Return the numbers of a forest plot in words."""
+    """Return the numbers of a forest plot in words.
+
+    Args:
+      result: of a run.
+      keys: of the metrics in the plot.
+      rows: in the plot; all if None.
+    """
     sentences = []
     for metric in result.metrics:
-        if metric.key not in metrics:
+        if metric.key not in keys:
             continue
         values = []
         for row in result.rows if rows is None else rows:
-            cell = row.metrics.get(metric.key)
-            if cell is not None:
-                interval = format_cell(cell, 2)[1]
-                number = format_cell(cell.mean, 2)[0]
+            estimate = row.metrics.get(metric.key)
+            if estimate is not None:
+                number = format_cell(estimate.mean, 2)[0]
+                interval = format_cell(estimate, 2)[1]
                 values.append(f"{row.label} {number} {interval}".strip())
         sentences.append(f"{metric.label} ({metric.unit}): {', '.join(values)}.")
     return "Means with intervals. " + " ".join(sentences)
 
 
-def _run_tables(result: RunResult) -> list[Section]:
-    """Return the values of every run, folded, a table per row."""
+def _run_sections(result: RunResult) -> list[Section]:
+    """Return the values of every run, a folded table per row."""
     names = [
         f"original {run.original}, forget set {run.forget_set}, repeat {run.repeat}"
         for run in result.runs
     ]
-    columns = [Column(one.label, one.unit, digits=2) for one in result.metrics]
+    columns = [Column(metric.label, metric.unit, digits=2) for metric in result.metrics]
     sections = []
     for row in result.rows:
         values = [row.values.get(metric.key, ()) for metric in result.metrics]
-        count = max(map(len, values), default=0)
-        if not count:
+        num_runs = max(map(len, values), default=0)
+        if not num_runs:
             continue
-        # A row may lack the value of some run of the design.
-        labels = names if len(names) == count else [f"run {i}" for i in range(count)]
-        padded = [[*column, *[None] * (count - len(column))] for column in values]
+        labels = names
+        if len(names) != num_runs:
+            # the row lacks runs of the design
+            labels = [f"run {i}" for i in range(num_runs)]
+        padded = [[*column, *[None] * (num_runs - len(column))] for column in values]
         lines = list(zip(labels, *padded, strict=True))
         table = Table("", ["Run", *columns], lines)
         sections.append(Section(row.label, [table], folded=True))
@@ -408,13 +434,18 @@ def _provenance(result: RunResult) -> list[Block]:
     ]
     rows = []
     for row in result.rows:
-        gradients = row.cost and int(row.cost.gradients)
-        seconds = row.cost and row.cost.seconds
         options = dict(row.options)
         if row.attack:
             options["attack"] = row.attack
-        cells = [row.method, format_options(options), gradients]
-        rows.append([row.label, *cells, format_cost(row), seconds])
+        cells = [
+            row.label,
+            row.method,
+            format_options(options),
+            int(row.cost.gradients) if row.cost else None,
+            format_cost(row),
+            row.cost.seconds if row.cost else None,
+        ]
+        rows.append(cells)
     facts = {
         "preset": result.preset,
         "configuration digest": result.config_digest,

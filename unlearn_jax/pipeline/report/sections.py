@@ -1,7 +1,9 @@
 """Sections of a run's page, one for each analysis that the run made."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.records import (
@@ -21,13 +23,14 @@ from unlearn_jax.pipeline.report.blocks import (
     Section,
     Table,
     Text,
+    Value,
     format_cell,
     is_known,
 )
 from unlearn_jax.pipeline.report.figures import sections as figures
 from unlearn_jax.pipeline.report.figures.run import Arrays
 from unlearn_jax.pipeline.report.tables import UNSEARCHED
-from unlearn_jax.pipeline.report.verdict import join
+from unlearn_jax.pipeline.report.verdict import join_names
 
 STATUSES = {
     "found": "an input within the radius gets another label",
@@ -106,7 +109,7 @@ def make_sections(result: RunResult, arrays: Arrays) -> list[Section]:
       arrays: of the same run; ``vulnerability/ROW`` has the fraction of the runs in
         which each sample is found.
     """
-    made = [
+    sections = [
         requests_section(result),
         vulnerability_section(result, arrays),
         targets_section(result),
@@ -116,12 +119,12 @@ def make_sections(result: RunResult, arrays: Arrays) -> list[Section]:
         tuning_section(result),
         attacks_section(result),
     ]
-    return [section for section in made if section is not None]
+    return [section for section in sections if section is not None]
 
 
-def rows_with(result: RunResult, measured: Mapping[str, object]) -> list[RowResult]:
-    """Return the rows that an analysis has, in the table's order."""
-    return [row for row in result.rows if row.key in measured]
+def rows_with(result: RunResult, by_row: Mapping[str, object]) -> list[RowResult]:
+    """Return the rows of an analysis, in the order of the run's table."""
+    return [row for row in result.rows if row.key in by_row]
 
 
 def _kinds(rows: Sequence[RowResult]) -> list[str]:
@@ -139,7 +142,7 @@ def _range(low: float, high: float, digits: int = 3) -> str:
 
 
 def requests_section(result: RunResult) -> Section | None:
-    """Return the score of every request, and both its parts."""
+    """Return the score of every request, and the two AUCs that it is made of."""
     requests = result.requests
     if requests is None:
         return None
@@ -151,7 +154,7 @@ def requests_section(result: RunResult) -> Section | None:
         " be as high as the retrained row's; at 0 (dotted) the request's samples are as"
         " close to the retained ones as to those never seen."
     )
-    names = {
+    titles = {
         "score": "Score: FR AUC − FT AUC (points)",
         "fr_auc": "FR AUC (%)",
         "ft_auc": "FT AUC (%)",
@@ -160,20 +163,22 @@ def requests_section(result: RunResult) -> Section | None:
     columns = ["Model"]
     columns += [Column(f"request {i + 1}", digits=2) for i in range(requests.count)]
     tables = []
-    for key, name in names.items():
+    for key, title in titles.items():
         lines = []
         for row in rows:
             cells = [getattr(request, key) for request in requests.rows[row.key]]
             lines.append([row.label, *cells])
-        tables.append(Table(name, columns, lines, kinds=_kinds(rows)))
-    spoken = []
+        tables.append(Table(title, columns, lines, kinds=_kinds(rows)))
+    descriptions = []
     for row in rows:
-        scores = [format_cell(one.score, 2)[0] for one in requests.rows[row.key]]
-        spoken.append(f"{row.label} {', '.join(scores)}")
+        scores = [
+            format_cell(request.score, 2)[0] for request in requests.rows[row.key]
+        ]
+        descriptions.append(f"{row.label} {', '.join(scores)}")
     figure = Figure(
         "Score of each request",
         figures.requests_plot(result),
-        "Score of each request. " + "; ".join(spoken),
+        "Score of each request. " + "; ".join(descriptions),
         "A line that falls means that later requests are forgotten less well.",
     )
     return Section("Requests one by one", [text, figure, *tables])
@@ -194,23 +199,24 @@ def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
         " with them."
     )
     lines = []
+    descriptions = []
+    means = {}
     for row in rows:
-        one = vulnerability.rows[row.key]
-        lines.append([row.label, _percent(one.mean), one.num_always, one.num_samples])
+        samples = vulnerability.rows[row.key]
+        mean = _percent(samples.mean)
+        lines.append([row.label, mean, samples.num_always, samples.num_samples])
+        descriptions.append(f"{row.label} {mean}")
+        means[row.kind] = mean
     columns = ["Model", "Mean fraction found", "Found in every run", "Samples"]
     table = Table("", columns, lines, kinds=_kinds(rows))
-    means = {row.kind: _percent(vulnerability.rows[row.key].mean) for row in rows}
-    spoken = [
-        f"{row.label} {_percent(vulnerability.rows[row.key].mean)}" for row in rows
-    ]
     figure = Figure(
         "Samples found repeatedly",
         figures.vulnerability_plot(result, arrays),
-        "Mean fraction found: " + ", ".join(spoken),
+        "Mean fraction found: " + ", ".join(descriptions),
         "Right: samples found in every run that forgot them. Unlearned well, a line"
         " follows the retrained one.",
     )
-    caption = Text(
+    note = Text(
         f"Ordered by the lower end of the {100 * result.level:g} % interval, in"
         " percent, which takes the runs as independent. The last two columns are the"
         " same sample's fractions before unlearning and after retraining; over all"
@@ -218,34 +224,47 @@ def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
         f" {means.get('oracle', MISSING)}.",
         kind="note",
     )
-    references = {
-        row.kind: arrays[f"vulnerability/{row.key}"].ravel()
-        for row in result.rows
-        if row.kind in ("original", "oracle") and f"vulnerability/{row.key}" in arrays
-    }
-    folds = []
+    references = {}
+    for row in result.rows:
+        name = f"vulnerability/{row.key}"
+        if row.kind in ("original", "oracle") and name in arrays:
+            references[row.kind] = arrays[name].ravel()
+    sections = []
     for row in rows:
         exposed = vulnerability.rows[row.key].most
         if exposed:
-            block = _exposed_table(exposed, references)
-            folds.append(Section(row.label, [block], folded=True))
-    most = Section("The most exposed samples", [caption, *folds])
-    return Section("Vulnerable samples", [text, table, figure, most])
+            samples_table = _exposed_table(exposed, references)
+            sections.append(Section(row.label, [samples_table], folded=True))
+    most_exposed = Section("The most exposed samples", [note, *sections])
+    return Section("Vulnerable samples", [text, table, figure, most_exposed])
 
 
 def _exposed_table(
-    exposed: Sequence[ExposedSample], references: Mapping[str, Any]
+    exposed: Sequence[ExposedSample], references: Mapping[str, np.ndarray]
 ) -> Table:
+    """Return the most exposed samples of a row.
+
+    Args:
+      exposed: in order.
+      references: by kind of the row, ``original`` or ``oracle``, the fraction of the
+        runs in which each training sample is found; ``[N]``.
+    """
     columns = ["Sample", "Class", "Found", "Interval", "Runs", "Original", "Retrained"]
     rows = []
-    for one in exposed:
-        others = [
-            _percent(references[kind][one.sample], 0) if kind in references else None
-            for kind in ("original", "oracle")
+    for exposure in exposed:
+        cells: list[Value] = [
+            str(exposure.sample),
+            exposure.label,
+            _percent(exposure.fraction, 0),
+            f"[{100 * exposure.low:.0f}, {100 * exposure.high:.0f}]",
+            exposure.num_runs,
         ]
-        interval = f"[{100 * one.low:.0f}, {100 * one.high:.0f}]"
-        cells = [one.label, _percent(one.fraction, 0), interval, one.num_runs]
-        rows.append([str(one.sample), *cells, *others])
+        for kind in ("original", "oracle"):
+            is_stored = kind in references
+            cells.append(
+                _percent(references[kind][exposure.sample], 0) if is_stored else None
+            )
+        rows.append(cells)
     return Table("", columns, rows)
 
 
@@ -254,7 +273,7 @@ def targets_section(result: RunResult) -> Section | None:
     targets = result.targets
     if targets is None:
         return None
-    flat = [row for row in targets.rows if row.name.startswith("no tilt")]
+    untilted = [row for row in targets.rows if row.name.startswith("no tilt")]
     caption = (
         "KL(retrained ‖ target), in nats, on the samples to forget: the distance of the"
         " outputs that a method would be trained on from those of retrained models,"
@@ -267,28 +286,29 @@ def targets_section(result: RunResult) -> Section | None:
         " strength has one number."
     )
     if targets.coefficients:
-        shown = ", ".join(format_cell(one, 3)[0] for one in targets.coefficients)
+        numbers = [format_cell(number, 3)[0] for number in targets.coefficients]
         caption += (
             " The fitted tilt adds the cosine of the classes' weights, that of their"
             " mean features, and the logarithm of the mean renormalized prediction,"
             " with coefficients fitted to the retrained models of the other forget"
-            f" sets; fitted to all of them together, for other classes: {shown}."
+            " sets; fitted to all of them together, for other classes:"
+            f" {', '.join(numbers)}."
         )
     columns = ["Target", *(f"β {beta:g}" for beta in targets.betas)]
     rows = []
     for row in targets.rows:
         cells: list[Cell] = []
         for value, low, high in zip(row.values, row.low, row.high, strict=True):
-            mark = "↓" if flat and value < flat[0].values[0] else ""
+            is_nearer = untilted and value < untilted[0].values[0]
             text = format_cell(value, 3)[0]
-            cells.append(Cell(text, _range(low, high), mark))
+            cells.append(Cell(text, _range(low, high), "↓" if is_nearer else ""))
         cells += [Cell("")] * (len(targets.betas) - len(cells))
         rows.append([row.name, *cells])
     return Section("Targets", [Table("", columns, rows, caption)])
 
 
 def norms_section(result: RunResult) -> Section | None:
-    """Return spectral norms, a line per row, a column per layer."""
+    """Return spectral norms, a line per row and a column per layer."""
     norms = result.norms
     if norms is None:
         return None
@@ -316,13 +336,13 @@ def norms_section(result: RunResult) -> Section | None:
     for row in rows:
         cells: list[Cell] = []
         for layer in layers:
-            value = norms.rows[row.key].get(layer)
-            if value is None:
+            norm = norms.rows[row.key].get(layer)
+            if norm is None:
                 cells.append(Cell(None))
                 continue
-            is_over = norms.max_norm and value.high > 1.01 * norms.max_norm
-            text = format_cell(value.mean, 3)[0]
-            note = _range(value.low, value.high)
+            is_over = norms.max_norm and norm.high > 1.01 * norms.max_norm
+            text = format_cell(norm.mean, 3)[0]
+            note = _range(norm.low, norm.high)
             cells.append(Cell(text, note, "▲" if is_over else ""))
         lines.append([row.label, *cells])
     columns = ["Model", *(layer.removeprefix("params/") for layer in layers)]
@@ -354,17 +374,17 @@ def klom_section(result: RunResult) -> Section | None:
         blocks.append(Text(warning, kind="warning"))
     columns: list[str | Column] = ["Model"]
     for part in ("forget", "retain", "test"):
-        for name in ("mean", "median", "95th percentile"):
-            columns.append(Column(f"{part} {name}", digits=2))
+        for statistic in ("mean", "median", "95th percentile"):
+            columns.append(Column(f"{part} {statistic}", digits=2))
     rows = rows_with(result, klom.rows)
     lines = []
     for row in rows:
         cells: list[Cell] = []
         for part in ("forget", "retain", "test"):
-            one = klom.rows[row.key][part]
-            mean = format_cell(one.mean.mean, 2)[0]
-            cells.append(Cell(mean, format_cell(one.mean, 2)[1]))
-            cells += [Cell(one.median), Cell(one.p95)]
+            distance = klom.rows[row.key][part]
+            mean = format_cell(distance.mean.mean, 2)[0]
+            cells.append(Cell(mean, format_cell(distance.mean, 2)[1]))
+            cells += [Cell(distance.median), Cell(distance.p95)]
         lines.append([row.label, *cells])
     caption = (
         f"Below each mean its {100 * result.level:g} % interval over samples, for these"
@@ -426,7 +446,7 @@ def chosen_options(result: RunResult, key: str) -> str:
 def options_at_edge(search: RowSearch) -> list[str]:
     """Return a remark for each chosen value that is the first or the last of a range.
 
-    A range of which fewer than three values were tried has no remark.
+    Ranges with fewer than three values tried have none.
     """
     remarks = []
     for name, values in search.space.items():
@@ -440,27 +460,28 @@ def options_at_edge(search: RowSearch) -> list[str]:
     return remarks
 
 
-def _against_original(best: Trial, original: Estimate) -> list[str]:
-    """Return a remark on a best trial that is not clearly better than the original."""
+def _compare_with_original(best: Trial, original: Estimate) -> str:
+    """Return a remark on a trial; empty if it is clearly better than the original."""
     if best.gain is None:
         is_equal = best.metrics["avg_gap"].mean == original.mean
-        return ["equal to the original"] if is_equal else []
+        return "equal to the original" if is_equal else ""
     if best.gain.high < 0:
-        return []
+        return ""
     if best.gain.low > 0:
-        return ["worse than the original"]
-    return ["not distinguishable from the original"]
+        return "worse than the original"
+    return "not distinguishable from the original"
 
 
-def _space(space: Mapping[str, object]) -> str:
-    parts = []
+def _format_space(space: Mapping[str, object]) -> str:
+    """Return the ranges and the choices of a search."""
+    texts = []
     for name, values in space.items():
-        shown: Any = values
         if isinstance(values, Mapping):
-            parts.append(f"{name} {shown['low']:g}–{shown['high']:g}")
+            texts.append(f"{name} {values['low']:g}–{values['high']:g}")
         else:
-            parts.append(f"{name} in {{{', '.join(map(str, shown))}}}")
-    return "; ".join(parts)
+            choices = ", ".join(map(str, cast(Sequence[object], values)))
+            texts.append(f"{name} in {{{choices}}}")
+    return "; ".join(texts)
 
 
 def tuning_section(result: RunResult) -> Section | None:
@@ -468,29 +489,32 @@ def tuning_section(result: RunResult) -> Section | None:
     tuning = result.tuning
     if tuning is None or not tuning.rows:
         return None
-    rows = rows_with(result, tuning.rows)
-    lines: list[list[Any]] = []
-    remarks: dict[str, list[str]] = {"lost": [], "edge": [], "idle": []}
-    spoken = []
-    for row in rows:
+    lines: list[list[Value | Cell]] = []
+    gaps = []
+    for row in rows_with(result, tuning.rows):
         search = tuning.rows[row.key]
-        best = None if search.chosen is None else search.trials[search.chosen]
-        if best is None:
-            doubts = ["every trial diverged"]
-            remarks["lost"].append(row.label)
+        num_diverged = sum(not trial.metrics for trial in search.trials)
+        note = f"{num_diverged} diverged" if num_diverged else ""
+        line: list[Value | Cell] = [
+            row.label,
+            _format_space(search.space),
+            Cell(len(search.trials), note),
+        ]
+        if search.chosen is None:
+            gap = None
+            line += [None, None, "every trial diverged"]
         else:
-            edges = options_at_edge(search)
-            idle = _against_original(best, tuning.original)
-            doubts = [*edges, *idle]
-            remarks["edge"] += [row.label] if edges else []
-            remarks["idle"] += [row.label] if idle else []
-        lost = sum(not trial.metrics for trial in search.trials)
-        count = Cell(len(search.trials), f"{lost} diverged" if lost else "")
-        gap = best and best.metrics["avg_gap"]
-        space = _space(search.space)
-        chosen = format_options(best.options) if best else None
-        lines.append([row.label, space, count, chosen, gap, "; ".join(doubts)])
-        spoken.append(f"{row.label} {format_cell(gap, 2)[0]}")
+            best = search.trials[search.chosen]
+            gap = best.metrics["avg_gap"]
+            remarks = options_at_edge(search)
+            remarks.append(_compare_with_original(best, tuning.original))
+            line += [
+                format_options(best.options),
+                gap,
+                "; ".join(filter(None, remarks)),
+            ]
+        lines.append(line)
+        gaps.append(f"{row.label} {format_cell(gap, 2)[0]}")
     columns = [
         "Model",
         Column("Space", is_text=True),
@@ -502,27 +526,23 @@ def tuning_section(result: RunResult) -> Section | None:
     figure = Figure(
         "Avg Gap of every trial",
         figures.tuning_plot(result),
-        "Avg Gap of the chosen trial: " + ", ".join(spoken),
+        "Avg Gap of the chosen trial: " + ", ".join(gaps),
         "Ringed: the chosen trial. A cross at the top: it diverged. Dashed: the"
         " original, on the same forget sets. A ring at the edge of a panel asks for a"
         " wider range; dots in a line mean that the hyperparameter hardly matters.",
     )
-    blocks: list[Block] = [Text(_tuning_text(result, tuning))]
-    unsearched = [row.label for row in result.rows if result.is_unsearched(row)]
-    if unsearched:
-        warning = (
-            f"Not searched: {join(unsearched)}. Their hyperparameters are as given, so"
-            " they may do worse than the tuned rows for that reason alone: give them a"
-            " search."
-        )
-        blocks.append(Text(warning, kind="warning"))
-    blocks += [Text(text, kind="warning") for text in _warnings(remarks)]
-    trials = Section("Every trial", [_trials_table(result, tuning)], folded=True)
-    blocks += [Table("", columns, lines), figure, trials]
+    blocks: list[Block] = [
+        Text(_tuning_text(result, tuning)),
+        *(Text(text, kind="warning") for text in _tuning_warnings(result, tuning)),
+        Table("", columns, lines),
+        figure,
+        Section("Every trial", [_trials_table(result, tuning)], folded=True),
+    ]
     return Section("Tuning", blocks)
 
 
 def _tuning_text(result: RunResult, tuning: Tuning) -> str:
+    """Return a paragraph on the problems that were tuned on, and on the search."""
     kind = "classes" if result.design.forget_kind == "class" else "seeds"
     sets = f"{kind} {', '.join(map(str, tuning.sets))}"
     originals = ", ".join(map(str, tuning.originals))
@@ -537,26 +557,45 @@ def _tuning_text(result: RunResult, tuning: Tuning) -> str:
     )
 
 
-def _warnings(remarks: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return what a reader should be warned of, by the labels of the rows."""
+def _tuning_warnings(result: RunResult, tuning: Tuning) -> list[str]:
+    """Return the reasons not to trust the choices, a paragraph each."""
+    unsearched = [row.label for row in result.rows if result.is_unsearched(row)]
+    diverged = []
+    at_edge = []
+    ineffective = []
+    for row in rows_with(result, tuning.rows):
+        search = tuning.rows[row.key]
+        if search.chosen is None:
+            diverged.append(row.label)
+            continue
+        if options_at_edge(search):
+            at_edge.append(row.label)
+        if _compare_with_original(search.trials[search.chosen], tuning.original):
+            ineffective.append(row.label)
     texts = []
-    if remarks["lost"]:
+    if unsearched:
         texts.append(
-            f"Every trial of {join(remarks['lost'])} diverged: the given"
-            " hyperparameters were kept. Search lower learning rates."
+            f"Not searched: {join_names(unsearched)}. Their hyperparameters are as"
+            " given, so they may do worse than the tuned rows for that reason alone:"
+            " give them a search."
         )
-    if remarks["edge"]:
+    if diverged:
         texts.append(
-            f"The choice for {join(remarks['edge'])} is the lowest or highest value"
-            " tried of a range: a better one may lie beyond it. Widen the range, or"
-            " allow more trials."
+            f"Every trial of {join_names(diverged)} diverged: the given hyperparameters"
+            " were kept. Search lower learning rates."
         )
-    if remarks["idle"]:
+    if at_edge:
         texts.append(
-            f"The best trial of {join(remarks['idle'])} is not clearly better than the"
-            " original on the same forget sets (the interval of their paired difference"
-            " holds 0, or lies above): the search found no hyperparameters that work,"
-            " or the runs are too few to show it."
+            f"The choice for {join_names(at_edge)} is the lowest or highest value tried"
+            " of a range: a better one may lie beyond it. Widen the range, or allow"
+            " more trials."
+        )
+    if ineffective:
+        texts.append(
+            f"The best trial of {join_names(ineffective)} is not clearly better than"
+            " the original on the same forget sets (the interval of their paired"
+            " difference holds 0, or lies above): the search found no hyperparameters"
+            " that work, or the runs are too few to show it."
         )
     return texts
 
@@ -567,27 +606,31 @@ def _trials_table(result: RunResult, tuning: Tuning) -> Table:
     for search in tuning.rows.values():
         for trial in search.trials:
             stored |= set(trial.metrics)
-    shown = [
+    metrics = [
         metric
         for metric in result.metrics
         if metric.key in stored and metric.key != "avg_gap"
     ]
-    num_runs = len(tuning.originals) * len(tuning.sets)
     columns = ["Model", Column("Hyperparameters", is_text=True)]
-    columns += [Column("Avg Gap", "points", digits=2)]
-    columns += [Column(metric.label, metric.unit, digits=2) for metric in shown]
+    columns.append(Column("Avg Gap", "points", digits=2))
+    columns += [Column(metric.label, metric.unit, digits=2) for metric in metrics]
+    columns.append("")
+    num_runs = len(tuning.originals) * len(tuning.sets)
     lines = []
     for row in rows_with(result, tuning.rows):
         search = tuning.rows[row.key]
         for i, trial in enumerate(search.trials):
-            state = "chosen" if i == search.chosen else ""
-            means = [trial.metrics.get(metric.key) for metric in shown]
-            cells: list[Any] = [trial.metrics.get("avg_gap")]
-            cells += [mean and mean.mean for mean in means]
-            lost = f"diverged {trial.num_diverged} of {num_runs}"
-            cells.append(state if trial.metrics else lost)
-            lines.append([row.label, format_options(trial.options), *cells])
-    return Table("", [*columns, ""], lines)
+            line: list[Value] = [row.label, format_options(trial.options)]
+            line.append(trial.metrics.get("avg_gap"))
+            for metric in metrics:
+                estimate = trial.metrics.get(metric.key)
+                line.append(estimate and estimate.mean)
+            if trial.metrics:
+                line.append("chosen" if i == search.chosen else "")
+            else:
+                line.append(f"diverged {trial.num_diverged} of {num_runs}")
+            lines.append(line)
+    return Table("", columns, lines)
 
 
 def attacks_section(result: RunResult) -> Section | None:
@@ -597,41 +640,49 @@ def attacks_section(result: RunResult) -> Section | None:
         return None
     columns: list[str | Column] = ["Outcome"]
     for name, attack in attacks.items():
-        users = [row.label for row in result.rows if name and row.attack == name]
-        about = [format_options(attack.settings)] if name else []
-        about += [f"used by {join(users)}"] if users else []
-        title = name or ("the run's own" if len(attacks) > 1 else "samples")
-        columns.append(Column(title, "; ".join(filter(None, about))))
+        if not name:
+            columns.append("the run's own" if len(attacks) > 1 else "samples")
+            continue
+        remarks = [format_options(attack.settings)] if attack.settings else []
+        users = [row.label for row in result.rows if row.attack == name]
+        if users:
+            remarks.append(f"used by {join_names(users)}")
+        columns.append(Column(name, "; ".join(remarks)))
     columns.append(Column("Meaning", is_text=True))
-    outcomes = dict.fromkeys(key for one in attacks.values() for key in one.status)
-    rows: list[list[Any]] = []
-    for key in outcomes:
-        cells = []
+    rows: list[list[Value | Cell]] = []
+    outcomes = dict.fromkeys(
+        key for attack in attacks.values() for key in attack.status
+    )
+    for outcome in outcomes:
+        row: list[Value | Cell] = [outcome.replace("_", " ")]
         for attack in attacks.values():
-            count = attack.status.get(key)
+            count = attack.status.get(outcome)
             total = max(sum(attack.status.values()), 1)
             note = "" if count is None else f"{100 * count / total:.1f} %"
-            cells.append(Cell(count, note))
-        rows.append([key.replace("_", " "), *cells, STATUSES.get(key, "")])
-    medians = [one.distance_quantiles.get("0.5") for one in attacks.values()]
+            row.append(Cell(count, note))
+        rows.append([*row, STATUSES.get(outcome, "")])
+    medians = [attack.distance_quantiles.get("0.5") for attack in attacks.values()]
     meaning = "of the examples used, in the attack's norm, pixels in [0, 1]"
     rows.append(["median distance", *medians, meaning])
-    nearest = "over that to the nearest training image"
-    for field, name, scale in (
-        ("over_norm", "image's norm", "over the image's L2 norm"),
-        ("over_neighbor", "neighbor's", nearest),
-    ):
-        ratios = [getattr(one, field) for one in attacks.values()]
-        if any(ratio is not None for ratio in ratios):
-            cells = [
-                ratio if ratio is None else Cell(f"{ratio:.2g}") for ratio in ratios
-            ]
-            rows.append([f"distance over {name}", *cells, f"median, in L2, {scale}"])
-    bounds = [one.lower_bound for one in attacks.values()]
+    over_norm = [attack.over_norm for attack in attacks.values()]
+    if any(ratio is not None for ratio in over_norm):
+        meaning = "median, in L2, over the image's L2 norm"
+        ratios = map(_ratio_cell, over_norm)
+        rows.append(["distance over image's norm", *ratios, meaning])
+    over_neighbor = [attack.over_neighbor for attack in attacks.values()]
+    if any(ratio is not None for ratio in over_neighbor):
+        meaning = "median, in L2, over that to the nearest training image"
+        ratios = map(_ratio_cell, over_neighbor)
+        rows.append(["distance over neighbor's", *ratios, meaning])
+    bounds = [attack.lower_bound for attack in attacks.values()]
     if any(bound is not None for bound in bounds):
         meaning = "the original's Lipschitz bound excludes examples within it"
         rows.append(["certified distance, median", *bounds, meaning])
-    spent = [Cell(f"{one.gradients:.1f}") for one in attacks.values()]
-    rows.append(["gradients", *spent, "spent on a sample, on average"])
+    gradients = [Cell(f"{attack.gradients:.1f}") for attack in attacks.values()]
+    rows.append(["gradients", *gradients, "spent on a sample, on average"])
     table = Table("", columns, rows)
     return Section("Outcomes of the adversarial search", [table])
+
+
+def _ratio_cell(ratio: float | None) -> Cell:
+    return Cell(None if ratio is None else f"{ratio:.2g}")

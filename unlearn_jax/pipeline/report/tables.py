@@ -27,10 +27,11 @@ from unlearn_jax.pipeline.report.blocks import (
     render_terminal,
 )
 from unlearn_jax.pipeline.report.verdict import (
-    difference_words,
     distances_sentence,
+    find_difference,
+    format_difference,
     headline,
-    join,
+    join_names,
     margins_sentence,
     verdict,
 )
@@ -42,18 +43,22 @@ GOALS = {
     "0": "0, the lower the better",
 }
 """Good values of a metric, in words."""
+STATES = {
+    "like": "forgotten",
+    "different": "different",
+    "undecided": "undecided",
+}
+"""Verdicts in words."""
 UNSEARCHED = "not searched"
-"""Note at a row whose hyperparameters are as given alongside rows that were tuned."""
+"""Note on a row with its given hyperparameters, where others were tuned."""
 _FITTED = ("mis", "mia_", "avg_gap_mis")
-"""How the keys of metrics begin that a machine is fitted for."""
-_FIELDS = ["row", "label", "kind", "method", "metric"]
-_NUMBERS = ["mean", "std", "low", "high", "num_runs"]
+"""Prefixes of the keys of metrics that come from a fitted classifier."""
 
 
 def results_table(
     result: RunResult, metrics: Sequence[str] | None = None, *, title: str = ""
 ) -> Table:
-    """Return the table of a run, the cost of each row in its last column, if known.
+    """Return the table of a run, with a column of costs if any row has one.
 
     Args:
       result: of a run.
@@ -63,41 +68,35 @@ def results_table(
     Raises:
       InputError: a key that no metric has.
     """
-    if metrics is None:
-        shown = list(result.metrics)
-    else:
-        shown = [result.metric(key) for key in metrics]
-    columns = ["", *(metric_column(metric) for metric in shown)]
+    keys = [metric.key for metric in result.metrics] if metrics is None else metrics
+    columns = ["", *(metric_column(result.metric(key)) for key in keys)]
+    has_costs = any(row.cost is not None for row in result.rows)
+    if has_costs:
+        columns.append(COST)
     rows = []
     for row in result.rows:
-        cells = [metric_cell(result, row, metric.key) for metric in shown]
         note = UNSEARCHED if result.is_unsearched(row) else ""
-        rows.append([Cell(row.label, note), *cells])
-    costs = [format_cost(row) for row in result.rows]
-    if any(costs):
-        columns.append(COST)
-        for row, cost in zip(rows, costs, strict=True):
-            row.append(cost)
+        cells: list[Value | Cell] = [Cell(row.label, note)]
+        cells += [metric_cell(result, row, key) for key in keys]
+        if has_costs:
+            cells.append(format_cost(row))
+        rows.append(cells)
     caption = (
         f"Mean ± std over runs, and in brackets the {100 * result.level:g} % interval"
         " of the mean."
     )
-    remarks = [caption, missing_sentence(result), distances_sentence(result)]
-    return Table(
-        title,
-        columns,
-        rows,
-        " ".join(filter(None, remarks)),
-        [row.kind for row in result.rows],
-    )
+    for remark in (missing_sentence(result), distances_sentence(result)):
+        caption += f" {remark}" if remark else ""
+    kinds = [row.kind for row in result.rows]
+    return Table(title, columns, rows, caption, kinds)
 
 
 def missing_sentence(result: RunResult, keys: Sequence[str] | None = None) -> str:
-    """Return which columns of fitted machines have no interval, and why; may be empty.
+    """Return the columns without an interval, and why; empty if each has one.
 
     Args:
       result: of a run.
-      keys: of the metrics in question; all if None.
+      keys: metrics of the table; all if None.
     """
     labels = []
     for metric in result.metrics:
@@ -110,8 +109,8 @@ def missing_sentence(result: RunResult, keys: Sequence[str] | None = None) -> st
     if not labels:
         return ""
     return (
-        f"Without an interval: {join(labels)}; the machine is fitted once to every"
-        " model, and only audit.refits would fit it again in every replicate."
+        f"Without an interval: {join_names(labels)}; the machine is fitted once to"
+        " every model, and only audit.refits would fit it again in every replicate."
     )
 
 
@@ -130,25 +129,16 @@ def metric_cell(result: RunResult, row: RowResult, key: str, mark: str = "") -> 
 
 
 def mark_near(result: RunResult, row: RowResult, key: str) -> str:
-    """Return ≈ for a metric that is like the oracle's, by an equivalence test.
+    """Return ≈ for a metric that an equivalence test finds like the oracle's.
 
-    Of the Avg Gap and of other distances, like the seed floor's. Nothing where the run
-    lacks the metric, as a study's other variants may not.
+    Distances, such as the Avg Gap, are compared with the seed floor's. Empty if the run
+    does not have the metric.
     """
     if key not in row.differences:
         return ""
     is_distance = result.metric(key).direction == "0"
-    reference = "floor" if is_distance else "oracle"
-    one = row.differences[key].get(reference)
-    return "≈" if one and one.state == "like" else ""
-
-
-STATES = {
-    "like": "forgotten",
-    "different": "different",
-    "undecided": "undecided",
-}
-"""Verdicts in words."""
+    difference = find_difference(row, key, "floor" if is_distance else "oracle")
+    return "≈" if difference and difference.state == "like" else ""
 
 
 def verdict_table(
@@ -161,58 +151,69 @@ def verdict_table(
       rows: to show.
       caption: of the table.
     """
-    keys = headline(result)[:1] or ("ft_auc",)
+    keys = headline(result)
+    key = keys[0] if keys else "ft_auc"
     accuracy = "test_accuracy" if result.confusion is None else "acc_r"
-    shown = [one for one in result.metrics if one.key in (*keys, accuracy)]
-    shown.sort(key=lambda one: one.key not in keys)
-    gap = [one for one in result.metrics if one.key == "avg_gap"]
+    metrics = {metric.key: metric for metric in result.metrics}
+    compared = [metrics[name] for name in (key, accuracy) if name in metrics]
     columns: list[str | Column] = ["Model", Column("Verdict", is_text=True)]
-    for metric in shown:
+    for metric in compared:
         help_text = f"{metric.description} Here: less the retrained models', paired."
         columns.append(Column(f"Δ {metric.label}", "points", help_text, digits=2))
-    columns += [metric_column(metric) for metric in gap]
+    if "avg_gap" in metrics:
+        columns.append(metric_column(metrics["avg_gap"]))
     columns.append(Column("Cost", "×", "Multiple of the gradients of retraining."))
-    lines = []
+    table_rows = []
     for row in rows:
-        cells: list[Value | Cell] = [Cell(*_state(row, keys[0]))]
-        for metric in shown:
-            one = row.differences.get(metric.key, {}).get("oracle")
-            cells.append(difference_cell(one, with_state=False))
-        for metric in gap:
-            cell = row.metrics.get(metric.key)
-            cells.append(cell and cell._replace(std=math.nan))
-        lines.append([row.label, *cells, format_cost(row)])
-    return Table("", columns, lines, caption, [row.kind for row in rows])
+        cells: list[Value | Cell] = [row.label, _verdict_cell(row, key)]
+        for metric in compared:
+            difference = find_difference(row, metric.key)
+            cells.append(difference_cell(difference, with_state=False))
+        if "avg_gap" in metrics:
+            gap = row.metrics.get("avg_gap")
+            cells.append(gap and gap._replace(std=math.nan))
+        cells.append(format_cost(row))
+        table_rows.append(cells)
+    return Table("", columns, table_rows, caption, [row.kind for row in rows])
 
 
-def difference_cell(one: Difference | None, *, with_state: bool = True) -> Cell:
-    """Return a paired difference and its interval, with its state and more digits."""
-    if one is None:
+def difference_cell(difference: Difference | None, *, with_state: bool = True) -> Cell:
+    """Return a paired difference, below it its interval and state.
+
+    Args:
+      difference: of a row; None gives a dash.
+      with_state: False leaves the state out and shows one decimal in place of two.
+    """
+    if difference is None:
         return Cell(None)
     digits = 2 if with_state else 1
-    mean, _, interval = difference_words(one, digits).partition(" ")
-    state = f" {STATES[one.state]}" if with_state else ""
+    mean, _, interval = format_difference(difference, digits).partition(" ")
+    state = f" {STATES[difference.state]}" if with_state else ""
     return Cell(mean, f"{interval}{state}")
 
 
-def _state(row: RowResult, key: str) -> tuple[str, str]:
-    """Return in a few words how a row compares with retraining, and a remark."""
+def _verdict_cell(row: RowResult, key: str) -> Cell:
+    """Return a row's verdict, below it the runs that would decide.
+
+    A row without a verdict, such as the original, has its state in the metric ``key``.
+    """
     if row.is_diverged:
-        return "diverged", ""
+        return Cell("diverged")
     if row.kind == "oracle":
-        return "the goal", ""
+        return Cell("the goal")
     if row.kind == "second_oracle":
-        return "seed floor", ""
-    if row.verdict is None:
-        one = row.differences.get(key, {}).get("oracle")
-        return STATES[one.state] if one else "", ""
-    return STATES[row.verdict.state], more_runs(row.verdict.more_runs)
+        return Cell("seed floor")
+    if row.verdict is not None:
+        more = format_more_runs(row.verdict.more_runs)
+        return Cell(STATES[row.verdict.state], more)
+    difference = find_difference(row, key)
+    return Cell(STATES[difference.state] if difference else "")
 
 
-def more_runs(count: int | None) -> str:
-    """Return the runs that would decide, as cells show them; empty if they would not.
+def format_more_runs(count: int | None) -> str:
+    """Return the number of runs that would decide, for a cell; empty if none would.
 
-    >>> more_runs(1), more_runs(1200), more_runs(None)
+    >>> format_more_runs(1), format_more_runs(1200), format_more_runs(None)
     ('+1 run', '+1,200 runs', '')
     """
     if count is None:
@@ -236,19 +237,24 @@ def csv_table(result: RunResult) -> str:
       mean, std, low, high, num_runs, unit, the number of the row's runs that diverged,
       and its cost as a multiple of retraining's.
     """
+    texts = ["row", "label", "kind", "method", "metric"]
+    numbers = ["mean", "std", "low", "high", "num_runs"]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_FIELDS, *_NUMBERS, "unit", "num_diverged", COST])
+    writer.writerow([*texts, *numbers, "unit", "num_diverged", COST])
     for row in result.rows:
-        cost = row.cost and row.cost.relative_gradients
+        cost = row.cost.relative_gradients if row.cost else None
         for metric in result.metrics:
-            cell = row.metrics.get(metric.key)
-            numbers = [getattr(cell, name, None) for name in _NUMBERS]
-            numbers = [number if is_known(number) else "" for number in numbers]
-            texts = [row.key, row.label, row.kind, row.method, metric.key]
-            last = [metric.unit, row.num_diverged, cost if is_known(cost) else ""]
-            writer.writerow([*texts, *numbers, *last])
+            estimate = row.metrics.get(metric.key)
+            line = [row.key, row.label, row.kind, row.method, metric.key]
+            line += [_known_or_empty(getattr(estimate, name, None)) for name in numbers]
+            line += [metric.unit, row.num_diverged, _known_or_empty(cost)]
+            writer.writerow(line)
     return stream.getvalue()
+
+
+def _known_or_empty(number: float | None) -> float | str:
+    return number if is_known(number) else ""
 
 
 def write_tables(
@@ -288,19 +294,21 @@ def terminal_text(
     Raises:
       InputError: a key that no metric has.
     """
-    runs = {cell.num_runs for row in result.rows for cell in row.metrics.values()}
-    if runs == {1}:
-        shown = "a single run, and below each number its"
+    counts: set[int] = set()
+    for row in result.rows:
+        counts.update(estimate.num_runs for estimate in row.metrics.values())
+    if counts == {1}:
+        numbers = "a single run, and below each number its"
     else:
-        counts = "-".join(str(count) for count in sorted({*runs} or {0}))
-        shown = f"mean ± std over {counts} runs, and below it the mean's"
-    about = f"{result.title}: {shown} {100 * result.level:g} % interval"
-    about = textwrap.fill(about, width)
-    return f"{about}\n\n{render_terminal(results_table(result, metrics), width)}"
+        num_runs = "-".join(map(str, sorted(counts or {0})))
+        numbers = f"mean ± std over {num_runs} runs, and below it the mean's"
+    about = f"{result.title}: {numbers} {100 * result.level:g} % interval"
+    table = render_terminal(results_table(result, metrics), width)
+    return f"{textwrap.fill(about, width)}\n\n{table}"
 
 
 def terminal_verdict(result: RunResult, *, width: int = 80) -> str:
-    """Return the verdicts of all rows for a terminal, in words and five columns.
+    """Return the verdicts on all rows for a terminal: a table, then sentences.
 
     Args:
       result: of a run.
@@ -315,7 +323,7 @@ def terminal_verdict(result: RunResult, *, width: int = 80) -> str:
 
 
 def study_title(results: Mapping[str, RunResult]) -> str:
-    """Return the words that all titles start with."""
+    """Return the words that the titles of all variants start with."""
     titles = [result.title.split() for result in results.values()]
     shared = []
     for words in zip(*titles, strict=False):

@@ -6,6 +6,7 @@ difference, like retraining by an equivalence test, and otherwise undecided
 is compared with a coin toss.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -15,7 +16,6 @@ from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.records import Difference, RowResult, RunResult
 from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_known
 
-_COIN = Estimate(50.0, 0.0, 50.0, 50.0, 0, 0)
 MAX_NAMED = 6
 """Names of a list in words; further ones are counted."""
 
@@ -27,94 +27,118 @@ def headline(result: RunResult) -> tuple[str, ...]:
     return tuple(key for key in table.headline if key in available)
 
 
+def find_difference(
+    row: RowResult, key: str, reference: str = "oracle"
+) -> Difference | None:
+    """Return a row's paired difference in a metric; None if it was not computed.
+
+    Args:
+      row: of the table.
+      key: of the metric.
+      reference: ``oracle``, ``floor`` or ``best``; see :attr:`RowResult.differences`.
+    """
+    return row.differences.get(key, {}).get(reference)
+
+
+def deciding_difference(row: RowResult) -> Difference:
+    """Return the difference to the oracle that decides the verdict on a method."""
+    assert row.verdict is not None
+    return row.differences[row.verdict.metrics[0]]["oracle"]
+
+
 def verdict(result: RunResult) -> str:
-    """Return in a few words whether the methods have forgotten."""
-    sentences = verdict_sentences(result)
+    """Return a few sentences on whether the methods have forgotten."""
+    sentences = verdict_sentences(result) or _coin_toss_sentences(result)
     if not sentences:
-        sentences = _coin_sentences(result)
-    if not sentences:
-        keys = join([_label(result, key) for key in headline(result)] or ["FT AUC"])
-        return f"No method has an interval of {keys}, so nothing can be concluded."
+        labels = _headline_labels(result)
+        return f"No method has an interval of {labels}, so nothing can be concluded."
     original = result.row_of_kind("original")
-    cell = original and original.metrics.get("ft_auc")
-    is_sample = result.confusion is None
-    if is_sample and cell and has_interval(cell) and place(cell, _COIN) != "above":
+    auc = original.metrics.get("ft_auc") if original else None
+    forgets_samples = result.confusion is None
+    if forgets_samples and has_interval(auc) and _side_of_coin_toss(auc) != "above":
         sentences.append(
             "But the attack does not recognize the original's forget samples either, so"
             " this proves little."
         )
-    return " ".join([*sentences, *_nearest(result)])
+    return " ".join([*sentences, *_nearest_sentences(result)])
 
 
 def verdict_sentences(result: RunResult) -> list[str]:
-    """Return which methods are like retraining, different from it, or undecided."""
-    rows = [row for row in result.rows if row.kind == "method" and row.verdict]
-    sentences = []
-    like = [row.label for row in rows if row.verdict and row.verdict.state == "like"]
-    if like:
-        sentences.append(f"Forgotten like retraining: {join(like)}.")
+    """Return the methods like retraining, different from it, and undecided."""
+    like = []
     above = []
     below = []
-    for row in rows:
-        if row.verdict is None or row.verdict.state != "different":
+    undecided = []
+    for row in result.rows:
+        if row.kind != "method" or row.verdict is None:
             continue
-        one = row.differences[row.verdict.metrics[0]]["oracle"]
-        (above if one.mean > 0 else below).append(row.label)
-    if result.confusion is not None:
-        if above or below:
-            sentences.append(f"Measurably different from it: {join([*above, *below])}.")
-    else:
-        if above:
-            sentences.append(
-                "Measurably different, the forget samples still recognizable:"
-                f" {join(above)}."
-            )
-        if below:
-            sentences.append(
-                "Measurably different, the forget samples less familiar than data never"
-                f" seen, which gives them away: {join(below)}."
-            )
-    undecided = [
-        f"{quoted(row.label)}{more_words(row.verdict.more_runs)}"
-        for row in rows
-        if row.verdict and row.verdict.state == "undecided"
-    ]
+        if row.verdict.state == "like":
+            like.append(row.label)
+        elif row.verdict.state == "undecided":
+            label = quote_name(row.label)
+            undecided.append(_with_more_runs(label, row.verdict.more_runs))
+        elif deciding_difference(row).mean > 0:
+            above.append(row.label)
+        else:
+            below.append(row.label)
+    sentences = []
+    if like:
+        sentences.append(f"Forgotten like retraining: {join_names(like)}.")
+    if result.confusion is not None and (above or below):
+        different = join_names([*above, *below])
+        sentences.append(f"Measurably different from it: {different}.")
+    if result.confusion is None and above:
+        sentences.append(
+            "Measurably different, the forget samples still recognizable:"
+            f" {join_names(above)}."
+        )
+    if result.confusion is None and below:
+        sentences.append(
+            "Measurably different, the forget samples less familiar than data never"
+            f" seen, which gives them away: {join_names(below)}."
+        )
     if undecided:
-        sentences.append(f"Undecided: {listed(undecided)}.")
+        sentences.append(f"Undecided: {join_phrases(undecided)}.")
     return sentences
 
 
-def more_words(count: int | None) -> str:
-    """Return the runs that would decide, in parentheses; empty if they would not."""
+def more_runs_phrase(count: int | None) -> str:
+    """Return how many more runs would decide; empty if no number would.
+
+    >>> more_runs_phrase(1), more_runs_phrase(1200), more_runs_phrase(None)
+    ('1 more run would decide', '1,200 more runs would decide', '')
+    """
     if count is None:
         return ""
-    return f" ({count:,} more run{'' if count == 1 else 's'} would decide)"
+    return f"{count:,} more run{'' if count == 1 else 's'} would decide"
+
+
+def _with_more_runs(phrase: str, count: int | None) -> str:
+    more = more_runs_phrase(count)
+    return f"{phrase} ({more})" if more else phrase
 
 
 def margins_sentence(result: RunResult) -> str:
-    """Return what the verdicts mean, with the margins of this run; may be empty."""
-    shown = []
+    """Return what the verdicts mean, with the margins of this run."""
+    margins = []
     for key in headline(result):
-        for row in result.rows:
-            one = row.differences.get(key, {}).get("oracle")
-            if row.kind == "method" and one and one.margin is not None:
-                unit = "points" if result.metric(key).unit == "%" else ""
-                number = format_cell(one.margin, 2)[0]
-                words = f"{number} {unit}".strip()
-                shown.append(f"{_label(result, key)} ± {words}")
-                break
-    names = join([_label(result, key) for key in headline(result)] or ["FT AUC"])
-    level = f"{100 * result.level:g} %"
+        margin = _margin(result, key)
+        if margin is not None:
+            metric = result.metric(key)
+            number = format_cell(margin, 2)[0]
+            unit = " points" if metric.unit == "%" else ""
+            margins.append(f"{metric.label} ± {number}{unit}")
     text = (
-        f"Verdicts are on paired differences to the retrained models in {names}, at a"
-        f" level of {level} for all methods together (Holm); intervals are for one."
+        "Verdicts are on paired differences to the retrained models in"
+        f" {_headline_labels(result)}, at a level of {100 * result.level:g} % for all"
+        " methods together (Holm); intervals are for one."
     )
-    if shown:
+    if margins:
         return (
-            f"{text} “Forgotten” (like retraining) means inside {join(shown)}, the"
-            " spread over runs between two retrainings (the seed floor). “Undecided”"
-            " comes with how many more runs would decide with a probability of 80 %, if"
-            " any number would."
+            f"{text} “Forgotten” (like retraining) means inside {join_names(margins)},"
+            " the spread over runs between two retrainings (the seed floor)."
+            " “Undecided” comes with how many more runs would decide with a probability"
+            " of 80 %, if any number would."
         )
     return (
         f"{text} Without three runs of a second retraining there is no margin, so no"
@@ -122,34 +146,46 @@ def margins_sentence(result: RunResult) -> str:
     )
 
 
+def _margin(result: RunResult, key: str) -> float | None:
+    """Return the margin of equivalence of a metric, which all methods share."""
+    for row in result.rows:
+        difference = find_difference(row, key)
+        if row.kind == "method" and difference and difference.margin is not None:
+            return difference.margin
+    return None
+
+
 def distances_sentence(result: RunResult) -> str:
-    """Return the relative distances of the adversarial sets of the rows; may be empty.
+    """Return the relative distances of the rows' adversarial sets; empty without any.
 
     A set that is far compared with the image, or with its nearest neighbor, is not what
     the method assumes.
     """
-    used = {row.attack for row in result.rows if row.attack is not None}
-    shown = []
-    for name, one in result.attacks.items():
-        if name in used and one.over_norm is not None and one.over_neighbor is not None:
-            prefix = f"{name or 'own'} " if len(used) > 1 else ""
-            shown.append(f"{prefix}{one.over_norm:.2g} and {one.over_neighbor:.2g}")
-    if not shown:
+    names = {row.attack for row in result.rows if row.attack is not None}
+    distances = []
+    for name, attack in result.attacks.items():
+        if name not in names:
+            continue
+        if attack.over_norm is not None and attack.over_neighbor is not None:
+            prefix = f"{name or 'own'} " if len(names) > 1 else ""
+            numbers = f"{attack.over_norm:.2g} and {attack.over_neighbor:.2g}"
+            distances.append(prefix + numbers)
+    if not distances:
         return ""
     return (
         "Median L2 distance of the adversarial examples, over the image's norm and over"
-        f" the distance to the nearest training image: {'; '.join(shown)}."
+        f" the distance to the nearest training image: {'; '.join(distances)}."
     )
 
 
-def _coin_sentences(result: RunResult) -> list[str]:
-    """Return where the methods' FT AUCs lie, where there is no oracle."""
-    groups: dict[str, list[str]] = {"within": [], "above": [], "below": []}
+def _coin_toss_sentences(result: RunResult) -> list[str]:
+    """Return the methods by the side of 50 % that their FT AUCs lie on."""
+    labels: dict[str, list[str]] = {"within": [], "above": [], "below": []}
     for row in result.rows:
-        cell = row.metrics.get("ft_auc")
-        if row.kind == "method" and cell and has_interval(cell):
-            groups[place(cell, _COIN)].append(row.label)
-    words = {
+        auc = row.metrics.get("ft_auc")
+        if row.kind == "method" and has_interval(auc):
+            labels[_side_of_coin_toss(auc)].append(row.label)
+    openings = {
         "within": "Undecided without retrained models, 50 % lies in the interval of",
         "above": "The forget samples are still recognizable of",
         "below": (
@@ -157,29 +193,39 @@ def _coin_sentences(result: RunResult) -> list[str]:
             " them away, of"
         ),
     }
-    return [f"{words[key]} {join(labels)}." for key, labels in groups.items() if labels]
+    sentences = []
+    for side, names in labels.items():
+        if names:
+            sentences.append(f"{openings[side]} {join_names(names)}.")
+    return sentences
+
+
+def _side_of_coin_toss(auc: Estimate) -> Literal["above", "below", "within"]:
+    """Return the side of 50 % that an interval lies on; ``within`` if it holds 50 %."""
+    if auc.low > 50:
+        return "above"
+    return "below" if auc.high < 50 else "within"
 
 
 def findings(result: RunResult) -> list[str]:
     """Return sentences on what the numbers show, and what they do not show."""
     design = result.design
     runs = "a single run" if design.runs == 1 else f"{design.runs} runs"
-    first = (
+    sentences = [
         f"{design.num_forget:,} of {result.data.num_train:,} training samples are to be"
         f" forgotten, in {runs}."
-    )
-    sentences = [first]
+    ]
     if result.confusion is None:
         sentences += _reference_sentences(result)
     sentences += _difference_sentences(result)
     sentences += _gap_sentences(result)
-    lost = [
+    diverged = [
         f"{row.label} in {row.num_diverged} of {design.runs} runs"
         for row in result.rows
         if row.is_diverged
     ]
-    if lost:
-        sentences.append(f"Diverged, a result like any other: {join(lost)}.")
+    if diverged:
+        sentences.append(f"Diverged, a result like any other: {join_names(diverged)}.")
     if design.runs == 1:
         sentences.append(
             "The intervals of a single run cover the choice of the samples, but not the"
@@ -211,167 +257,158 @@ def _reference_sentences(result: RunResult) -> list[str]:
     }
     sentences = []
     for row in result.rows:
-        cell = row.metrics.get("ft_auc")
-        if row.kind in ("original", "oracle") and cell and has_interval(cell):
-            meaning = meanings[row.kind, place(cell, _COIN)]
-            sentences.append(
-                f"{row.label} has an FT AUC of {_in_words(cell, '%')}, {meaning}."
-            )
+        auc = row.metrics.get("ft_auc")
+        if row.kind in ("original", "oracle") and has_interval(auc):
+            meaning = meanings[row.kind, _side_of_coin_toss(auc)]
+            number = _format_with_unit(auc, "%")
+            sentences.append(f"{row.label} has an FT AUC of {number}, {meaning}.")
     return sentences
 
 
 def _difference_sentences(result: RunResult) -> list[str]:
-    """Return by headline metric each method's paired difference to the oracle."""
+    """Return for each headline metric the methods' paired differences to the oracle."""
+    openings = {
+        "like": "like it within the margin",
+        "different": "measurably different",
+        "undecided": "undecided",
+    }
     sentences = []
     for key in headline(result):
-        phrases: dict[str, list[str]] = {"like": [], "different": [], "undecided": []}
+        phrases: dict[str, list[str]] = {state: [] for state in openings}
         for row in result.rows:
-            one = row.differences.get(key, {}).get("oracle")
-            if row.kind == "method" and one:
-                words = f"{quoted(row.label)} {difference_words(one)}"
-                if one.state == "undecided":
-                    words += more_words(one.more_runs)
-                phrases[one.state].append(words)
-        names = {
-            "like": "like it within the margin",
-            "different": "measurably different",
-            "undecided": "undecided",
-        }
-        parts = [
-            f"{names[state]}: {listed(words)}"
-            for state, words in phrases.items()
-            if words
+            difference = find_difference(row, key)
+            if row.kind != "method" or difference is None:
+                continue
+            phrase = f"{quote_name(row.label)} {format_difference(difference)}"
+            if difference.state == "undecided":
+                phrase = _with_more_runs(phrase, difference.more_runs)
+            phrases[difference.state].append(phrase)
+        lists = [
+            f"{openings[state]}: {join_phrases(methods)}"
+            for state, methods in phrases.items()
+            if methods
         ]
-        if parts:
+        if lists:
             sentences.append(
-                f"{_label(result, key)} less that of the retrained models, run by run,"
-                f" {'; '.join(parts)}."
+                f"{result.metric(key).label} less that of the retrained models, run by"
+                f" run, {'; '.join(lists)}."
             )
     return sentences
 
 
-def difference_words(one: Difference, digits: int = 2) -> str:
+def format_difference(difference: Difference, digits: int = 2) -> str:
     """Return a difference with its sign and its interval.
 
-    >>> one = Difference(mean=1.25, low=-0.5, high=3.0, margin=None, p_different=1.0,
-    ...                  p_like=1.0, state="undecided", more_runs=None)
-    >>> difference_words(one)
+    >>> difference = Difference(
+    ...     mean=1.25, low=-0.5, high=3.0, margin=None, p_different=1.0, p_like=1.0,
+    ...     state="undecided", more_runs=None)
+    >>> format_difference(difference)
     '+1.25 [-0.50, +3.00]'
     """
-    mean, low, high = (
-        f"{number:+.{digits}f}" for number in (one.mean, one.low, one.high)
-    )
-    return f"{mean} [{low}, {high}]"
+    low = f"{difference.low:+.{digits}f}"
+    high = f"{difference.high:+.{digits}f}"
+    return f"{difference.mean:+.{digits}f} [{low}, {high}]"
 
 
-def method_gaps(result: RunResult) -> dict[str, Estimate]:
-    """Return the Avg Gaps of the methods by label, the smallest first."""
-    gaps = {
-        row.label: row.metrics["avg_gap"]
-        for row in result.rows
-        if row.kind == "method" and "avg_gap" in row.metrics
-    }
-    return dict(sorted(gaps.items(), key=lambda item: item[1].mean))
+def methods_by_gap(result: RunResult) -> list[RowResult]:
+    """Return the methods that have an Avg Gap, the smallest first."""
+    methods = [
+        row for row in result.rows if row.kind == "method" and "avg_gap" in row.metrics
+    ]
+    return sorted(methods, key=lambda row: row.metrics["avg_gap"].mean)
 
 
-def _nearest(result: RunResult) -> list[str]:
-    """Return in a few words the method with the smallest Avg Gap."""
-    gaps = method_gaps(result)
-    if not gaps:
+def _nearest_sentences(result: RunResult) -> list[str]:
+    """Return a sentence on the method with the smallest Avg Gap, if any has one."""
+    methods = methods_by_gap(result)
+    if not methods:
         return []
-    best = next(iter(gaps))
+    best = methods[0]
+    gap = format_cell(best.metrics["avg_gap"].mean, 2)[0]
     text = (
-        f"Smallest mean Avg Gap to retraining: {join([best])},"
-        f" {format_cell(gaps[best].mean, 2)[0]} points"
+        f"Smallest mean Avg Gap to retraining: {quote_name(best.label)}, {gap} points"
     )
     again = result.row_of_kind("second_oracle")
-    floor = again and again.metrics.get("avg_gap")
-    if floor:
-        text += f" (another seed of retraining: {format_cell(floor.mean, 2)[0]})"
+    if again and "avg_gap" in again.metrics:
+        floor = format_cell(again.metrics["avg_gap"].mean, 2)[0]
+        text += f" (another seed of retraining: {floor})"
     return [f"{text}."]
 
 
 def _gap_sentences(result: RunResult) -> list[str]:
-    """Return the method with the smallest Avg Gap, and which it is not apart from."""
-    gaps = method_gaps(result)
-    if not gaps:
+    """Return the smallest Avg Gap, and the methods not measurably farther than it."""
+    methods = methods_by_gap(result)
+    if not methods:
         return []
-    best = next(iter(gaps))
-    text = (
-        f"{join([best])} has the smallest Avg Gap to retraining,"
-        f" {_in_words(gaps[best], 'percentage points')}"
-    )
-    best_row = next(row for row in result.rows if row.label == best)
-    to_floor = best_row.differences.get("avg_gap", {}).get("floor")
+    best = methods[0]
+    gap = _format_with_unit(best.metrics["avg_gap"], "percentage points")
+    text = f"{quote_name(best.label)} has the smallest Avg Gap to retraining, {gap}"
     again = result.row_of_kind("second_oracle")
-    floor = again and again.metrics.get("avg_gap")
-    if again and floor:
-        text += (
-            f"; {again.label}, about what a perfect method would reach, has"
-            f" {_in_words(floor, '')}"
-        )
+    if again and "avg_gap" in again.metrics:
+        floor = _format_with_unit(again.metrics["avg_gap"], "")
+        text += f"; {again.label}, about what a perfect method would reach, has {floor}"
+        to_floor = find_difference(best, "avg_gap", "floor")
         if to_floor:
-            text += f", a paired difference of {difference_words(to_floor)}"
+            text += f", a paired difference of {format_difference(to_floor)}"
     tied = []
     for row in result.rows:
-        one = row.differences.get("avg_gap", {}).get("best")
-        is_other = row.kind == "method" and row.label != best
-        if is_other and one and one.p_different > 1 - result.level:
+        to_best = find_difference(row, "avg_gap", "best")
+        is_other = row.kind == "method" and row is not best
+        if is_other and to_best and to_best.p_different > 1 - result.level:
             tied.append(row.label)
     if tied:
-        text += f". Not measurably farther, pair by pair: {join(tied)}"
+        text += f". Not measurably farther, pair by pair: {join_names(tied)}"
     return [f"{text}."]
 
 
-def place(cell: Estimate, goal: Estimate) -> Literal["above", "below", "within"]:
-    """Return where an interval lies; ``within`` shares a point with the goal's."""
-    if cell.low > goal.high:
-        return "above"
-    return "below" if cell.high < goal.low else "within"
+def _headline_labels(result: RunResult) -> str:
+    labels = [result.metric(key).label for key in headline(result)]
+    return join_names(labels or ["FT AUC"])
 
 
-def _label(result: RunResult, key: str) -> str:
-    return result.metric(key).label
+def _format_with_unit(estimate: Estimate, unit: str) -> str:
+    """Return a mean with its unit and interval, if it has them."""
+    number = format_cell(estimate.mean, 2)[0]
+    interval = format_cell(estimate, 2)[1]
+    return " ".join(filter(None, [number, unit, interval]))
 
 
-def _in_words(cell: Estimate, unit: str) -> str:
-    number = format_cell(cell.mean, 2)[0]
-    return " ".join(filter(None, [number, unit, format_cell(cell, 2)[1]]))
-
-
-def quoted(name: str) -> str:
+def quote_name(name: str) -> str:
     """Return a name, in quotes if it has a comma outside of parentheses.
 
-    >>> quoted("Fine-tuned (FT), augmented"), quoted("Retrained (oracle, 3)")
+    >>> quote_name("Fine-tuned (FT), augmented"), quote_name("Retrained (oracle, 3)")
     ('“Fine-tuned (FT), augmented”', 'Retrained (oracle, 3)')
     """
     has_comma = "," in re.sub(r"[(\[][^)\]]*[)\]]", "", name)
     return f"“{name}”" if has_comma else name
 
 
-def join(names: Sequence[str]) -> str:
-    """Return a list in words; a long one is cut, names with commas are quoted."""
-    return listed(list(map(quoted, names)))
+def join_names(names: Sequence[str]) -> str:
+    """Return names as a list in words, those with commas in quotes."""
+    return join_phrases([quote_name(name) for name in names])
 
 
-def listed(words: Sequence[str]) -> str:
-    """Return a list in words, the tail of a long one counted.
+def join_phrases(phrases: Sequence[str]) -> str:
+    """Return a list in words; after :data:`MAX_NAMED` items the others are counted.
 
-    >>> listed(["a", "b", "c"])
+    >>> join_phrases(["a", "b", "c"])
     'a, b and c'
     """
-    if len(words) > MAX_NAMED + 1:
-        words = [*words[:MAX_NAMED], f"{len(words) - MAX_NAMED} others"]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    if len(phrases) == 1:
+        return phrases[0]
+    if len(phrases) > MAX_NAMED + 1:
+        num_others = len(phrases) - MAX_NAMED
+        phrases = [*phrases[:MAX_NAMED], f"{num_others} others"]
+    return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
 def best_rows(result: RunResult, count: int) -> list[RowResult]:
     """Return the references and the methods with the smallest Avg Gaps, in order."""
-    methods = [row for row in result.rows if row.kind == "method" and row.metrics]
 
     def gap(row: RowResult) -> float:
-        cell = row.metrics.get("avg_gap")
-        return cell.mean if cell and is_known(cell.mean) else float("inf")
+        estimate = row.metrics.get("avg_gap")
+        return estimate.mean if estimate and is_known(estimate.mean) else math.inf
 
-    chosen = {row.key for row in sorted(methods, key=gap)[:count]}
-    return [row for row in result.rows if row.kind != "method" or row.key in chosen]
+    methods = [row for row in result.rows if row.kind == "method" and row.metrics]
+    best = {row.key for row in sorted(methods, key=gap)[:count]}
+    return [row for row in result.rows if row.kind != "method" or row.key in best]
