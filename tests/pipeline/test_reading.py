@@ -1,6 +1,7 @@
 """Generated readings say what the stored differences allow, and no more."""
 
 import dataclasses
+import json
 from functools import partial
 
 import pytest
@@ -12,7 +13,10 @@ from support.made_up import (
     small_result,
 )
 
+from unlearn_jax.pipeline import publish
+from unlearn_jax.pipeline.report.blocks import render_markdown
 from unlearn_jax.pipeline.report.reading import reading
+from unlearn_jax.pipeline.report.run import run_page
 from unlearn_jax.pipeline.report.verdict import MAX_NAMED
 
 
@@ -101,3 +105,27 @@ def test_what_a_run_measures_besides_is_read_last():
     assert reading({"": lost})[-1] == (
         "Methods cost 0.50 of a retraining's gradients; diverged: Lost in 3 of 4 runs."
     )
+
+
+def test_rows_are_compared_with_their_baselines(result, tmp_path):
+    result = change_row(result, "method1", baseline="method0")
+    result = change_row(result, "method3", baseline="method2")
+    assert len(reading({"": result})) == 4, "no difference is stored"
+    to_baseline = partial(change_difference, reference="baseline")
+    result = to_baseline(result, "method1", "avg_gap", (-1.5, -2.0, -1.0), "different")
+    result = to_baseline(result, "method3", "avg_gap", (0.2, -0.3, 0.7))
+    assert reading({"": result})[3] == (
+        "Avg Gap less that of the row's baseline, pair by pair, smaller: AMUN without"
+        " D_R (-1.5 [-2.0, -1.0]); undecided: Random labels (+0.2 [-0.3, +0.7])."
+    )
+    (tmp_path / "results.json").write_text(json.dumps(result.to_json()))
+    _, published = publish.publish(tmp_path, tmp_path / "published.json")
+    (table,) = (one for one in published.tables if "Baseline" in one.columns)
+    assert table.columns == ("row", "Baseline", "Avg Gap")
+    assert [row[:2] for row in table.rows] == [
+        ("AMUN without D_R", "AMUN"),
+        ("Random labels", "Fine-tune"),
+    ]
+    assert str(table.rows[0][2]) == "-1.5 [-2.0, -1.0]"
+    page = render_markdown(run_page(result, {}))
+    assert "Less the baseline" in page

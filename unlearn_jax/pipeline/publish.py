@@ -43,6 +43,7 @@ from unlearn_jax.pipeline.report.tables import (
 from unlearn_jax.pipeline.report.verdict import (
     distances_sentence,
     find_difference,
+    is_compared,
     margins_sentence,
 )
 from unlearn_jax.types import InputError
@@ -272,6 +273,8 @@ def _run_tables(run: RunResult) -> list[ResultTable]:
     tables = [_main_table(run)]
     if any(row.verdict for row in run.rows):
         tables.append(_verdict_table(run))
+    if any(is_compared(row) for row in run.rows):
+        tables.append(_baseline_table(run))
     if run.klom is not None:
         tables.append(_klom_table(run, run.klom))
     if run.requests is not None:
@@ -380,6 +383,30 @@ def _verdict_table(run: RunResult) -> ResultTable:
         units=tuple(units),
         rows=tuple(rows),
         caption=margins_sentence(run),
+    )
+
+
+def _baseline_table(run: RunResult) -> ResultTable:
+    """Return the paired differences of rows to their baselines."""
+    compared = [row for row in run.rows if is_compared(row)]
+    metrics = [
+        metric
+        for metric in run.metrics
+        if any(find_difference(row, metric.key, "baseline") for row in compared)
+    ]
+    rows = []
+    for row in compared:
+        cells: list[Cell] = []
+        for metric in metrics:
+            difference = find_difference(row, metric.key, "baseline")
+            cells.append(_difference_cell(difference) if difference else None)
+        rows.append((row.label, run.row(row.baseline).label, *cells))
+    units = ["points" if metric.unit == "%" else metric.unit for metric in metrics]
+    return ResultTable(
+        title="Paired differences to a baseline",
+        columns=("row", "Baseline", *(metric.label for metric in metrics)),
+        units=("", "", *units),
+        rows=tuple(rows),
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading of a run in four sentences, from its stored paired differences.
+"""Reading of a run in a few sentences, from its stored paired differences.
 
 The words of the verdicts are those of the report
 (:mod:`unlearn_jax.pipeline.report.verdict`); every number is stored in the results.
@@ -46,7 +46,7 @@ def reading(runs: Mapping[str, RunResult]) -> tuple[str, ...]:
       runs: by title of the variant; a single run may have any title.
 
     Returns:
-      Of a run at most four sentences; of a study a paragraph for each variant, which
+      Of a run at most five sentences; of a study a paragraph for each variant, which
       opens with its title.
     """
     if len(runs) == 1:
@@ -62,6 +62,7 @@ def _sentences(run: RunResult) -> list[str]:
         _original_sentence(run),
         _verdicts_sentence(run),
         _gap_sentence(run),
+        _baselines_sentence(run),
         _analysis_sentence(run),
     ]
     return [sentence for sentence in sentences if sentence]
@@ -167,6 +168,26 @@ def _gap_sentence(run: RunResult) -> str:
         f"{text}; measurably no smaller than that of {name}, which is larger by"
         f" {amount}."
     )
+
+
+def _baselines_sentence(run: RunResult) -> str:
+    """Return the rows whose Avg Gap is not that of their baseline."""
+    phrases: dict[str, list[str]] = {"smaller": [], "larger": [], "undecided": []}
+    for row in run.rows:
+        difference = find_difference(row, "avg_gap", "baseline")
+        if difference is None:
+            continue
+        outcome = "undecided"
+        if difference.p_different <= 1 - run.level:
+            outcome = "smaller" if difference.mean < 0 else "larger"
+        amount = format_difference(difference, 1)
+        phrases[outcome].append(f"{quote_name(row.label)} ({amount})")
+    lists = [
+        f"{outcome}: {join_phrases(rows)}" for outcome, rows in phrases.items() if rows
+    ]
+    if not lists:
+        return ""
+    return f"Avg Gap less that of the row's baseline, pair by pair, {'; '.join(lists)}."
 
 
 def _analysis_sentence(run: RunResult) -> str:

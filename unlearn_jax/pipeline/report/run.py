@@ -51,6 +51,7 @@ from unlearn_jax.pipeline.report.verdict import (
     find_difference,
     findings,
     headline,
+    is_compared,
     margins_sentence,
     verdict,
     verdict_sentences,
@@ -213,7 +214,28 @@ def _difference_sections(result: RunResult) -> list[Section]:
         " method is the one with the smallest Avg Gap.",
         kind="note",
     )
-    return [Section("Paired differences", [text, *tables])]
+    return [Section("Paired differences", [text, *tables, *_baseline_tables(result)])]
+
+
+def _baseline_tables(result: RunResult) -> list[Table]:
+    """Return a table of the rows less their baselines, if there are any."""
+    rows = [row for row in result.rows if is_compared(row)]
+    if not rows:
+        return []
+    metrics = [
+        metric
+        for metric in result.metrics
+        if any(find_difference(row, metric.key, "baseline") for row in rows)
+    ]
+    lines = []
+    for row in rows:
+        cells = [
+            difference_cell(find_difference(row, metric.key, "baseline"))
+            for metric in metrics
+        ]
+        lines.append([row.label, result.row(row.baseline).label, *cells])
+    heads = [Column(metric.label, metric.unit) for metric in metrics]
+    return [Table("Less the baseline", ["Model", "Baseline", *heads], lines)]
 
 
 def _cost_column() -> Column:

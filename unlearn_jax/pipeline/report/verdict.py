@@ -35,9 +35,15 @@ def find_difference(
     Args:
       row: of the table.
       key: of the metric.
-      reference: ``oracle``, ``floor`` or ``best``; see :attr:`RowResult.differences`.
+      reference: ``oracle``, ``floor``, ``best`` or ``baseline``; see
+        :attr:`RowResult.differences`.
     """
     return row.differences.get(key, {}).get(reference)
+
+
+def is_compared(row: RowResult) -> bool:
+    """Return whether there are differences of a row to its baseline."""
+    return any("baseline" in references for references in row.differences.values())
 
 
 def deciding_difference(row: RowResult) -> Difference:
