@@ -2,7 +2,7 @@
 
 Claim:   how near each method comes to retraining when all are tuned alike.
 Command: unlearn-jax run methods_mnist --workdir runs/methods_mnist --data.path DATA_DIR
-Time:    24 minutes with other jobs running, references (11 more) from the bank.
+Time:    11 minutes with one other job running.
 Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/methods_mnist.json``
 """
