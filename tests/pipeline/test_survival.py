@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +27,13 @@ import unlearn_jax
 from unlearn_jax import cli, train
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import hosts, locks, trees
-from unlearn_jax.pipeline.store.artifact import Artifact, Checkpoints, Items, Runner
+from unlearn_jax.pipeline.store.artifact import (
+    Artifact,
+    Checkpoints,
+    Items,
+    Runner,
+    open_stored,
+)
 from unlearn_jax.types import DamagedFileError, InputError, Variables
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "experiments" / "benchmarks"
@@ -254,6 +261,9 @@ def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
         np.save(draft / "x.npy", evil, allow_pickle=True)
 
     manifest = {
+        "artifact": "evil",
+        "key": "",
+        "settings": {},
         "items": [0, 1],
         "content": {"x": {"dtype": "float32"}},
         "cost": {"seconds": 0.0},
@@ -266,6 +276,21 @@ def test_pickled_objects_are_damage_and_do_not_run(tmp_path):
     refused(lambda: stored.each("x"), fired)
     np.load(folder / "x.npy", allow_pickle=True)
     assert fired.exists(), "the payload works"
+
+
+@pytest.mark.parametrize("part", ["artifact", "content", "cost"])
+def test_a_manifest_that_lacks_a_part_is_damage(tmp_path, part):
+    runner = Runner(tmp_path, progress=False)
+    first = np.asarray(runner.make(pieces())["x"])
+    folder = runner.path(pieces()) / "items-0000-0001"
+    manifest = store.read_manifest(folder)
+    del manifest["files"], manifest[part]
+    shutil.rmtree(folder)
+    store.write_folder(folder, lambda draft: np.save(draft / "x.npy", first), manifest)
+    with pytest.raises(DamagedFileError, match="changed since it was written"):
+        open_stored(folder)
+    again = Runner(tmp_path, progress=False).make(pieces())
+    np.testing.assert_array_equal(again["x"], first)
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,9 @@ from unlearn_jax.pipeline.report.tables import (
     study_title,
 )
 from unlearn_jax.pipeline.report.verdict import (
+    baseline_keys,
     distances_sentence,
     find_difference,
-    is_compared,
     margins_sentence,
 )
 from unlearn_jax.types import InputError
@@ -273,7 +273,7 @@ def _run_tables(run: RunResult) -> list[ResultTable]:
     tables = [_main_table(run)]
     if any(row.verdict for row in run.rows):
         tables.append(_verdict_table(run))
-    if any(is_compared(row) for row in run.rows):
+    if any(baseline_keys(row) for row in run.rows):
         tables.append(_baseline_table(run))
     if run.klom is not None:
         tables.append(_klom_table(run, run.klom))
@@ -388,12 +388,9 @@ def _verdict_table(run: RunResult) -> ResultTable:
 
 def _baseline_table(run: RunResult) -> ResultTable:
     """Return the paired differences of rows to their baselines."""
-    compared = [row for row in run.rows if is_compared(row)]
-    metrics = [
-        metric
-        for metric in run.metrics
-        if any(find_difference(row, metric.key, "baseline") for row in compared)
-    ]
+    compared = [row for row in run.rows if baseline_keys(row)]
+    keys = set().union(*(baseline_keys(row) for row in compared))
+    metrics = [metric for metric in run.metrics if metric.key in keys]
     rows = []
     for row in compared:
         cells: list[Cell] = []

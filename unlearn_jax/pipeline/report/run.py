@@ -46,12 +46,12 @@ from unlearn_jax.pipeline.report.tables import (
     verdict_table,
 )
 from unlearn_jax.pipeline.report.verdict import (
+    baseline_keys,
     best_rows,
     distances_sentence,
     find_difference,
     findings,
     headline,
-    is_compared,
     margins_sentence,
     verdict,
     verdict_sentences,
@@ -219,14 +219,11 @@ def _difference_sections(result: RunResult) -> list[Section]:
 
 def _baseline_tables(result: RunResult) -> list[Table]:
     """Return a table of the rows less their baselines, if there are any."""
-    rows = [row for row in result.rows if is_compared(row)]
+    rows = [row for row in result.rows if baseline_keys(row)]
     if not rows:
         return []
-    metrics = [
-        metric
-        for metric in result.metrics
-        if any(find_difference(row, metric.key, "baseline") for row in rows)
-    ]
+    keys = set().union(*(baseline_keys(row) for row in rows))
+    metrics = [metric for metric in result.metrics if metric.key in keys]
     lines = []
     for row in rows:
         cells = [

@@ -41,9 +41,9 @@ def find_difference(
     return row.differences.get(key, {}).get(reference)
 
 
-def is_compared(row: RowResult) -> bool:
-    """Return whether there are differences of a row to its baseline."""
-    return any("baseline" in references for references in row.differences.values())
+def baseline_keys(row: RowResult) -> set[str]:
+    """Return the metrics in which a row is compared with its baseline."""
+    return {key for key, other in row.differences.items() if "baseline" in other}
 
 
 def deciding_difference(row: RowResult) -> Difference:

@@ -170,7 +170,12 @@ class Manifest:
 
     @classmethod
     def from_json(cls, manifest: Mapping[str, Any]) -> "Manifest":
-        """Return the description that :func:`folders.read_manifest` has read."""
+        """Return the description that :func:`folders.read_manifest` has read.
+
+        Raises:
+          KeyError: a part is missing.
+          TypeError: a part is of another kind.
+        """
         entries = manifest["content"].items()
         return cls(
             artifact=manifest["artifact"],
@@ -180,6 +185,17 @@ class Manifest:
             content={name: Entry(**entry) for name, entry in entries},
             cost=Cost(**manifest["cost"]),
         )
+
+    @classmethod
+    def find(cls, folder: pathlib.Path) -> "Manifest | None":
+        """Return the description of a finished and sound folder, or None."""
+        manifest = folders.find_manifest(folder)
+        if manifest is None:
+            return None
+        try:
+            return cls.from_json(manifest)
+        except (KeyError, TypeError):  # of somebody else's making
+            return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +376,8 @@ def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) ->
     for folder in [path] if is_whole else sorted(path.glob("items-*")):
         manifest = folders.read_manifest(folder)
         if manifest is not None:
-            manifests[folder] = Manifest.from_json(manifest)
+            with folders.reading(folder / folders.MANIFEST, folder):
+                manifests[folder] = Manifest.from_json(manifest)
     if not manifests:
         raise InputError(f"{path} stores nothing: run the same command again")
     artifact = Artifact(
@@ -810,10 +827,10 @@ class Runner:
         manifests = {}
         for folder in self._folders(artifact):
             if folder not in self._sound:
-                stored = folders.find_manifest(folder)
-                if stored is None:
+                manifest = Manifest.find(folder)
+                if manifest is None:
                     continue
-                self._sound[folder] = Manifest.from_json(stored)
+                self._sound[folder] = manifest
             manifests[folder] = self._sound[folder]
         return manifests
 
