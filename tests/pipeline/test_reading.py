@@ -127,5 +127,6 @@ def test_rows_are_compared_with_their_baselines(result, tmp_path):
         ("Random labels", "Fine-tune"),
     ]
     assert str(table.rows[0][2]) == "-1.5 [-2.0, -1.0]"
-    page = render_markdown(run_page(result, {}))
-    assert "Less the baseline" in page
+    like = to_baseline(result, "method3", "avg_gap", (0.0, -0.1, 0.1), "like")
+    page = render_markdown(run_page(like, {})).partition("Less the baseline")[2]
+    assert r"[-0.10, +0.10\] alike" in page.partition("##")[0]

@@ -37,6 +37,7 @@ from unlearn_jax.pipeline.report.sections import (
 )
 from unlearn_jax.pipeline.report.tables import (
     GOALS,
+    STATES,
     difference_cell,
     format_cost,
     mark_near,
@@ -198,10 +199,11 @@ def _difference_sections(result: RunResult) -> list[Section]:
             continue
         lines = []
         for row in rows:
-            cells = [
-                difference_cell(find_difference(row, metric.key, reference))
-                for reference in references
-            ]
+            cells = []
+            for reference in references:
+                difference = find_difference(row, metric.key, reference)
+                like = STATES["like"] if reference == "oracle" else "alike"
+                cells.append(difference_cell(difference, like=like))
             lines.append([row.label, *cells])
         heads = [Column(name, metric.unit) for name in references.values()]
         kinds = [row.kind for row in rows]
@@ -227,12 +229,13 @@ def _baseline_tables(result: RunResult) -> list[Table]:
     lines = []
     for row in rows:
         cells = [
-            difference_cell(find_difference(row, metric.key, "baseline"))
+            difference_cell(find_difference(row, metric.key, "baseline"), like="alike")
             for metric in metrics
         ]
         lines.append([row.label, result.row(row.baseline).label, *cells])
+    baseline = Column("Baseline", is_text=True)
     heads = [Column(metric.label, metric.unit) for metric in metrics]
-    return [Table("Less the baseline", ["Model", "Baseline", *heads], lines)]
+    return [Table("Less the baseline", ["Model", baseline, *heads], lines)]
 
 
 def _cost_column() -> Column:

@@ -177,18 +177,25 @@ def verdict_table(
     return Table("", columns, table_rows, caption, [row.kind for row in rows])
 
 
-def difference_cell(difference: Difference | None, *, with_state: bool = True) -> Cell:
+def difference_cell(
+    difference: Difference | None,
+    *,
+    with_state: bool = True,
+    like: str = STATES["like"],
+) -> Cell:
     """Return a paired difference, below it its interval and state.
 
     Args:
       difference: of a row; None gives a dash.
       with_state: False leaves the state out and shows one decimal in place of two.
+      like: word for a difference within the margin.
     """
     if difference is None:
         return Cell(None)
     digits = 2 if with_state else 1
     mean, _, interval = format_difference(difference, digits).partition(" ")
-    state = f" {STATES[difference.state]}" if with_state else ""
+    words = {**STATES, "like": like}
+    state = f" {words[difference.state]}" if with_state else ""
     return Cell(mean, f"{interval}{state}")
 
 
