@@ -1,5 +1,6 @@
 """Page of diluted RBMs on digits."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,6 +117,10 @@ def deletions(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
     return out
 
 
+_BOUNDS = ((0.0, 100.0), None, None, (0.0, math.inf))
+"""Ranges of a deletion's numbers: a percentage, log-likelihoods, a divergence."""
+
+
 def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Table:
     """Return a row per method."""
     effective = np.array(
@@ -125,7 +130,10 @@ def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Tabl
     fewest = min(effective[list(ROWS).index(name)] for name in steady)
     rows: list[list[Any]] = []
     for name, label in ROWS.items():
-        cells = [summarize_runs(values[name][..., k]) for k in range(4)]
+        cells = [
+            summarize_runs(values[name][..., k], bounds=bounds)
+            for k, bounds in enumerate(_BOUNDS)
+        ]
         # The oracle is not compared with itself.
         rows.append([label, *cells[:3], None if name == "oracle" else cells[3]])
     return Table(
