@@ -41,7 +41,7 @@ from unlearn_jax.pipeline.report.tables import (
     study_title,
 )
 from unlearn_jax.pipeline.report.verdict import (
-    baseline_keys,
+    baseline_rows,
     distances_sentence,
     find_difference,
     margins_sentence,
@@ -273,7 +273,7 @@ def _run_tables(run: RunResult) -> list[ResultTable]:
     tables = [_main_table(run)]
     if any(row.verdict for row in run.rows):
         tables.append(_verdict_table(run))
-    if any(baseline_keys(row) for row in run.rows):
+    if baseline_rows(run)[0]:
         tables.append(_baseline_table(run))
     if run.klom is not None:
         tables.append(_klom_table(run, run.klom))
@@ -388,9 +388,7 @@ def _verdict_table(run: RunResult) -> ResultTable:
 
 def _baseline_table(run: RunResult) -> ResultTable:
     """Return the paired differences of rows to their baselines."""
-    compared = [row for row in run.rows if baseline_keys(row)]
-    keys = set().union(*(baseline_keys(row) for row in compared))
-    metrics = [metric for metric in run.metrics if metric.key in keys]
+    compared, metrics = baseline_rows(run)
     rows = []
     for row in compared:
         cells: list[Cell] = []

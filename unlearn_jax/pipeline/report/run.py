@@ -47,7 +47,7 @@ from unlearn_jax.pipeline.report.tables import (
     verdict_table,
 )
 from unlearn_jax.pipeline.report.verdict import (
-    baseline_keys,
+    baseline_rows,
     best_rows,
     distances_sentence,
     find_difference,
@@ -221,11 +221,9 @@ def _difference_sections(result: RunResult) -> list[Section]:
 
 def _baseline_tables(result: RunResult) -> list[Table]:
     """Return a table of the rows less their baselines, if there are any."""
-    rows = [row for row in result.rows if baseline_keys(row)]
+    rows, metrics = baseline_rows(result)
     if not rows:
         return []
-    keys = set().union(*(baseline_keys(row) for row in rows))
-    metrics = [metric for metric in result.metrics if metric.key in keys]
     lines = []
     for row in rows:
         cells = [

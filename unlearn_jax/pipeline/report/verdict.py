@@ -13,7 +13,12 @@ from typing import Literal
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
-from unlearn_jax.pipeline.measure.records import Difference, RowResult, RunResult
+from unlearn_jax.pipeline.measure.records import (
+    Difference,
+    Metric,
+    RowResult,
+    RunResult,
+)
 from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_known
 
 MAX_NAMED = 6
@@ -41,9 +46,18 @@ def find_difference(
     return row.differences.get(key, {}).get(reference)
 
 
-def baseline_keys(row: RowResult) -> set[str]:
-    """Return the metrics in which a row is compared with its baseline."""
-    return {key for key, other in row.differences.items() if "baseline" in other}
+def baseline_rows(result: RunResult) -> tuple[list[RowResult], list[Metric]]:
+    """Return the rows that are compared with a baseline, and in which metrics."""
+    rows = []
+    keys = set()
+    for row in result.rows:
+        compared = {
+            key for key, other in row.differences.items() if "baseline" in other
+        }
+        if compared:
+            rows.append(row)
+            keys |= compared
+    return rows, [metric for metric in result.metrics if metric.key in keys]
 
 
 def deciding_difference(row: RowResult) -> Difference:

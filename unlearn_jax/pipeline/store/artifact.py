@@ -30,7 +30,7 @@ from unlearn_jax.pipeline.store import clock, folders, hosts, locks, trees
 from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.pipeline.store.events import Events
 from unlearn_jax.replicas import rehearsal
-from unlearn_jax.types import InputError, PyTree
+from unlearn_jax.types import DamagedFileError, InputError, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +170,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, manifest: Mapping[str, Any]) -> "Manifest":
-        """Return the description that :func:`folders.read_manifest` has read.
-
-        Raises:
-          KeyError: a part is missing.
-          TypeError: a part is of another kind.
-        """
+        """Return the description that :func:`folders.read_manifest` has read."""
         entries = manifest["content"].items()
         return cls(
             artifact=manifest["artifact"],
@@ -187,15 +182,20 @@ class Manifest:
         )
 
     @classmethod
-    def find(cls, folder: pathlib.Path) -> "Manifest | None":
-        """Return the description of a finished and sound folder, or None."""
-        manifest = folders.find_manifest(folder)
+    def read(cls, folder: pathlib.Path) -> "Manifest | None":
+        """Return the description of a finished folder with every file checked.
+
+        Returns:
+          None if the folder does not exist.
+
+        Raises:
+          DamagedFileError: as :func:`folders.read_manifest`, or a part is missing.
+        """
+        manifest = folders.read_manifest(folder)
         if manifest is None:
             return None
-        try:
+        with folders.reading(folder / folders.MANIFEST, folder):
             return cls.from_json(manifest)
-        except (KeyError, TypeError):  # of somebody else's making
-            return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -374,10 +374,9 @@ def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) ->
     is_whole = (path / folders.MANIFEST).is_file()
     manifests = {}
     for folder in [path] if is_whole else sorted(path.glob("items-*")):
-        manifest = folders.read_manifest(folder)
+        manifest = Manifest.read(folder)
         if manifest is not None:
-            with folders.reading(folder / folders.MANIFEST, folder):
-                manifests[folder] = Manifest.from_json(manifest)
+            manifests[folder] = manifest
     if not manifests:
         raise InputError(f"{path} stores nothing: run the same command again")
     artifact = Artifact(
@@ -827,7 +826,10 @@ class Runner:
         manifests = {}
         for folder in self._folders(artifact):
             if folder not in self._sound:
-                manifest = Manifest.find(folder)
+                try:
+                    manifest = Manifest.read(folder)
+                except DamagedFileError:
+                    continue
                 if manifest is None:
                     continue
                 self._sound[folder] = manifest
