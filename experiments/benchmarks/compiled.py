@@ -4,15 +4,16 @@ Command::
 
     # a minute of a core and more a row; one that is stored is not compiled again
     python experiments/benchmarks/compiled.py compile DIR
-    # the tables of experiments/results/compiled.json, of the rows that are there
+    # the rows that are there into the tables of experiments/results/compiled.json
     python experiments/benchmarks/compiled.py publish DIR
 
 A row is a preset, a target and some of its stages: one process each, one at a time,
 whose numbers go to ``DIR/PRESET--TARGET--PART.json``, and its output to ``.txt``. One
 that fails or takes longer than ``--timeout`` leaves a file ``.failed`` with the reason;
-remove it to try again. ``--effort=-1`` (JAX's, 0 by default) compiles sooner, programs
-of some percent more memory and traffic: their rows name it. Times are the roofline's
-bound, and that bound at 30% of the peak; nothing is measured.
+remove it to try again. ``--rows`` chooses among the rows. ``--effort=-1`` (JAX's, 0 by
+default) compiles sooner, programs of some percent more memory and traffic: their rows
+name it. Times are the roofline's bound, and that bound at 30% of the peak; nothing is
+measured.
 """
 
 import argparse
@@ -21,10 +22,12 @@ import json
 import math
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -49,6 +52,10 @@ PARTS = (
 """Preset, name of a part, and its stages: of a study one variant."""
 PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v5e:4x8", "tpu-v4:2x2x1")
 """Targets that pods are planned for."""
+REQUIRED = ("h100", "tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1")
+"""Targets on which every preset should have a row."""
+MISSING = "Not compiled yet"
+"""Begin of the sentence about presets without one."""
 HOSTS = {
     "resnet50_imagenet": {
         "h100": ("h100:8",),
@@ -66,7 +73,9 @@ def number(value: float, digits: int = 2) -> Value:
     return Value(mean=Decimal(f"{value:.{places}f}"))
 
 
-def compile_rows(folder: pathlib.Path, timeout: float, effort: float) -> None:
+def compile_rows(
+    folder: pathlib.Path, timeout: float, effort: float, chosen_rows: str
+) -> None:
     """Compile the rows that are missing, one process at a time."""
     variables = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(effort)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +84,8 @@ def compile_rows(folder: pathlib.Path, timeout: float, effort: float) -> None:
             chosen, *options = HOSTS.get(preset, {}).get(target, (target,))
             name = f"{preset}--{chosen}--{part}"
             done = [folder / f"{name}{ending}" for ending in (".json", ".failed")]
-            if any(file.exists() for file in done):
+            is_done = any(file.exists() for file in done)
+            if is_done or not re.search(chosen_rows, name):
                 continue
             # of a process that was killed
             lock = pathlib.Path(tempfile.gettempdir()) / "libtpu_lockfile"
@@ -190,53 +200,62 @@ def plan_row(report: dict[str, Any], devices: int) -> tuple[Cell, ...]:
 
 
 def publish_rows(folder: pathlib.Path) -> None:
-    """Write the published tables of the rows that are there."""
-    reports = read_reports(folder)
-    columns = {
-        "preset": "",
-        "target": "",
-        "devices of a host, hosts": "",
-        "programs that compile": "",
-        "fits": "",
-        "most memory, GiB": "",
-        "FLOPs of all": "",
-        "device hours, bound": "",
-        "most of it": "",
-        "MFU, bound": "%",
-        "limited by": "",
-        "grouped convolutions": "",
-        "warnings (programs)": "",
-    }
+    """Write the rows that are there into the published tables.
+
+    Published rows of other presets and targets stay.
+    """
+    path = published.folder() / "compiled.json"
+    result = published.read_result(path)
+    table, plans = result.tables
     rows = []
     planned = []
-    for (preset, target), report in reports.items():
+    for (preset, target), report in read_reports(folder).items():
         rows.append(summary(report, preset, target))
         is_sound = any(row["compiles"] for row in report["programs"])
         if target in PLANNED and is_sound:
             planned += [plan_row(report, devices) for devices in COUNTS]
     for file in sorted(folder.glob("*--*--*.failed")):
         preset, target, part = file.stem.split("--")
-        empty = ("-",) * (len(columns) - 3)
+        empty = ("-",) * (len(table.columns) - 3)
         rows.append((preset, target, *empty, f"{part}: {file.read_text()}"))
-    rows.sort(key=lambda row: row[:2])
-    table = ResultTable(
-        title="Compiled, not run",
-        columns=tuple(columns),
-        units=tuple(columns.values()),
-        rows=tuple(rows),
-        caption="Of a study one variant, of a run the stages that were compiled.",
-    )
-    plans = ResultTable(
-        title="The plan of pods",
-        columns=("preset and chip", *pods.HEADERS),
-        units=("",) * (1 + len(pods.HEADERS)),
-        rows=tuple(planned),
-    )
-    path = published.folder() / "compiled.json"
-    result = published.read_result(path)
-    published.write_result(dataclasses.replace(result, tables=(table, plans)), path)
+    table = dataclasses.replace(table, rows=merge(table.rows, rows, 2))
+    plans = dataclasses.replace(plans, rows=merge(plans.rows, planned, 1))
+    reading = [text for text in result.reading if not text.startswith(MISSING)]
+    reading += missing(table)
+    result = dataclasses.replace(result, tables=(table, plans), reading=tuple(reading))
+    published.write_result(result, path)
     for one in (table, plans):
         print(f"{pages.markdown_table(one)}\n")
+
+
+def merge(
+    before: Sequence[tuple[Cell, ...]], rows: Sequence[tuple[Cell, ...]], num_keys: int
+) -> tuple[tuple[Cell, ...], ...]:
+    """Return new rows and those published before of other keys, in order.
+
+    Args:
+      before: published rows.
+      rows: that replace those of the same keys.
+      num_keys: leading cells that make a key.
+    """
+    replaced = {row[:num_keys] for row in rows}
+    others = [row for row in before if row[:num_keys] not in replaced]
+    return tuple(sorted([*others, *rows], key=lambda row: row[:num_keys]))
+
+
+def missing(table: ResultTable) -> list[str]:
+    """Return a sentence about presets without a row on some of the targets."""
+    compiled = {row[:2] for row in table.rows}
+    texts = []
+    for target in REQUIRED:
+        presets = []
+        for preset in sorted({part[0] for part in PARTS}):
+            chosen = HOSTS.get(preset, {}).get(target, (target,))[0]
+            if (preset, chosen) not in compiled:
+                presets.append(f"`{preset}`")
+        if presets:
+            texts.append(f"for {target} {', '.join(presets)}")
+    return [f"{MISSING}: {'; '.join(texts)}."] if texts else []
 
 
 def main() -> None:
@@ -248,9 +267,10 @@ def main() -> None:
         "--timeout", type=float, default=3600.0, help="seconds of a row"
     )
     parser.add_argument("--effort", type=float, default=0.0, help="-1 to 1")
+    parser.add_argument("--rows", default="", help="a regular expression of names")
     options = parser.parse_args()
     if options.command == "compile":
-        compile_rows(options.folder, options.timeout, options.effort)
+        compile_rows(options.folder, options.timeout, options.effort, options.rows)
     else:
         publish_rows(options.folder)
 
