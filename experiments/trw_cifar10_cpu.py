@@ -142,7 +142,6 @@ _METHODS = RunConfig(
     tuning=TuningConfig(trials=3, classes=(AIRPLANE, DOG)),
     audit=AuditConfig(
         num_bootstrap=500,
-        targets=True,
         discriminators=(
             Discriminator(features="probabilities"),
             Discriminator(features="logits", gamma="scale"),
@@ -151,7 +150,12 @@ _METHODS = RunConfig(
     ),
     rows=_ROWS,
 )
-_TARGETS = dataclasses.replace(_METHODS, rows={}, tuning=TuningConfig())
+_TARGETS = dataclasses.replace(
+    _METHODS,
+    rows={},
+    tuning=TuningConfig(),
+    audit=dataclasses.replace(_METHODS.audit, targets=True),
+)
 
 STUDY = {
     "pilot": dataclasses.replace(

@@ -42,7 +42,7 @@ Linearized = Literal["head", "network"]
 _NUM_HALVINGS = 10  # of a Newton step
 _SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope promises
 _ROUNDING = 2e-6  # of a mean over many samples in float32, relative
-_CONVERGED = 1e-7  # of the gradient at the start of a fit, where float32 ends
+_CONVERGED = 1e-6  # of the gradient at the start of a fit; float32 ends at some 1e-7
 
 
 @value
