@@ -12,7 +12,8 @@ from support.made_up import small_result
 from support.runs import TINY
 
 from unlearn_jax import METHODS, InputError, cli, pipeline
-from unlearn_jax.pipeline import pages, publish, published
+from unlearn_jax.pipeline import code_digest as code_digests
+from unlearn_jax.pipeline import pages, presets, publish, published
 from unlearn_jax.pipeline.code_digest import code_digest, source_digest
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.published import GROUPS, ResultTable, Value
@@ -143,6 +144,29 @@ def test_the_digest_is_of_code_that_decides_numbers(checkout, file, text, change
     after = {name: code_digest(name, checkout) for name in ("digits", "bars")}
     changed = [name for name in before if before[name] != after[name]]
     assert changed == changes.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "used", "unused"),
+    [
+        ("digits", {"amun", "adversarial", "finetune"}, {"trw", "influence_target"}),
+        ("class_digits", {"trw", "influence_target", "l2ul"}, {"amun"}),
+        ("trw_stress_digits", {"trw", "targets", "influence_target"}, {"amun"}),
+        ("rbm_mnist", set(), {"amun", "trw", "targets"}),
+        ("race_attack", {"amun", "trw", "targets"}, set()),
+    ],
+)
+def test_files_of_methods_count_where_they_are_used(name, used, unused):
+    """A new method does not mark the tables of others."""
+    experiments = published.folder().parent
+    package = presets.PACKAGE
+    own_files = code_digests._own_files(name, package, experiments)
+    files = code_digests._unused_methods(name, own_files, package)
+    left_out = {file.stem for file in files}
+    assert unused <= left_out
+    assert not used & left_out
+    assert not left_out & {"base", "passes", "gradients", "similarity", "__init__"}
+    assert all(file.is_file() for file in files)
 
 
 def test_digests_are_the_same_on_every_python():

@@ -2,13 +2,19 @@
 
 import ast
 import hashlib
+import inspect
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from unlearn_jax.methods import METHODS
+from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.published import folder
+from unlearn_jax.pipeline.store.fingerprint import held_values
+from unlearn_jax.types import UnlearnFn
 
 _MEASURING = ("config", "stages", "measure", "tuning.py")
 """Parts of ``pipeline`` that decide numbers; the others store and show them."""
@@ -21,6 +27,7 @@ _NOT_MEASURING = (
     "figures",
 )
 """Parts of the package that decide no numbers, or only those of some experiments."""
+_NAMES_METHODS = r"unlearn_jax\.methods|unlearn_jax import .*\bmethods\b"
 
 
 def code_digest(name: str, root: pathlib.Path | None = None) -> str:
@@ -28,15 +35,33 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
 
     It covers the library, the folders of the pipeline that plan, train and measure,
     the experiment's own file, and, if that file imports a study, the study's folder and
-    ``contrib``. Docstrings, comments and layout do not count.
+    ``contrib``. The files of methods that the experiment does not use are left out.
+    Docstrings, comments and layout do not count.
 
     Args:
       name: of the preset or benchmark.
-      root: of a checkout; this package and its experiments if None.
+      root: of a checkout, whose methods all count; this package and its experiments if
+        None.
     """
     package = root / "unlearn_jax" if root else pathlib.Path(__file__).parents[1]
     experiments = root / "experiments" if root else folder().parent
+    own_files = _own_files(name, package, experiments)
+    unused = set() if root else _unused_methods(name, own_files, package)
     files = [path for path in sorted(package.rglob("*.py")) if _decides(path, package)]
+    files = [path for path in files if path not in unused]
+    digest = hashlib.sha256()
+    for file in [*files, *own_files]:
+        place = experiments if file.is_relative_to(experiments) else package
+        digest.update(str(file.relative_to(place)).encode())
+        digest.update(_file_digest(file, file.stat().st_mtime_ns))
+    return digest.hexdigest()[:12]
+
+
+def _own_files(
+    name: str, package: pathlib.Path, experiments: pathlib.Path
+) -> list[pathlib.Path]:
+    """Return an experiment's script, and the files of the studies that it imports."""
+    files = []
     for file in (f"{name}.py", f"benchmarks/{name}.py"):
         script = experiments / file
         if script.is_file():
@@ -48,12 +73,7 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
                 files += sorted((package / "studies" / study).glob("*.py"))
             if studies:
                 files += sorted((package / "contrib").rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        place = experiments if file.is_relative_to(experiments) else package
-        digest.update(str(file.relative_to(place)).encode())
-        digest.update(_file_digest(file, file.stat().st_mtime_ns))
-    return digest.hexdigest()[:12]
+    return files
 
 
 def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
@@ -62,6 +82,52 @@ def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
     if room == "pipeline":
         return rest[0] in _MEASURING
     return room not in _NOT_MEASURING
+
+
+def _unused_methods(
+    name: str, own_files: Sequence[pathlib.Path], package: pathlib.Path
+) -> set[pathlib.Path]:
+    """Return the files of methods, and of targets, that an experiment does not use.
+
+    A run uses the methods of its rows, and those that their files import. Any other
+    experiment that names methods may use all.
+
+    Args:
+      name: of the preset or benchmark.
+      own_files: of :func:`_own_files`.
+      package: the folder of this package.
+    """
+    targets = package / "pipeline" / "measure" / "targets.py"
+    optional = {targets}
+    for method in METHODS.values():
+        optional |= _files_of(method)
+    configs: Collection[RunConfig] = ()
+    if name in presets.names() and f"{name}.py" in {file.name for file in own_files}:
+        configs = presets.load(name).variants.values()
+    if not configs:
+        sources = "".join(file.read_text(encoding="utf-8") for file in own_files)
+        return set() if re.search(_NAMES_METHODS, sources) else optional
+    used = set()
+    for config in configs:
+        if config.audit.targets:
+            used.add(targets)
+        for row in config.rows.values():
+            used |= _files_of(row.method)
+    waiting = list(used)
+    while waiting:
+        source = waiting.pop().read_text(encoding="utf-8")
+        for module in re.findall(r"unlearn_jax\.methods\.(\w+) import", source):
+            imported = package / "methods" / f"{module}.py"
+            if imported not in used:
+                used.add(imported)
+                waiting.append(imported)
+    return optional - used
+
+
+def _files_of(method: UnlearnFn) -> set[pathlib.Path]:
+    """Return the files that define a method and the values that it holds."""
+    kinds = {type(item) for item in held_values(method)}
+    return {pathlib.Path(inspect.getfile(kind)) for kind in kinds}
 
 
 @cache

@@ -110,15 +110,7 @@ def code_digest(value: UnlearnFn | Attack) -> str:
       InputError: a class without a file, such as one typed into an interpreter.
     """
     files = set()
-    held: list[object] = [value]
-    while held:
-        item = held.pop()
-        if isinstance(item, tuple):
-            held += item
-        if not values.is_value(item):
-            continue
-        fields = dataclasses.fields(item)  # pyright: ignore[reportArgumentType]
-        held += [getattr(item, field.name) for field in fields]
+    for item in held_values(value):
         if not type(item).__module__.startswith("unlearn_jax."):
             try:
                 files.add(inspect.getfile(type(item)))
@@ -131,3 +123,18 @@ def code_digest(value: UnlearnFn | Attack) -> str:
     for file in sorted(files):
         digest.update(pathlib.Path(file).read_bytes())
     return digest.hexdigest()
+
+
+def held_values(value: object) -> Iterator[object]:
+    """Yield a value, and the values among its fields, to any depth.
+
+    Args:
+      value: a method or an attack.
+    """
+    if isinstance(value, tuple):
+        for item in value:
+            yield from held_values(item)
+    elif values.is_value(value):
+        yield value
+        for field in dataclasses.fields(value):  # pyright: ignore[reportArgumentType]
+            yield from held_values(getattr(value, field.name))
