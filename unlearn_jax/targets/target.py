@@ -81,6 +81,10 @@ class Target:
 def parse(name: str) -> Target:
     """Return the target of a name.
 
+    ``unlearn-jax compile`` runs on this machine's CPU. A script that compiles for other
+    targets sets ``JAX_PLATFORMS=cpu``: JAX would look for their devices first, and give
+    up on a plugin of CUDA without cuDNN.
+
     Args:
       name: a TPU slice such as ``tpu-v5e:4x4``, ``tpu-v4:2x2x1`` or ``tpu-v6e:2x2``; a
         GPU, ``h100``, ``h200`` or ``a100``, or several of a host, ``h100:8``; ``cpu``
