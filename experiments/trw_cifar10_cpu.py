@@ -36,16 +36,16 @@ from unlearn_jax.values import replace
 # Semantic neighbors (automobile and truck, cat and dog, ship and airplane), crops and
 # flips, and 500 test samples of every class: what MIA-NN and a similarity of classes
 # need. pilot and targets only train models and measure the targets before any training,
-# pilot on the classes of the search: the coefficients that it prints belong into FITTED
-# before methods runs.
+# pilot on the classes of the search: FITTED has the coefficients that it prints.
 AUTOMOBILE = 1
 CAT = 3
 SHIP = 8
 AIRPLANE = 0
 DOG = 5
 EPOCHS = 5
-FITTED = (0.0, 0.0, 0.0)
-"""Coefficients of the fitted tilt; all 0, there is no tilt."""
+FITTED = (-1.4982, 1.2029, -0.3131)
+"""Coefficients of the fitted tilt, of the variant ``pilot``; all 0, there is no tilt.
+"""
 
 _RATES = {"learning_rate": {"low": 1e-3, "high": 0.1, "published": 0.01}}
 _SCAR_RATES = {"learning_rate": {"low": 5e-4, "high": 5e-3, "published": 5e-4}}
