@@ -333,7 +333,7 @@ def compile_preset(arguments: list[str]) -> int:
         variants = _variants(preset, fields, prog)
         report = compiling.compile_run(variants, target, parts=preset.parts, **shared)
     print(report.text())
-    numbers = report.to_json()
+    numbers = report.numbers()
     if options.devices:
         plans = [
             pods.plan_pod(numbers, count, per_host=options.per_host)
@@ -341,7 +341,8 @@ def compile_preset(arguments: list[str]) -> int:
         ]
         print(f"\n{pods.plan_text(plans)}")
     if options.json is not None:
-        text = json.dumps(numbers, indent=1, allow_nan=False)
+        plain = dataclasses.asdict(numbers)
+        text = json.dumps(plain, indent=1, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")
     return int(any(row.compiled.error for row in report.rows))
 

@@ -29,9 +29,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
 
 from unlearn_jax.pipeline import pages, pods, published
+from unlearn_jax.pipeline.pods import PresetNumbers
 from unlearn_jax.pipeline.published import Cell, ResultTable, Value
 
 COUNTS = (8, 64, 256, 1024)
@@ -119,84 +119,82 @@ def compile_rows(
                 done[1].write_text(why)
 
 
-def read_reports(folder: pathlib.Path) -> dict[tuple[str, str], dict[str, Any]]:
+def read_numbers(folder: pathlib.Path) -> dict[tuple[str, str], PresetNumbers]:
     """Return the stored numbers by preset and target, parts together."""
-    reports: dict[tuple[str, str], dict[str, Any]] = {}
+    presets: dict[tuple[str, str], PresetNumbers] = {}
     for file in sorted(folder.glob("*--*--*.json")):
         preset, target, part = file.stem.split("--")
         if part.startswith("before"):
             # another mapper, for comparison
             target = f"{target} {part.removeprefix('before-')}"
-        report = json.loads(file.read_text())
-        if (preset, target) not in reports:
-            reports[preset, target] = report
-            continue
-        whole = reports[preset, target]
-        whole["programs"] += report["programs"]
-        whole["effort"] = min(one.get("effort", 0) for one in (whole, report))
-        groups = [
-            one["largest_group"]
-            for one in (whole, report)
-            if one["largest_group"] is not None
-        ]
-        whole["largest_group"] = min(groups, default=None)
-    return reports
+        numbers = PresetNumbers.from_json(json.loads(file.read_text()))
+        if (preset, target) in presets:
+            others = presets[preset, target]
+            groups = [others.largest_group, numbers.largest_group]
+            groups = [group for group in groups if group is not None]
+            numbers = dataclasses.replace(
+                others,
+                programs=others.programs + numbers.programs,
+                effort=min(others.effort, numbers.effort),
+                largest_group=min(groups, default=None),
+            )
+        presets[preset, target] = numbers
+    return presets
 
 
-def summary(report: dict[str, Any], name: str, target: str) -> tuple[Cell, ...]:
+def summary(numbers: PresetNumbers, name: str, target: str) -> tuple[Cell, ...]:
     """Return a preset's row on a target."""
-    programs = report["programs"]
-    sound = [row for row in programs if row["compiles"]]
+    programs = numbers.programs
+    sound = [program for program in programs if program.compiles]
     most: tuple[Cell, ...] = ("-",) * 4
     if sound:
-        main = max(sound, key=lambda row: row["bound_device_hours"])
+        main = max(sound, key=lambda program: program.bound_device_hours)
         most = (
-            f"{main['stage']}: {main['program']}",
-            number(100 * main["bound_mfu"]),
-            main["bound_by"],
-            f"{main['grouped']} of {main['convolutions']}",
+            f"{main.stage}: {main.program}",
+            number(100 * main.bound_mfu),
+            main.bound_by,
+            f"{main.grouped} of {main.convolutions}",
         )
-    flops = sum(row["flops"] * row["calls"] * row["devices"] for row in sound)
+    flops = sum(program.flops * program.calls * program.devices for program in sound)
     warnings: dict[str, int] = {}
-    for row in sound:
-        for text in row["warnings"]:
+    for program in sound:
+        for text in program.warnings:
             kind = "grouped convolutions" if "grouped" in text else text
             warnings[kind] = warnings.get(kind, 0) + 1
     notes = [f"{text} ({count})" for text, count in warnings.items()]
-    if report.get("effort", 0) < 0:
+    if numbers.effort < 0:
         notes.append("the compiler's least effort")
-    notes += [
-        f"{row['stage']}: {row['why_not'][:80]}"
-        for row in programs
-        if not row["compiles"]
-    ]
+    for program in programs:
+        if not program.compiles:
+            notes.append(f"{program.stage}: {program.why_not[:80]}")
     shown = [text for text in notes if "counted" not in text]
     fits = "yes"
-    if not all(row["fits"] for row in programs):
-        largest = report["largest_group"]
+    if not all(program.fits for program in programs):
+        largest = numbers.largest_group
         fits = f"groups of {largest}" if largest else "no"
+    memory = max(program.memory_bytes or 0.0 for program in programs)
     return (
         name,
         target,
-        f"{report['devices_per_host']} x {report['device']}, {report['hosts']}",
+        f"{numbers.devices_per_host} x {numbers.device}, {numbers.hosts}",
         f"{len(sound)} of {len(programs)}",
         fits,
-        number(max(row["memory_bytes"] or 0.0 for row in programs) / 2**30),
+        number(memory / 2**30),
         f"{flops:.1e}",
-        number(sum(row["bound_device_hours"] for row in sound)),
+        number(sum(program.bound_device_hours for program in sound)),
         *most,
         "; ".join(shown) or "none",
     )
 
 
-def plan_row(report: dict[str, Any], devices: int) -> tuple[Cell, ...]:
+def plan_row(numbers: PresetNumbers, devices: int) -> tuple[Cell, ...]:
     """Return the plan on a number of devices."""
-    plan = pods.plan_pod(report, devices)
+    plan = pods.plan_pod(numbers, devices)
     texts = []
     for cell in pods.cells(plan)[1:]:
         texts.append(number(cell) if isinstance(cell, float) else cell)
-    kind = report["target"].partition(":")[0]
-    return (f"{report['preset']}, {kind}", Value(mean=Decimal(devices)), *texts)
+    kind = numbers.target.partition(":")[0]
+    return (f"{numbers.preset}, {kind}", Value(mean=Decimal(devices)), *texts)
 
 
 def publish_rows(folder: pathlib.Path) -> None:
@@ -209,11 +207,11 @@ def publish_rows(folder: pathlib.Path) -> None:
     table, plans = result.tables
     rows = []
     planned = []
-    for (preset, target), report in read_reports(folder).items():
-        rows.append(summary(report, preset, target))
-        is_sound = any(row["compiles"] for row in report["programs"])
+    for (preset, target), numbers in read_numbers(folder).items():
+        rows.append(summary(numbers, preset, target))
+        is_sound = any(program.compiles for program in numbers.programs)
         if target in PLANNED and is_sound:
-            planned += [plan_row(report, devices) for devices in COUNTS]
+            planned += [plan_row(numbers, devices) for devices in COUNTS]
     for file in sorted(folder.glob("*--*--*.failed")):
         preset, target, part = file.stem.split("--")
         empty = ("-",) * (len(table.columns) - 3)

@@ -32,6 +32,7 @@ from unlearn_jax.pipeline import (
 from unlearn_jax.pipeline.compiling import Compiled, ProgramRow
 from unlearn_jax.pipeline.config import rows
 from unlearn_jax.pipeline.config.resolve import complete
+from unlearn_jax.pipeline.pods import PresetNumbers, ProgramNumbers
 from unlearn_jax.replicas import _mappers
 from unlearn_jax.types import InputError
 
@@ -85,13 +86,16 @@ def test_operations_and_calls_of_training_are_as_by_hand(report, splits):
 def test_the_report_is_labelled_a_bound_and_plain(report):
     text = report.text()
     assert "roofline's bound, not a measurement" in text
-    plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert plain["devices_per_host"] == 2
-    assert len(plain["programs"]) == len(report.rows)
-    for row in plain["programs"]:
-        assert row["fits"]
-        assert 0 <= row["bound_mfu"] <= 1
-        assert row["memory_bytes"] > 0
+    numbers = report.numbers()
+    plain = json.dumps(dataclasses.asdict(numbers), allow_nan=False)
+    stored = PresetNumbers.from_json(json.loads(plain))
+    assert pods.plan_pod(stored, 8) == pods.plan_pod(numbers, 8)
+    assert numbers.devices_per_host == 2
+    assert len(numbers.programs) == len(report.rows)
+    for program in numbers.programs:
+        assert program.fits
+        assert 0 <= program.bound_mfu <= 1
+        assert program.memory_bytes > 0
 
 
 def row_of(memory, error=""):
@@ -126,39 +130,37 @@ def test_a_refused_program_says_why_and_what_it_needs():
     row = row_of(20.5 * 2**30, compiling._one_line(RuntimeError(message)))
     target = targets.parse("tpu-v5e:2x2")
     assert not row.fits(target)
-    plain = row.to_json(target)
-    assert not plain["compiles"]
-    assert plain["why_not"].startswith("RESOURCE_EXHAUSTED")
-    assert "\n" not in plain["why_not"]
+    numbers = row.numbers(target)
+    assert not numbers.compiles
+    assert numbers.why_not.startswith("RESOURCE_EXHAUSTED")
+    assert "\n" not in numbers.why_not
 
 
 def made_up(**changes):
     """Eight models at a time on four devices: two turns of a call of 90 s."""
-    row = {
-        "stage": "references",
-        "program": "train_models",
-        "calls": 16 * 10,
-        "pieces": 16,
-        "items": 128,
-        "size": 8,
-        "split": 1,
-        "devices": 4,
-        "compiles": True,
-        "memory_bytes": 2**33,
-        "state_bytes": 8 * 2**30,
-        "data_bytes": 2**28,
-        "input_bytes": 9e10,
-        "bound_seconds": 90.0,
-        "bound_mfu": 0.6,
-        "collectives": {"all-reduce": (3, 100.0)},
-    }
-    return {
-        "preset": "made_up",
-        "device": "TPU v5 lite",
-        "group": 8,
-        "largest_group": None,
-        "programs": [row | changes],
-    }
+    program = ProgramNumbers(
+        stage="references",
+        program="train_models",
+        calls=16 * 10,
+        pieces=16,
+        items=128,
+        size=8,
+        devices=4,
+        compiles=True,
+        memory_bytes=2**33,
+        state_bytes=8 * 2**30,
+        data_bytes=2**28,
+        input_bytes=9e10,
+        bound_seconds=90.0,
+        bound_mfu=0.6,
+        collectives={"all-reduce": (3, 100.0)},
+    )
+    return PresetNumbers(
+        preset="made_up",
+        device="TPU v5 lite",
+        group=8,
+        programs=(dataclasses.replace(program, **changes),),
+    )
 
 
 def test_a_plan_is_as_by_hand():
@@ -199,7 +201,8 @@ def test_a_plan_of_divided_batches_and_of_what_does_not_fit():
     assert plan.hours == pytest.approx(8 * 900 / 3600)
     assert plan.busy == pytest.approx(1)
     assert plan.main.busy == 64
-    large = pods.plan_pod(made_up(memory_bytes=17 * 2**30) | {"largest_group": 3}, 8)
+    too_large = dataclasses.replace(made_up(memory_bytes=17 * 2**30), largest_group=3)
+    large = pods.plan_pod(too_large, 8)
     assert large.breaks == "memory: 17.0 of 16.0 GiB; groups of 3 fit"
     with pytest.raises(InputError, match="no plan for 0 devices"):
         pods.plan_pod(made_up(), 0)
@@ -229,7 +232,8 @@ def test_a_plan_names_the_devices_that_images_fit_on():
         data_bytes=12 * 2**30,
         data_parts=16,
     )
-    plans = [pods.plan_pod(together | {"across_hosts": True}, n) for n in (8, 16, 64)]
+    together = dataclasses.replace(together, across_hosts=True)
+    plans = [pods.plan_pod(together, n) for n in (8, 16, 64)]
     assert [plan.memory / 2**30 for plan in plans] == [28, 16, 7]
     assert [plan.data / 2**30 for plan in plans] == [24, 12, 3]
     assert "=True on 16 devices" in plans[0].breaks
@@ -244,7 +248,7 @@ def test_rows_have_what_a_plan_needs(report, splits):
     rows = {(row.stage, row.name): row for row in report.rows}
     row = rows["references", "train_models"]
     assert (row.items, row.size, row.pieces) == (6, 3, 2)
-    plan = pods.plan_pod(report.to_json(), 4, per_host=2)
+    plan = pods.plan_pod(report.numbers(), 4, per_host=2)
     assert plan.main.hosts <= plan.hosts == 2
     assert plan.missing == ()
     assert plan.device_hours == pytest.approx(

@@ -24,6 +24,7 @@ from unlearn_jax.models.flops import Operations, program_flops
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.experiment import Experiment
 from unlearn_jax.pipeline.measure.pool import lira_scores, rmia_scores
+from unlearn_jax.pipeline.pods import PresetNumbers, ProgramNumbers
 from unlearn_jax.pipeline.presets import UserParts
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
@@ -107,49 +108,50 @@ class ProgramRow:
         is_unknown = bool(self.compiled.error) and np.isnan(self.compiled.memory)
         return is_unknown or self.compiled.memory <= target.chip.memory
 
-    def to_json(self, target: Target) -> dict[str, Any]:
-        """Return plain values.
+    def numbers(self, target: Target) -> ProgramNumbers:
+        """Return the numbers to store and to plan with.
 
         Args:
           target: that it is compiled for.
         """
         compiled = self.compiled
-        plain: dict[str, Any] = {
-            "stage": self.stage,
-            "program": self.name,
-            "calls": self.calls,
-            "pieces": self.pieces,
-            "items": self.items,
-            "size": self.size,
-            "split": compiled.split,
-            "data_bytes": compiled.data,
-            "data_parts": compiled.data_parts,
-            "input_bytes": compiled.input,
-            "state_bytes": compiled.state * compiled.devices,
-            "devices": compiled.devices,
-            "compiles": not compiled.error,
-            "fits": self.fits(target),
-            "memory_bytes": None if np.isnan(compiled.memory) else compiled.memory,
-            "flops": compiled.operations.bfloat16 + compiled.operations.float32,
-            "flops_exact": compiled.operations.is_exact,
-        }
+        numbers = ProgramNumbers(
+            stage=self.stage,
+            program=self.name,
+            calls=self.calls,
+            pieces=self.pieces,
+            items=self.items,
+            size=self.size,
+            split=compiled.split,
+            devices=compiled.devices,
+            data_bytes=compiled.data,
+            data_parts=compiled.data_parts,
+            input_bytes=compiled.input,
+            state_bytes=compiled.state * compiled.devices,
+            memory_bytes=None if np.isnan(compiled.memory) else compiled.memory,
+            flops=compiled.operations.bfloat16 + compiled.operations.float32,
+            flops_exact=compiled.operations.is_exact,
+            compiles=not compiled.error,
+            fits=self.fits(target),
+            why_not=compiled.error,
+        )
         if compiled.error:
-            return {**plain, "why_not": compiled.error}
+            return numbers
         assert compiled.reading is not None
         assert compiled.bound is not None
-        return {
-            **plain,
-            "traffic_bytes": compiled.reading.traffic,
-            "bound_seconds": compiled.bound.seconds,
-            "bound_by": compiled.bound.limit,
-            "bound_mfu": compiled.bound.mfu,
-            "bound_device_hours": self.device_hours,
-            "compiler_cycles": compiled.reading.cycles or None,
-            "collectives": compiled.reading.collectives,
-            "convolutions": compiled.reading.convolutions,
-            "grouped": compiled.reading.grouped,
-            "warnings": _warnings(compiled, target),
-        }
+        return dataclasses.replace(
+            numbers,
+            traffic_bytes=compiled.reading.traffic,
+            bound_seconds=compiled.bound.seconds,
+            bound_by=compiled.bound.limit,
+            bound_mfu=compiled.bound.mfu,
+            bound_device_hours=self.device_hours,
+            compiler_cycles=compiled.reading.cycles or None,
+            collectives=compiled.reading.collectives,
+            convolutions=compiled.reading.convolutions,
+            grouped=compiled.reading.grouped,
+            warnings=_warnings(compiled, target),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -337,22 +339,22 @@ class CompileReport:
         hours = [row.device_hours for row in self.rows]
         return float(np.nansum(hours)) if hours else 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "preset": self.preset,
-            "target": self.target.name,
-            "device": self.target.kind,
-            "devices_per_host": len(self.target.devices),
-            "hosts": self.target.num_hosts,
-            "group": self.group,
-            "largest_group": self.largest_group,
-            "across_hosts": self.across_hosts,
-            "effort": jax.config.values["jax_exec_time_optimization_effort"],
-            "bound_device_hours": self.device_hours,
-            "jax": jax.__version__,
-            "programs": [row.to_json(self.target) for row in self.rows],
-        }
+    def numbers(self) -> PresetNumbers:
+        """Return the numbers to store and to plan with."""
+        return PresetNumbers(
+            preset=self.preset,
+            target=self.target.name,
+            device=self.target.kind,
+            devices_per_host=len(self.target.devices),
+            hosts=self.target.num_hosts,
+            group=self.group,
+            largest_group=self.largest_group,
+            across_hosts=self.across_hosts,
+            effort=jax.config.values["jax_exec_time_optimization_effort"],
+            bound_device_hours=self.device_hours,
+            jax=jax.__version__,
+            programs=tuple(row.numbers(self.target) for row in self.rows),
+        )
 
     def text(self) -> str:
         """Return a table, the bound of the whole preset, and what does not fit."""

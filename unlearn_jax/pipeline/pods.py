@@ -1,7 +1,7 @@
 """The plan of a pod: who computes what on many devices, from compiled programs.
 
-A plan reads the plain values of :meth:`CompileReport.to_json`, so that programs are
-compiled once for all numbers of devices. Work is divided as a run divides it: pieces of
+A plan reads numbers of compiled programs, which are compiled once for all numbers of
+devices and may be stored. Work is divided as a run divides it: pieces of
 ``replicas.group`` models fall to hosts, the models of a piece to the devices of one.
 """
 
@@ -24,9 +24,42 @@ _ACROSS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Program:
-    """Program of a report, as :meth:`ProgramRow.to_json` stores it."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramNumbers:
+    """Numbers of a compiled program of a preset, per device and call.
+
+    Those behind ``why_not`` are 0 or empty where the program does not compile.
+
+    Attributes:
+      stage: artifact that calls it.
+      program: its name.
+      calls: in the whole preset.
+      pieces: of the stage, which hosts divide.
+      items: of all pieces: models, or sets and runs of a method.
+      size: items of a piece.
+      split: devices that share a model.
+      devices: that it runs on.
+      data_bytes: of its images.
+      data_parts: that the images are divided into.
+      input_bytes: of images that it gathers.
+      state_bytes: that it updates in place, of all devices.
+      memory_bytes: that it needs; None if unknown.
+      flops: operations.
+      flops_exact: they are counted exactly.
+      compiles: the target's compiler takes it.
+      fits: into the memory of the target, as far as that is known.
+      why_not: the compiler's error in one line.
+      traffic_bytes: from and to memory.
+      bound_seconds: the roofline's bound.
+      bound_by: the part that is the largest.
+      bound_mfu: fraction of the peak that the bound allows.
+      bound_device_hours: of all calls on all devices.
+      compiler_cycles: that the compiler estimates; None if it does not.
+      collectives: number and bytes, by kind.
+      convolutions: in the compiled text.
+      grouped: of them with groups.
+      warnings: slow operations, in words.
+    """
 
     stage: str
     program: str
@@ -34,30 +67,35 @@ class _Program:
     pieces: int
     items: int
     size: int
-    devices: int
-    compiles: bool
-    memory_bytes: float | None
-    state_bytes: float
     split: int = 1
+    devices: int
     data_bytes: float = 0.0
     data_parts: float = 1
     input_bytes: float = 0.0
-    bound_seconds: float = math.nan
-    bound_mfu: float = math.nan
+    state_bytes: float
+    memory_bytes: float | None
+    flops: float = 0.0
+    flops_exact: bool = True
+    compiles: bool
+    fits: bool = True
+    why_not: str = ""
+    traffic_bytes: float = 0.0
+    bound_seconds: float = 0.0
+    bound_by: str = ""
+    bound_mfu: float = 0.0
+    bound_device_hours: float = 0.0
+    compiler_cycles: float | None = None
     collectives: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> "_Program":
-        """Return the program of a report's row, other keys left out."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: row[name] for name in names if name in row})
+    convolutions: int = 0
+    grouped: int = 0
+    warnings: Sequence[str] = ()
 
     @property
     def memory(self) -> float:
         """Bytes that it needs of a device; those of its images if not known."""
         return self.memory_bytes or self.data_bytes
 
-    def on_mesh(self, devices: int) -> "_Program":
+    def on_mesh(self, devices: int) -> "ProgramNumbers":
         """Return a program of a mesh over all hosts as it is on other devices.
 
         Args:
@@ -93,6 +131,49 @@ class _Program:
         if self.memory <= chip.memory or room <= 0:
             return 0
         return per_host * math.ceil(self.data_bytes * self.data_parts / room / per_host)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PresetNumbers:
+    """Numbers of a preset's programs on a target: ``unlearn-jax compile --json``.
+
+    Attributes:
+      preset: name.
+      target: compiled for.
+      device: kind of its devices.
+      devices_per_host: devices that share a machine.
+      hosts: machines.
+      group: models trained at a time, as the preset says.
+      largest_group: that fits, where the preset's does not.
+      across_hosts: a program is for the devices of all hosts.
+      effort: of the compiler, JAX's.
+      bound_device_hours: of all programs that compile.
+      jax: version.
+      programs: in the order in which they are called.
+    """
+
+    preset: str
+    target: str = ""
+    device: str
+    devices_per_host: int = 1
+    hosts: int = 1
+    group: int
+    largest_group: int | None = None
+    across_hosts: bool = False
+    effort: float = 0.0
+    bound_device_hours: float = 0.0
+    jax: str = ""
+    programs: tuple[ProgramNumbers, ...]
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "PresetNumbers":
+        """Return the numbers that :func:`dataclasses.asdict` made plain.
+
+        Args:
+          plain: read from a file.
+        """
+        programs = tuple(ProgramNumbers(**program) for program in plain["programs"])
+        return cls(**{**plain, "programs": programs})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,12 +269,12 @@ class PodPlan:
 
 
 def plan_pod(
-    report: Mapping[str, Any], devices: int, *, per_host: int | None = None
+    numbers: PresetNumbers, devices: int, *, per_host: int | None = None
 ) -> PodPlan:
     """Return who computes what on a number of devices, and what limits it first.
 
     Args:
-      report: a :class:`~unlearn_jax.pipeline.compiling.CompileReport` in plain values;
+      numbers: of :meth:`~unlearn_jax.pipeline.compiling.CompileReport.numbers`;
         programs that divide batches over a host's devices are taken as compiled, for a
         host of that size. Those of ``replicas.across_hosts`` are for one mesh of all
         devices: their time falls with their number where all share a model, and so do
@@ -204,33 +285,32 @@ def plan_pod(
     Raises:
       InputError: no program that compiles, or no device.
     """
-    chip = CHIPS[report["device"]]
+    chip = CHIPS[numbers.device]
     per_host = per_host or DEVICES_PER_HOST[chip.platform]
-    programs = [_Program.from_json(row) for row in report["programs"]]
+    programs = numbers.programs
     if devices < 1 or not any(program.compiles for program in programs):
         needed = [program.least_devices(chip, per_host) for program in programs]
         largest = max(needed, default=0)
         raise InputError(
-            f"{report['preset']} has no plan for {devices} devices: compile a program"
+            f"{numbers.preset} has no plan for {devices} devices: compile a program"
             " and give at least one device"
             + (f"; its images fit {_ACROSS.format(largest)}" if largest else "")
         )
     per_host = min(devices, per_host)
     hosts = math.ceil(devices / per_host)
-    across_hosts = report.get("across_hosts", False)
-    if across_hosts:
-        programs = [program.on_mesh(devices) for program in programs]
+    if numbers.across_hosts:
+        programs = tuple(program.on_mesh(devices) for program in programs)
     sound = [program for program in programs if program.compiles]
     stages = []
     for program in sound:
-        if across_hosts:
+        if numbers.across_hosts:
             stage = _stage(program, hosts=1, per_host=devices)
             stages.append(dataclasses.replace(stage, hosts=hosts))
         else:
             stages.append(_stage(program, hosts, per_host))
     plan = PodPlan(
-        preset=report["preset"],
-        device=report["device"],
+        preset=numbers.preset,
+        device=numbers.device,
         devices=devices,
         hosts=hosts,
         memory=max(program.memory for program in programs),
@@ -242,11 +322,11 @@ def plan_pod(
             if not program.compiles
         ),
     )
-    breaks = _breaks(plan, report["largest_group"], programs)
+    breaks = _breaks(plan, numbers.largest_group, programs)
     return dataclasses.replace(plan, breaks=breaks)
 
 
-def _stage(program: _Program, hosts: int, per_host: int) -> StagePlan:
+def _stage(program: ProgramNumbers, hosts: int, per_host: int) -> StagePlan:
     """Return the plan of a program's calls."""
     # models that the compiled program computes at a time, and that a host would
     compiled_slots = max(1, program.devices // program.split)
@@ -283,7 +363,7 @@ def _stage(program: _Program, hosts: int, per_host: int) -> StagePlan:
 
 
 def _breaks(
-    plan: PodPlan, largest_group: int | None, programs: Sequence[_Program]
+    plan: PodPlan, largest_group: int | None, programs: Sequence[ProgramNumbers]
 ) -> str:
     """Return what limits a plan first, in words."""
     chip = CHIPS[plan.device]
