@@ -658,7 +658,7 @@ def _run_command(argv: list[str], switches: Sequence[str]) -> int:
     except Exception as error:
         # a variable of the environment that JAX cannot read; a second import of the
         # half imported JAX would raise an error without that reason
-        line = str(error).splitlines()[0]
+        line, *_ = str(error).splitlines() or [type(error).__name__]
         _print_error(
             f"JAX cannot start: {line}: check the environment variables that begin with"
             " JAX_"

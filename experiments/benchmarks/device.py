@@ -28,7 +28,7 @@ from unlearn_jax.pipeline import presets
 from unlearn_jax.pipeline.config.resolve import build_model, load_data, make_recipe
 from unlearn_jax.pipeline.estimate import training_speed
 from unlearn_jax.targets import peak_flops
-from unlearn_jax.types import Dataset
+from unlearn_jax.types import Dataset, first_line
 
 NUM_BATCHES = 8
 """Batches of a timed epoch."""
@@ -115,7 +115,7 @@ def main() -> None:
                     row |= measure(config, mapper_name, num_models, row["devices"])
                 except Exception as error:
                     # too large: smaller ones follow
-                    row["error"] = str(error).splitlines()[0][:200]
+                    row["error"] = first_line(error)[:200]
                 rows.append(row)
                 options.out.write_text(json.dumps(rows, indent=1) + "\n")
                 print(row, flush=True)

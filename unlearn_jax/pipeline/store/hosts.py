@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from unlearn_jax.types import InputError, PyTree
+from unlearn_jax.types import InputError, PyTree, first_line
 
 _POLL = 0.2
 """Seconds between two readings of the shared directory."""
@@ -120,10 +120,10 @@ def join(
             coordinator, num_processes, process_id, shutdown_timeout_seconds=_PATIENCE
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"the processes of this run did not find each other ({reason}): check"
-            " --coordinator, --num-processes and --process-id"
+            "the processes of this run did not find each other"
+            f" ({first_line(error)}): check --coordinator, --num-processes and"
+            " --process-id"
         ) from error
 
 
