@@ -321,13 +321,18 @@ class TargetDistance:
     """KL(retrained || target) on the forget set in nats, by strength.
 
     ``values`` are means over runs, ``low`` and ``high`` the smallest and largest run;
-    one number each where the target has no strength.
+    one number each where the target has no strength. ``less`` are the means of the
+    paired differences to the target without a tilt, ``less_low`` and ``less_high`` the
+    ends of their 95% intervals; empty where runs do not give any.
     """
 
     name: str
     values: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    less: tuple[float, ...] = ()
+    less_low: tuple[float, ...] = ()
+    less_high: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

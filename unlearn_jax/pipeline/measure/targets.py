@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax import audit
 from unlearn_jax.losses import kl_from_logits, tilted_target
 from unlearn_jax.methods.influence_target import influence_targets
 from unlearn_jax.methods.similarity import (
@@ -38,6 +39,8 @@ RIDGES = (1e-4, 1e-3, 1e-2)
 """Ridges of the influence-predicted target."""
 FLOOR = 1e-12
 """Least probability inside a logarithm."""
+UNTILTED = "no tilt (beta 0)"
+"""Target that the others are compared with."""
 _weights = partial(similarity_scores, kind="weights")
 SIMILARITIES: dict[str, Callable[..., Array]] = {
     "weights": _weights,
@@ -106,22 +109,54 @@ def target_distances(plan: Plan) -> Targets:
         fitted = _fitted_distances(samples, plan.runs[:, 1])
         names.insert(5, "fitted to the other forget sets")
         coefficients = round_all(np.asarray(_fit(list(samples.values()))))
-    rows = []
+    # the runs of the parts stand by the sizes of their forget sets
+    order = np.argsort(sizes, kind="stable")
+    by_name = {}
     for name in names:
         if name.startswith("fitted"):
             values = fitted
         else:
             values = np.concatenate([np.asarray(part[name]) for part in parts])
-        values = values.reshape(len(values), -1)
-        rows.append(
-            TargetDistance(
-                name=name,
-                values=round_all(values.mean(0)),
-                low=round_all(values.min(0)),
-                high=round_all(values.max(0)),
-            )
-        )
+            values = values[np.argsort(order)]
+        by_name[name] = values.reshape(len(values), -1)
+    rows = []
+    for name, values in by_name.items():
+        rows.append(_summary(name, values, by_name[UNTILTED], plan.runs))
     return Targets(betas=BETAS, rows=tuple(rows), coefficients=coefficients)
+
+
+def _summary(
+    name: str, values: np.ndarray, untilted: np.ndarray, runs: np.ndarray
+) -> TargetDistance:
+    """Return a target's distances over runs, and what they are less those of no tilt.
+
+    Args:
+      name: of the target.
+      values: ``[R, betas]``.
+      untilted: ``[R, 1]``.
+      runs: ``[R, 2]`` original and forget set, whose levels are random.
+    """
+    differences = values - untilted
+    less = []
+    ends = []
+    for difference in differences.T:
+        mean = float(difference.mean())
+        interval = audit.mean_interval(
+            mean, audit.mean_variance(difference, factors=runs)
+        )
+        less.append(mean)
+        ends.append((interval.low, interval.high))
+    is_known = bool(np.isfinite(ends).all())
+    low, high = np.transpose(ends)
+    return TargetDistance(
+        name=name,
+        values=round_all(values.mean(0)),
+        low=round_all(values.min(0)),
+        high=round_all(values.max(0)),
+        less=round_all(less) if is_known else (),
+        less_low=round_all(low) if is_known else (),
+        less_high=round_all(high) if is_known else (),
+    )
 
 
 class _Samples(NamedTuple):
@@ -177,7 +212,7 @@ def _names() -> list[str]:
     names = [
         "second retrained model",
         "original model",
-        "no tilt (beta 0)",
+        UNTILTED,
         "retrained confusion",
         "retrained over renormalized",
     ]
@@ -218,7 +253,7 @@ def _distances(
     distances = {
         "second retrained model": distance(jax.nn.softmax(again)),
         "original model": distance(jax.nn.softmax(logits)),
-        "no tilt (beta 0)": tilted(jnp.zeros_like(logits), 0.0),
+        UNTILTED: tilted(jnp.zeros_like(logits), 0.0),
         "retrained confusion": strengths(_confusion(again, labels, table)[labels]),
         "retrained over renormalized": tilted(ratio[labels], 1.0),
     }
