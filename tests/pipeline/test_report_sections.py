@@ -12,6 +12,7 @@ from support.made_up import Page, change_row, make, make_attack
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.figures import style
+from unlearn_jax.pipeline import publish
 from unlearn_jax.pipeline.measure.records import (
     Confusion,
     ConfusionSet,
@@ -33,8 +34,8 @@ from unlearn_jax.pipeline.measure.records import (
     Tuning,
     Vulnerability,
 )
+from unlearn_jax.pipeline.report import reading, sections
 from unlearn_jax.pipeline.report import run as report
-from unlearn_jax.pipeline.report import sections
 from unlearn_jax.pipeline.report.blocks import Table, format_cell
 from unlearn_jax.pipeline.report.figures import sections as plots
 from unlearn_jax.pipeline.report.figures.classes import confusion_plot
@@ -405,6 +406,37 @@ def test_targets_mark_distances_below_no_tilt(made):
     ]
     assert [cell.mark for cell in cells[1]] == ["↓", ""]
     assert cells[1][0].note == "0.300 to 0.500"
+
+
+def test_targets_are_compared_with_no_tilt_in_pairs(made):
+    rows = (
+        TargetDistance(name="no tilt (beta 0)", values=(0.5,), low=(0.4,), high=(0.6,)),
+        TargetDistance(
+            name="weights",
+            values=(0.4, 0.6),
+            low=(0.3, 0.5),
+            high=(0.5, 0.7),
+            less=(-0.1, 0.1),
+            less_low=(-0.2, -0.05),
+            less_high=(-0.01, 0.25),
+        ),
+    )
+    targets = Targets(betas=(1.0, 2.0), rows=rows)
+    result = dataclasses.replace(made[0], targets=targets)
+    _, table = tables_of(sections.targets_section(result))
+    ((_, (name, *cells)),) = table.body
+    assert name.value == "weights"
+    assert [cell.value for cell in cells] == ["-0.100", "+0.100"]
+    assert [cell.mark for cell in cells] == ["↓", ""]
+    assert cells[1].note == "[-0.050, +0.250]"
+    sentence = reading._targets_sentence(targets)
+    assert "-0.10 [-0.20, -0.01] at β 1 and +0.10 [-0.05, +0.25] at β 2" in sentence
+    _, less = publish._targets_tables(targets)
+    assert [str(cell) for cell in less.rows[0]] == [
+        "Weights",
+        "-0.10 [-0.20, -0.01]",
+        "0.10 [-0.05, 0.25]",
+    ]
 
 
 def test_the_page_of_a_class_run_draws_its_predictions(made, tmp_path):

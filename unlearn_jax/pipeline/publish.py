@@ -280,7 +280,7 @@ def _run_tables(run: RunResult) -> list[ResultTable]:
     if run.requests is not None:
         tables.append(_requests_table(run, run.requests))
     if run.targets is not None:
-        tables.append(_targets_table(run.targets))
+        tables += _targets_tables(run.targets)
     return tables
 
 
@@ -439,22 +439,44 @@ def _requests_table(run: RunResult, requests: Requests) -> ResultTable:
     )
 
 
-def _targets_table(targets: Targets) -> ResultTable:
+def _targets_tables(targets: Targets) -> list[ResultTable]:
+    """Return the distances of targets, and what they are less those of no tilt."""
     rows = []
+    differences = []
     for target in targets.rows:
+        name = target.name[0].upper() + target.name[1:]
         cells = [parse_cell(f"{value:.2f}") for value in target.values]
-        cells += [None] * (len(targets.betas) - len(cells))
-        rows.append((target.name[0].upper() + target.name[1:], *cells))
-    return ResultTable(
+        empty = [None] * (len(targets.betas) - len(cells))
+        rows.append((name, *cells, *empty))
+        if target.less:
+            ends = zip(target.less, target.less_low, target.less_high, strict=True)
+            texts = [f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in ends]
+            differences.append((name, *map(parse_cell, texts), *empty))
+    columns = ("target", *(f"beta {beta:g}" for beta in targets.betas))
+    units = ("", *("nats",) * len(targets.betas))
+    table = ResultTable(
         title="KL(retrained || target), before any training",
-        columns=("target", *(f"beta {beta:g}" for beta in targets.betas)),
-        units=("", *("nats",) * len(targets.betas)),
+        columns=columns,
+        units=units,
         rows=tuple(rows),
         caption=(
             "On the samples to forget, means over runs; a target without a strength has"
             " its number in the first column."
         ),
     )
+    if not differences:
+        return [table]
+    less = ResultTable(
+        title="Less the target without a tilt",
+        columns=columns,
+        units=units,
+        rows=tuple(differences),
+        caption=(
+            "Paired run by run, with the 95% interval of the mean over originals and"
+            " forget sets; negative is nearer to retraining."
+        ),
+    )
+    return [table, less]
 
 
 def _portable_command(run: RunResult) -> str:

@@ -233,12 +233,24 @@ def _targets_sentence(targets: Targets) -> str:
     if "no tilt (beta 0)" not in distances or "weights" not in distances:
         return ""
     nearest = min(distances, key=lambda name: distances[name])
-    return (
+    sentence = (
         "Before any training the target's KL from retrained models is"
         f" {distances['no tilt (beta 0)']:.2f} without a tilt,"
         f" {distances['weights']:.2f} with TRW's similarity at its best strength, and"
         f" {distances[nearest]:.2f} for the nearest target ({nearest})."
     )
+    phrases = []
+    for target in targets.rows:
+        if target.name == "weights" and target.less:
+            ends = zip(target.less, target.less_low, target.less_high, strict=True)
+            for beta, (mean, low, high) in zip(targets.betas, ends, strict=True):
+                phrases.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] at β {beta:g}")
+    if phrases:
+        sentence += (
+            " TRW's similarity less no tilt, paired run by run:"
+            f" {join_phrases(phrases)}."
+        )
+    return sentence
 
 
 def _cost_sentence(run: RunResult) -> str:
