@@ -39,9 +39,9 @@ TARGETS = ("tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1", "h100", "tpu-v6e:2x2")
 PARTS = (
     ("references_resnet18", "training", "."),
     ("amun_tables_cifar10", "training", "^tenth: references"),
-    ("class_tables", "training", "^cifar10_resnet18: originals"),
+    ("class_tables", "training", "^cifar10_resnet18: (originals|retrained)"),
     ("resnet50_imagenet", "training", "^originals"),
-    ("class_tables_tiny_imagenet", "training", "^resnet18: originals"),
+    ("class_tables_tiny_imagenet", "training", "^resnet18: (originals|retrained)"),
     ("architectures_cifar10", "training", "^(vgg19_tenth|densenet_tenth): references"),
     ("smooth_amun_cifar10", "training", "^(free|held): references"),
     ("amun_tables_cifar10", "amun", "^tenth: (attack|unlearn-amun$|audit)"),
@@ -50,12 +50,26 @@ PARTS = (
     ("ensembles_cifar10", "training", "."),
 )
 """Preset, name of a part, and its stages: of a study one variant."""
+BEFORE = (
+    ("references_resnet18", "h100", "vmap", "--mapper=vmap"),
+    ("references_resnet18", "tpu-v5e:2x2", "vmap", "--mapper=vmap"),
+)
+"""Preset, target and option of rows for comparison, named by what they change."""
 PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v5e:4x8", "tpu-v4:2x2x1")
 """Targets that pods are planned for."""
 REQUIRED = ("h100", "tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1")
 """Targets on which every preset should have a row."""
 MISSING = "Not compiled yet"
 """Begin of the sentence about presets without one."""
+KINDS = (
+    "convolutions grouped",
+    "operations counted at least",
+    "loops of unknown length",
+    "branches",
+    "all-gathers",
+    "of traffic is copies",
+)
+"""Warnings that differ by a number from program to program."""
 HOSTS = {
     "resnet50_imagenet": {
         "h100": ("h100:8",),
@@ -79,44 +93,48 @@ def compile_rows(
     """Compile the rows that are missing, one process at a time."""
     variables = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(effort)}
     folder.mkdir(parents=True, exist_ok=True)
+    rows = []
     for target in TARGETS:
         for preset, part, only in PARTS:
             chosen, *options = HOSTS.get(preset, {}).get(target, (target,))
-            name = f"{preset}--{chosen}--{part}"
-            done = [folder / f"{name}{ending}" for ending in (".json", ".failed")]
-            is_done = any(file.exists() for file in done)
-            if is_done or not re.search(chosen_rows, name):
-                continue
-            # of a process that was killed
-            lock = pathlib.Path(tempfile.gettempdir()) / "libtpu_lockfile"
-            lock.unlink(missing_ok=True)
-            unfinished = folder / f"{name}.part"
-            command = [sys.executable, "-m", "unlearn_jax", "compile", preset]
-            command += ["--target", chosen, "--only", only, "--json", str(unfinished)]
-            command += options
-            print(name, flush=True)
-            why = "does not compile"
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            with open(folder / f"{name}.txt", "w") as output:
-                try:
-                    subprocess.run(
-                        command,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        timeout=timeout,
-                        check=False,
-                        env=variables,
-                        preexec_fn=lambda: os.nice(19),
-                    )
-                except subprocess.TimeoutExpired:
-                    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                    spent = after.ru_utime - before.ru_utime
-                    why = f"not compiled in {timeout:,.0f} s, {spent:,.0f} of a core"
-                    print(f"  {why}", flush=True)
-            if unfinished.exists():
-                unfinished.rename(done[0])
-            else:
-                done[1].write_text(why)
+            rows.append((f"{preset}--{chosen}--{part}", ["--only", only, *options]))
+    for preset, target, change, option in BEFORE:
+        rows.append((f"{preset}--{target}--before-{change}", [option]))
+    for name, options in rows:
+        done = folder / f"{name}.json"
+        failed = folder / f"{name}.failed"
+        is_done = done.exists() or failed.exists()
+        if is_done or not re.search(chosen_rows, name):
+            continue
+        # of a process that was killed
+        lock = pathlib.Path(tempfile.gettempdir()) / "libtpu_lockfile"
+        lock.unlink(missing_ok=True)
+        unfinished = folder / f"{name}.part"
+        preset, target, _ = name.split("--")
+        command = [sys.executable, "-m", "unlearn_jax", "compile", preset]
+        command += ["--target", target, "--json", str(unfinished), *options]
+        print(name, flush=True)
+        why = "does not compile"
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with open(folder / f"{name}.txt", "w") as output:
+            try:
+                subprocess.run(
+                    command,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    timeout=timeout,
+                    check=False,
+                    env=variables,
+                )
+            except subprocess.TimeoutExpired:
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent = after.ru_utime - before.ru_utime
+                why = f"not compiled in {timeout:,.0f} s, {spent:,.0f} of a core"
+                print(f"  {why}", flush=True)
+        if unfinished.exists():
+            unfinished.rename(done)
+        else:
+            failed.write_text(why)
 
 
 def read_numbers(folder: pathlib.Path) -> dict[tuple[str, str], PresetNumbers]:
@@ -159,7 +177,7 @@ def summary(numbers: PresetNumbers, name: str, target: str) -> tuple[Cell, ...]:
     warnings: dict[str, int] = {}
     for program in sound:
         for text in program.warnings:
-            kind = "grouped convolutions" if "grouped" in text else text
+            kind = next((kind for kind in KINDS if kind in text), text)
             warnings[kind] = warnings.get(kind, 0) + 1
     notes = [f"{text} ({count})" for text, count in warnings.items()]
     if numbers.effort < 0:
@@ -167,11 +185,12 @@ def summary(numbers: PresetNumbers, name: str, target: str) -> tuple[Cell, ...]:
     for program in programs:
         if not program.compiles:
             notes.append(f"{program.stage}: {program.why_not[:80]}")
-    shown = [text for text in notes if "counted" not in text]
     fits = "yes"
-    if not all(program.fits for program in programs):
+    if any(program.fits is False for program in programs):
         largest = numbers.largest_group
         fits = f"groups of {largest}" if largest else "no"
+    elif any(program.fits is None for program in programs):
+        fits = "-"
     memory = max(program.memory_bytes or 0.0 for program in programs)
     return (
         name,
@@ -183,7 +202,7 @@ def summary(numbers: PresetNumbers, name: str, target: str) -> tuple[Cell, ...]:
         f"{flops:.1e}",
         number(sum(program.bound_device_hours for program in sound)),
         *most,
-        "; ".join(shown) or "none",
+        "; ".join(notes) or "none",
     )
 
 

@@ -76,17 +76,20 @@ def test_loops_branches_and_groups():
     ) == 2 * (2 * 2 * 6) * (9 * 2)
 
 
-def test_programs_are_counted_by_type_and_unknown_loops_once():
+def test_programs_are_counted_by_type_and_at_least():
     def program(w, x):
         half = x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)
-        x = lax.fori_loop(0, 3, lambda _, y: y @ w, x + half)
-        return lax.cond(x[0, 0] > 0, lambda y: y @ w @ w, lambda y: y, x)
+        return lax.fori_loop(0, 3, lambda _, y: y @ w, x + half)
 
     square = jnp.ones((4, 4))
     product = 2 * 4**3
     found = program_flops(jax.jit(program).trace(square, square).jaxpr.jaxpr)
-    assert (found.bfloat16, found.float32) == (product, 5 * product)
+    assert (found.bfloat16, found.float32) == (product, 3 * product)
     assert found.is_exact
+    branch = lambda w, x: lax.cond(x[0, 0] > 0, lambda y: y @ w @ w, lambda y: y @ w, x)
+    found = program_flops(jax.jit(branch).trace(square, square).jaxpr.jaxpr)
+    assert found.float32 == product
+    assert not found.is_exact
     unknown = lambda w, x: lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ w, x)
     found = program_flops(jax.jit(unknown).trace(square, square).jaxpr.jaxpr)
     assert found.float32 == product

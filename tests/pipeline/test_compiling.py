@@ -127,6 +127,8 @@ def test_a_refused_program_says_why_and_what_it_needs():
     )
     assert compiling._used_memory(message) == 20.5 * 2**30
     assert np.isnan(compiling._used_memory("another fault"))
+    unknown = row_of(math.nan, "another fault")
+    assert unknown.fits(targets.parse("tpu-v5e:2x2")) is None
     row = row_of(20.5 * 2**30, compiling._one_line(RuntimeError(message)))
     target = targets.parse("tpu-v5e:2x2")
     assert not row.fits(target)
@@ -420,8 +422,30 @@ def test_training_and_audit_compile_for_accelerators(target):
         )
         found = {row.name: row.compiled for row in report.rows}
         assert {"train_models", "logits", "rmia", "lira"} <= set(found)
-        assert not any(one.error for one in found.values())
+        for compiled in found.values():
+            assert not compiled.error, compiled.error
+            reading = compiled.reading
+            assert (reading.float64, reading.callbacks) == (0, 0)
         reading = found["train_models"].reading
         assert reading.convolutions > 0
         assert (reading.grouped > 0) == is_grouped
         assert found["train_models"].operations.is_exact
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_keys")
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_clip_compiles_for_accelerators_as_a_branch(target):
+    """Training clips every 100th step: a select would pay for a clip in every one."""
+    if importlib.util.find_spec(TARGETS[target]) is None:
+        pytest.skip("needs the extra compilers")
+    config = small("amun")
+    training = dataclasses.replace(config.training, max_norm=1.0)
+    config = dataclasses.replace(config, training=training)
+    report = compiling.compile_run(
+        {"": config}, targets.parse(target), only="references"
+    )
+    found = {row.name: row.compiled for row in report.rows}["train_models"]
+    assert not found.error, found.error
+    assert (found.reading.float64, found.reading.callbacks) == (0, 0)
+    assert found.reading.branches > 0

@@ -75,8 +75,9 @@ def test_a_tpu_text_is_counted_as_by_hand():
     assert found.collectives == {"all-reduce": (8, 8 * kernel)}
     assert found.exchanged == 8 * kernel
     assert found.cycles == 800
-    assert found.gathered == batch
-    assert found.loops == 0
+    # a batch is less than half of the data
+    assert found.gathered == 0
+    assert found.loops == found.branches == 0
     assert found.warnings(is_tpu=True) == ["50% of traffic is copies"]
 
 
@@ -105,6 +106,43 @@ def test_loops_of_this_compiler_are_counted():
     # six products and sines, one product of the loop of unknown length, and copies
     least = 6 * (2 + 2) + 2
     assert least * array <= found.traffic <= 2 * least * array
+
+
+def test_of_branches_the_cheapest_is_counted():
+    """A bound is not above what a step without the dear branch takes."""
+
+    def program(x, is_due):
+        return lax.cond(is_due, lambda y: jnp.sin(y @ y) @ y, lambda y: y, x)
+
+    arguments = (jnp.ones((512, 512)), jnp.asarray(True))
+    found = targets.read_hlo(jax.jit(program).lower(*arguments).compile().as_text())
+    array = 4 * 512**2
+    assert found.branches == 1
+    # a copy at most: both products would move six arrays
+    assert found.traffic <= 4 * array
+    assert "1 branches, the cheapest counted" in found.warnings()
+
+
+def test_gathers_of_whole_data_and_copies_in_kernels_are_seen():
+    text = """HloModule jit_h
+
+%fused (param_0: f32[2048,1024]) -> f32[1024,2048] {
+  %param_0 = f32[2048,1024]{1,0} parameter(0)
+  ROOT %t = f32[1024,2048]{1,0} transpose(%param_0), dimensions={1,0}
+}
+
+ENTRY %main.3 (x: f32[4096,2048], i: s32[4000,1], y: f32[2048,1024]) -> f32[1024,2048] {
+  %x = f32[4096,2048]{1,0} parameter(0)
+  %i = s32[4000,1]{1,0} parameter(1)
+  %y = f32[2048,1024]{1,0} parameter(2)
+  %g = f32[4000,2048]{1,0} gather(%x, %i), offset_dims={1}
+  ROOT %f = f32[1024,2048]{1,0} fusion(%y), kind=kLoop, calls=%fused
+}
+"""
+    found = targets.read_hlo(text)
+    assert found.gathered == 4000 * 2048 * 4
+    assert found.copied == 2 * 2048 * 1024 * 4
+    assert "a gather of 31 MiB, whole data" in found.warnings()
 
 
 def test_the_bound_is_the_largest_part():

@@ -59,7 +59,8 @@ class Operations:
     Attributes:
       bfloat16: of products of that type.
       float32: of products of other types.
-      is_exact: False if a loop of unknown length is counted as one step.
+      is_exact: False if a loop of unknown length is counted as one step, or branches
+        of different cost as the cheapest one: fewer operations than it may take.
     """
 
     bfloat16: int
@@ -87,8 +88,9 @@ def program_flops(jaxpr: core.Jaxpr) -> Operations:
             length = eqn.params["length"] if name == "scan" else 1
             held = [value for param in eqn.params.values() for value in _held(param)]
             if name == "cond":
-                largest = max(held, key=lambda one: _count(one, loops_once=True))
-                held = [largest]
+                costs = [_count(one, loops_once=True) for one in held]
+                is_exact &= min(costs) == max(costs)
+                held = [held[costs.index(min(costs))]]
             for inner in held:
                 is_exact &= walk(inner, times * length)
             if name == "while":

@@ -99,14 +99,15 @@ class ProgramRow:
             return math.nan
         return self.calls * bound.seconds * self.compiled.devices / 3600
 
-    def fits(self, target: Target) -> bool:
-        """Return whether the target has the memory, as far as it is known.
+    def fits(self, target: Target) -> bool | None:
+        """Return whether the target has the memory; None if it is not known.
 
         Args:
           target: that it is compiled for.
         """
-        is_unknown = bool(self.compiled.error) and np.isnan(self.compiled.memory)
-        return is_unknown or self.compiled.memory <= target.chip.memory
+        if np.isnan(self.compiled.memory):
+            return None
+        return self.compiled.memory <= target.chip.memory
 
     def numbers(self, target: Target) -> ProgramNumbers:
         """Return the numbers to store and to plan with.
@@ -150,6 +151,7 @@ class ProgramRow:
             collectives=compiled.reading.collectives,
             convolutions=compiled.reading.convolutions,
             grouped=compiled.reading.grouped,
+            transposed=compiled.reading.transposed,
             warnings=_warnings(compiled, target),
         )
 
@@ -308,7 +310,7 @@ def _warnings(compiled: Compiled, target: Target) -> list[str]:
         return []
     texts = compiled.reading.warnings(is_tpu=target.chip.platform == "tpu")
     if not compiled.operations.is_exact:
-        texts.append("operations of a loop of unknown length counted once")
+        texts.append("operations counted at least: loops once, branches the cheapest")
     return texts
 
 
@@ -322,7 +324,7 @@ class CompileReport:
       rows: of its programs.
       group: models trained at a time, as the preset says.
       largest_group: that fits, where the preset's does not: by halving, then on a line
-        through two sizes; None if the preset's fits.
+        through two sizes; 0 if one model does not fit, None if the preset's fits.
       across_hosts: a program is for the devices of all hosts.
     """
 
@@ -388,10 +390,12 @@ class CompileReport:
             " roofline's bound, not a measurement; programs take longer. The search of"
             " hyperparameters is not counted.",
         ]
-        if self.largest_group is not None:
+        if self.largest_group == 0:
+            lines.append("Not even one model at a time fits.")
+        elif self.largest_group is not None:
             lines.append(
                 f"Groups of {self.group} models do not fit; the largest that does is"
-                f" about {self.largest_group}."
+                f" about {self.largest_group}, by the memory of two sizes."
             )
         return "\n".join(lines)
 
@@ -404,8 +408,8 @@ class CompileReport:
             row.name,
             f"{row.calls:,}",
             compiled.devices,
-            f"{compiled.memory / 2**30:.2f}",
-            "yes" if row.fits(self.target) else "NO",
+            "-" if np.isnan(compiled.memory) else f"{compiled.memory / 2**30:.2f}",
+            {True: "yes", False: "NO", None: "-"}[row.fits(self.target)],
             f"{flops:.2e}",
         ]
         if compiled.error:
@@ -521,7 +525,7 @@ def _report(
     """Return the report of a preset's group, and the largest group that fits."""
 
     def fit(rows: list[ProgramRow]) -> bool:
-        return all(row.fits(target) for row in rows)
+        return not any(row.fits(target) is False for row in rows)
 
     rows = rows_of(group)
     if fit(rows):

@@ -47,7 +47,7 @@ class ProgramNumbers:
       flops: operations.
       flops_exact: they are counted exactly.
       compiles: the target's compiler takes it.
-      fits: into the memory of the target, as far as that is known.
+      fits: into the memory of the target; None if that is not known.
       why_not: the compiler's error in one line.
       traffic_bytes: from and to memory.
       bound_seconds: the roofline's bound.
@@ -57,7 +57,9 @@ class ProgramNumbers:
       compiler_cycles: that the compiler estimates; None if it does not.
       collectives: number and bytes, by kind.
       convolutions: in the compiled text.
-      grouped: of them with groups.
+      grouped: of them with groups; a TPU's compiler has other forms for these.
+      transposed: of them whose input is dilated: gradients of strided ones, and what a
+        TPU's compiler makes of groups.
       warnings: slow operations, in words.
     """
 
@@ -77,7 +79,7 @@ class ProgramNumbers:
     flops: float = 0.0
     flops_exact: bool = True
     compiles: bool
-    fits: bool = True
+    fits: bool | None = None
     why_not: str = ""
     traffic_bytes: float = 0.0
     bound_seconds: float = 0.0
@@ -88,6 +90,7 @@ class ProgramNumbers:
     collectives: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     convolutions: int = 0
     grouped: int = 0
+    transposed: int = 0
     warnings: Sequence[str] = ()
 
     @property

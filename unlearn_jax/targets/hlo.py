@@ -45,8 +45,11 @@ _FREE = {
     "while",
 }
 """Instructions that move no bytes themselves."""
+_COPIES = {"copy", "transpose"}
 _SMALL = 2**20
 """Bytes of an array below which reading it whole is no matter."""
+_WHOLE = 2**24
+"""Bytes of a gather of most of a data set that are worth a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,21 +66,23 @@ class _Instruction:
 class Reading:
     """Content of a compiled program's text, per device.
 
-    Loops are counted as often as they run, branches as if all were equally likely.
+    Loops are counted as often as they run, and of branches the one that moves least.
 
     Attributes:
       traffic: bytes between the device's memory and its cores, as the program's kernels
         read operands and write results. A kernel that reads an array in part counts
         what it reads. Caches are not counted.
-      copied: bytes of ``traffic`` that only change the layout or the place of arrays.
+      copied: bytes of ``traffic`` that only change the layout of arrays.
       collectives: by kind, how many and the bytes of their results.
       convolutions: number in the text, each counted once.
       grouped: those with groups, of features or of batches.
       transposed: those whose input is dilated: gradients of strided ones.
       float64: instructions of that type.
       callbacks: instructions that call the host.
-      gathered: the largest result of a gather, in bytes.
+      gathered: the largest result, in bytes, of a gather that takes at least half of
+        what it reads from; 0 if there is none.
       loops: loops that run an unknown number of times, counted as one.
+      branches: places where the program chooses, the cheapest choice counted.
       cycles: of all kernels, where the compiler estimates them (TPU).
     """
 
@@ -91,6 +96,7 @@ class Reading:
     callbacks: int
     gathered: float
     loops: int
+    branches: int
     cycles: float
 
     @property
@@ -112,8 +118,8 @@ class Reading:
             texts.append(f"float64 in {self.float64} places{emulated}")
         if self.callbacks:
             texts.append(f"{self.callbacks} calls of the host")
-        if self.gathered >= 2**28:
-            texts.append(f"a gather of {self.gathered / 2**30:.1f} GiB")
+        if self.gathered >= _WHOLE:
+            texts.append(f"a gather of {self.gathered / 2**20:.0f} MiB, whole data")
         if self.traffic and self.copied > self.traffic / 4:
             texts.append(f"{self.copied / self.traffic:.0%} of traffic is copies")
         size = self.collectives.get("all-gather", (0.0, 0.0))[1]
@@ -121,6 +127,8 @@ class Reading:
             texts.append(f"all-gathers of {size / 2**20:.0f} MiB")
         if self.loops:
             texts.append(f"{self.loops} loops of unknown length, counted as one")
+        if self.branches:
+            texts.append(f"{self.branches} branches, the cheapest counted")
         return texts
 
 
@@ -156,7 +164,8 @@ class _Module:
     ) -> Iterator[tuple[str, _Instruction, float, bool]]:
         """Yield what a computation runs, inside of loops and branches too.
 
-        Each with its computation, the number of times, and whether that is known.
+        Each with its computation, the number of times, and whether that is known; of
+        branches the one that moves least.
         """
         for one in self.computations.get(computation, ()):
             yield computation, one, times, True
@@ -168,16 +177,30 @@ class _Module:
                 assert body is not None
                 yield from self.steps(body[1], times * (1 if trips is None else trips))
             elif one.opcode == "conditional":
-                match = _BRANCHES.search(one.rest)
-                names = [] if match is None else [n for n in match.groups() if n]
-                branches = [name for part in names for name in part.split(",")]
-                # as if all were equally likely
-                for name in branches:
-                    yield from self.steps(name.strip(" %"), times / len(branches))
+                branches = _branches_of(one)
+                if branches:
+                    yield from self.steps(min(branches, key=self.traffic), times)
             elif one.opcode in ("call", "async-start"):
                 match = _CALLED.search(one.rest)
                 if match is not None:
                     yield from self.steps(match[1], times)
+
+    def traffic(self, computation: str) -> float:
+        """Return the bytes that a computation moves when it runs once."""
+        total = 0.0
+        for inner, one, times, is_known in self.steps(computation):
+            if is_known:
+                total += times * self.moved(inner, one)
+        return total
+
+    def changes_layout(self, one: _Instruction) -> bool:
+        """Return whether an instruction copies an array, alone or as a kernel."""
+        if one.opcode == "fusion":
+            called = _CALLED.search(one.rest)
+            inner = self.computations.get(called[1], []) if called else []
+            kinds = {part.opcode for part in inner} - {"bitcast", "parameter"}
+            return bool(kinds) and kinds <= _COPIES
+        return one.opcode in _COPIES
 
     def _trips(self, loop: _Instruction) -> int | None:
         """Return how often a loop runs: as noted, or by the limit it counts up to."""
@@ -232,6 +255,13 @@ class _Module:
         for name, operand in position.items():
             read += _read(name, types.get(operand, ""), inner, inner_types)
         return read + _written(one, inner, inner_types)
+
+
+def _branches_of(one: _Instruction) -> list[str]:
+    """Return the computations that a conditional chooses from."""
+    match = _BRANCHES.search(one.rest)
+    names = [] if match is None else [name for name in match.groups() if name]
+    return [name.strip(" %") for part in names for name in part.split(",")]
 
 
 def _read(
@@ -338,6 +368,7 @@ def read_hlo(text: str) -> Reading:
     copied = 0.0
     cycles = 0.0
     loops = 0
+    branches = 0
     counts: dict[str, float] = defaultdict(float)
     sizes: dict[str, float] = defaultdict(float)
     for computation, one, times, is_known in module.steps(module.entry):
@@ -346,7 +377,8 @@ def read_hlo(text: str) -> Reading:
             continue
         moved = times * module.moved(computation, one)
         traffic += moved
-        if one.opcode in ("copy", "transpose"):
+        branches += one.opcode == "conditional"
+        if module.changes_layout(one):
             copied += moved
         estimate = _CYCLES.search(one.rest)
         cycles += times * float(estimate[1]) if estimate else 0.0
@@ -366,9 +398,14 @@ def read_hlo(text: str) -> Reading:
         if one.opcode == "convolution" or "__cudnn$conv" in one.rest
     ]
     grouped = [one for one in convolutions if _GROUPED.search(one.rest)]
-    gathers = [
-        _bytes(one.result, everywhere=True) for one in every if one.opcode == "gather"
-    ]
+    gathered = 0.0
+    for name, instructions in module.computations.items():
+        for one in instructions:
+            if one.opcode == "gather":
+                source = module.results[name].get(one.operands[0], "")
+                size = _bytes(one.result, everywhere=True)
+                if 2 * size >= _bytes(source, everywhere=True):
+                    gathered = max(gathered, size)
     return Reading(
         traffic=traffic,
         copied=copied,
@@ -382,7 +419,8 @@ def read_hlo(text: str) -> Reading:
             for one in every
             if one.opcode in ("custom-call", "send", "recv", "outfeed", "infeed")
         ),
-        gathered=max(gathers, default=0.0),
+        gathered=gathered,
         loops=loops,
+        branches=branches,
         cycles=cycles,
     )
