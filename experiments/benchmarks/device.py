@@ -6,10 +6,11 @@ Command::
     # on a CPU: does the script work?
     python experiments/benchmarks/device.py digits --mappers map --models 2 --out x.json
 
-Measures what ``unlearn-jax compile`` bounds: for every variant, mapper and number of
-models, a few steps on random images of the preset's shapes, compilation apart. Each row
-is written as soon as it is done; a row that fails, such as out of memory, has its
-error. Not run on an accelerator yet.
+Measures the training that ``unlearn-jax compile`` bounds, and nothing else of a preset:
+for every variant, mapper and number of models, a few steps on random images of the
+preset's shapes, compilation apart. Peak memory is the process's so far, so that rows go
+from few models to many. Each row is written as soon as it is done; a row that fails,
+such as out of memory, has its error. Not run on an accelerator yet.
 """
 
 import argparse

@@ -224,7 +224,10 @@ def published_plan(name: str) -> str:
                 )
     if not lines:
         return ""
-    head = "On accelerators, compiled and not run (unlearn-jax compile --devices):"
+    head = (
+        "On accelerators, the preset as it stands, compiled and not run (unlearn-jax"
+        " compile --devices):"
+    )
     return "\n".join([head, *lines])
 
 

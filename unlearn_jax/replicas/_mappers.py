@@ -120,12 +120,15 @@ def mapper(
     Args:
       form: ``loop`` is a jitted call per model, ``map`` one program that goes through
         them with ``lax.map``, ``vmap`` one program that does all at once. ``auto``
-        takes the fastest: ``map`` on CPU (measured: 32 times the speed of ``vmap`` for
-        a small CNN); elsewhere ``map`` for programs with convolutions, ``vmap`` for
-        others. ``split`` is ``loop`` with every batch divided over all devices.
+        is ``map`` on CPU (measured: 32 times the speed of ``vmap`` for a small CNN).
+        Elsewhere, where no form has been timed, it is ``map`` for programs with
+        convolutions (``vmap`` makes GPUs compute grouped ones, and needs more memory),
+        ``vmap`` for others. ``split`` is ``loop`` with every batch divided over all
+        devices.
       num_models: ``M``; no more devices than models are used, but by ``split``.
-      devices: local devices to spread the models over by ``pmap``, not with
-        ``across_hosts``; all of them by default, 1 for none. ``M`` need not be a
+      devices: local devices to spread the models over, not with ``across_hosts``; all
+        of them by default, 1 for none. A mapper's name says ``pmap``: it is a jitted
+        ``shard_map`` over a mesh, JAX's successor of ``pmap``. ``M`` need not be a
         multiple: the last model is repeated as padding and its copies are dropped.
       split: devices that each batch of a training step is divided over (data
         parallelism, for models that fill a device). The mesh then has two axes, models

@@ -68,6 +68,10 @@ class Config:
     """Loop over the models of a group on one device."""
     devices: int | None = None
     """Devices for a group; all of them if None."""
+    split: int = 1
+    """Devices that share a model, each with a part of its batches."""
+    shard_data: bool = False
+    """Divide the images over the devices, in place of a copy on each."""
     peak_tflops: float | None = None
     """Peak of one device in TFLOP/s at the compute type; by its name if None."""
 
@@ -166,7 +170,11 @@ def measure(
     design = _design(config, *block, len(pool.labels))
     member = design[group[0] - block[0] : group[1] - block[0]]
     mapper = replicas.mapper(
-        config.mapper, num_models=len(member), devices=config.devices
+        config.mapper,
+        num_models=len(member),
+        devices=config.devices,
+        split=config.split,
+        shard_data=config.shard_data,
     )
     trained_on = len(member) * steps * recipe.batch_size
     keys = jnp.stack([purpose_key("reference", config.seed, m) for m in range(*group)])
