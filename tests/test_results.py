@@ -111,8 +111,9 @@ def checkout(tmp_path):
         "unlearn_jax/figures/curves.py": "F = 1\n",
         "unlearn_jax/pipeline/measure/samples.py": "Y = 1\n",
         "unlearn_jax/pipeline/report/page.py": "Z = 1\n",
-        "unlearn_jax/studies/rbm/bars.py": "B = 1\n",
+        "unlearn_jax/studies/rbm/bars.py": "from ...contrib import testbeds\n",
         "unlearn_jax/contrib/testbeds.py": "C = 1\n",
+        "unlearn_jax/contrib/federated/clients.py": "D = 1\n",
         "experiments/digits.py": '"""Digits."""\nPRESET = 1\n',
         "experiments/bars.py": "from unlearn_jax.studies.rbm.bars import B\n",
     }
@@ -134,6 +135,7 @@ def checkout(tmp_path):
         ("unlearn_jax/pipeline/report/page.py", "Z = 2\n", ""),
         ("unlearn_jax/studies/rbm/bars.py", "B = 2\n", "bars"),
         ("unlearn_jax/contrib/testbeds.py", "C = 2\n", "bars"),
+        ("unlearn_jax/contrib/federated/clients.py", "D = 2\n", ""),
         ("experiments/digits.py", '"""Other."""\nPRESET = 1\n', ""),
         ("experiments/digits.py", "PRESET = 2\n", "digits"),
     ],

@@ -132,8 +132,8 @@ class Ensemble:
         :func:`unlearn_jax.losses.lotos_penalty`).
       form: how the members' own losses are computed: ``"loop"`` one after the other in
         one program, ``"vmap"`` stacked (members of one architecture). ``"auto"`` is
-        ``loop`` on CPU, where stacked convolutions are slow, and for different
-        architectures, ``vmap`` elsewhere.
+        ``vmap`` on TPUs for members of one architecture and ``loop`` otherwise: stacked
+        convolutions are grouped ones, which are slow on CPUs and GPUs.
 
     Raises:
       InputError: no models, fewer than two with LOTOS or TRS, an unknown convention or
@@ -171,7 +171,7 @@ class Ensemble:
             )
         if self.form == "auto":
             is_stacked = (
-                is_uniform and len(self.models) > 1 and targets.platform() != "cpu"
+                is_uniform and len(self.models) > 1 and targets.platform() == "tpu"
             )
             object.__setattr__(self, "form", "vmap" if is_stacked else "loop")
 

@@ -22,6 +22,7 @@ _NOT_MEASURING = (
     "cli.py",
     "__main__.py",
     "contrib",
+    "ensembles",
     "studies",
     "experiments",
     "figures",
@@ -38,9 +39,9 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
     """Return a digest of the code that decides an experiment's numbers.
 
     It covers the library, the folders of the pipeline that plan, train and measure,
-    the experiment's own file, and, if that file imports a study, the study's folder and
-    ``contrib``. The files of methods that the experiment does not use are left out.
-    Docstrings, comments and layout do not count.
+    the experiment's own file, the folders of the studies that it imports, and what
+    these name of ``contrib`` and ``ensembles``. The files of methods that the
+    experiment does not use are left out. Docstrings, comments and layout do not count.
 
     Args:
       name: of the preset or benchmark.
@@ -64,7 +65,7 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
 def _own_files(
     name: str, package: pathlib.Path, experiments: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Return an experiment's script, and the files of the studies that it imports."""
+    """Return an experiment's script, its studies, and what these name of the rest."""
     files = []
     for file in (f"{name}.py", f"benchmarks/{name}.py"):
         script = experiments / file
@@ -75,8 +76,10 @@ def _own_files(
             studies += re.findall(r"unlearn_jax\.studies import (\w+)", source)
             for study in sorted(set(studies)):
                 files += sorted((package / "studies" / study).glob("*.py"))
-            if studies:
-                files += sorted((package / "contrib").rglob("*.py"))
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
+    for room in (*sorted((package / "contrib").glob("*")), package / "ensembles"):
+        if re.search(rf"\b{room.stem}\b", source):
+            files += sorted(room.rglob("*.py")) if room.is_dir() else [room]
     return files
 
 

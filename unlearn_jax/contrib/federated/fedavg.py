@@ -101,7 +101,7 @@ class LocalTraining:
     def maps(self) -> bool:
         """True where clients train one after the other."""
         return self.form == "map" or (
-            self.form == "auto" and targets.platform() == "cpu"
+            self.form == "auto" and targets.platform() != "tpu"
         )
 
     def rate(self, round: Array) -> Array:
