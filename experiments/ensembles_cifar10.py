@@ -16,6 +16,7 @@ from unlearn_jax.studies.ensembles.config import (
     EnsembleConfig,
 )
 from unlearn_jax.studies.ensembles.page import make_page
+from unlearn_jax.studies.ensembles.programs import make_programs
 
 EXPERIMENT = Experiment(
     title="Robust ensembles on CIFAR-10 (ResNet-18)",
@@ -56,4 +57,5 @@ EXPERIMENT = Experiment(
     artifacts=make_artifacts,
     page=make_page,
     speed=training_speed,
+    programs=make_programs,
 )

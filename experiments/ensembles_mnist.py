@@ -17,6 +17,7 @@ from unlearn_jax.studies.ensembles.config import (
     EnsembleConfig,
 )
 from unlearn_jax.studies.ensembles.page import make_page
+from unlearn_jax.studies.ensembles.programs import make_programs
 
 EXPERIMENT = Experiment(
     title="Robust ensembles on MNIST",
@@ -44,4 +45,5 @@ EXPERIMENT = Experiment(
     artifacts=make_artifacts,
     page=make_page,
     speed=training_speed,
+    programs=make_programs,
 )

@@ -17,6 +17,7 @@ from unlearn_jax.studies.ensembles.config import (
     EnsembleConfig,
 )
 from unlearn_jax.studies.ensembles.page import make_page
+from unlearn_jax.studies.ensembles.programs import make_programs
 
 # Two members, as in the authors' notebook, without BatchNorm and clipped to norm 1. A
 # pilot's seed chooses the radius at which adversarial examples of plain members
@@ -63,4 +64,5 @@ EXPERIMENT = Experiment(
     artifacts=make_artifacts,
     page=make_page,
     speed=training_speed,
+    programs=make_programs,
 )

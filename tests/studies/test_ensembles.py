@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unlearn_jax import attacks, train
+from unlearn_jax import attacks, targets, train
 from unlearn_jax.attacks import correct, pgd_curve
 from unlearn_jax.ensembles import Ensemble, Lotos
 from unlearn_jax.objectives import TRADES
-from unlearn_jax.pipeline import ModelConfig, TrainingConfig
+from unlearn_jax.pipeline import ModelConfig, TrainingConfig, compiling
 from unlearn_jax.pipeline.experiment import Experiment, run_experiment
 from unlearn_jax.pipeline.store.artifact import Runner
 from unlearn_jax.studies.ensembles import page
@@ -26,6 +26,7 @@ from unlearn_jax.studies.ensembles.config import (
 )
 from unlearn_jax.studies.ensembles.lab import Lab, members_of
 from unlearn_jax.studies.ensembles.overhead import step_seconds
+from unlearn_jax.studies.ensembles.programs import make_programs
 from unlearn_jax.types import InputError
 
 CONFIG = EnsembleConfig(
@@ -367,3 +368,23 @@ def test_an_artifact_depends_on_the_terms_of_its_arm_alone():
     assert parts["clip+lotos-3"].key != other["clip+lotos-3"].key
     inputs = [part.name for part in parts["attack-clip+lotos-3"].inputs]
     assert inputs == ["clip+lotos-3", "surrogates-3", "pilot"]
+
+
+def test_programs_of_a_study_are_compiled_and_not_run():
+    """The study goes on by numbers that it computes; these programs do not."""
+    experiment = Experiment(
+        "x", CONFIG, make_artifacts, page.make_page, None, make_programs
+    )
+    target = targets.parse("cpu:1")
+    with jax.debug_key_reuse(False):
+        report = compiling.compile_experiment(experiment, target, preset="x")
+    calls = {(row.stage, row.name): row.calls for row in report.rows}
+    # two epochs, one in a call; two members, and the ensemble once
+    assert calls["orig", "train_members"] == 2
+    assert calls["clip+lotos", "train_members"] == 2
+    assert calls["attack-orig", "attack_member"] == 2
+    assert calls["attack-orig", "attack_ensemble"] == 1
+    assert ("surrogates", "train_models") in calls
+    for row in report.rows:
+        assert not row.compiled.error
+        assert row.compiled.operations.float32 > 0

@@ -485,7 +485,7 @@ def compile_experiment(
     """Compile the programs of an experiment that is not a run.
 
     Args:
-      experiment: with pure functions as ``compute`` of its artifacts.
+      experiment: with ``programs``, or pure functions as ``compute`` of its artifacts.
       target: to compile for.
       preset: name for the report.
       config: in place of the experiment's own.
@@ -502,7 +502,7 @@ def compile_experiment(
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(pathlib.Path(folder), progress=False)
             artifacts = {}
-            for artifact in experiment.artifacts(smaller):
+            for artifact in (experiment.programs or experiment.artifacts)(smaller):
                 artifacts[artifact.name] = artifact
             of_group = list(_rows(runner, artifacts, target, only, progress))
         # an artifact is a group of models

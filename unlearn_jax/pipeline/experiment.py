@@ -35,6 +35,8 @@ class Experiment:
       page: ``(config, {name: stored artifact}) -> Page``.
       speed: ``config -> samples per second`` of training here, for a dry run whose
         artifacts have a price; None for no estimate.
+      programs: ``config -> artifacts`` to compile for accelerators in place of
+        ``artifacts``, which read numbers that they have computed; None for these.
     """
 
     title: str
@@ -42,6 +44,7 @@ class Experiment:
     artifacts: Callable[[Any], Sequence[Artifact]]
     page: Callable[[Any, Mapping[str, Stored]], Page]
     speed: Callable[[Any], float] | None = None
+    programs: Callable[[Any], Sequence[Artifact]] | None = None
 
 
 def run_experiment(
