@@ -48,7 +48,6 @@ FITTED = (-1.4982, 1.2029, -0.3131)
 """
 
 _RATES = {"learning_rate": {"low": 1e-3, "high": 0.1, "published": 0.01}}
-_SCAR_RATES = {"learning_rate": {"low": 5e-4, "high": 5e-3, "published": 5e-4}}
 _ROWS = {
     "finetune": Row(
         label="Fine-tuned (FT)",
@@ -69,14 +68,9 @@ _ROWS = {
         },
     ),
     "scar": Row(
-        label="SCAR, images of D_R",
+        label="SCAR",
         method=SCAR(num_epochs=EPOCHS, batch_size=128),
-        search=_SCAR_RATES,
-    ),
-    "scar_noise": Row(
-        label="SCAR, noise",
-        method=SCAR(num_epochs=EPOCHS, batch_size=128, surrogate="noise"),
-        search=_SCAR_RATES,
+        search={"learning_rate": {"low": 5e-4, "high": 5e-3, "published": 5e-4}},
     ),
     "delete": Row(label="DELETE", method=DELETE(num_epochs=EPOCHS)),
     "trw_0": Row(
