@@ -3,7 +3,7 @@
 The study itself goes from one program to the next by numbers that it has computed.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from unlearn_jax.replicas._programs import Program
 from unlearn_jax.studies.ensembles.config import EnsembleConfig, check
 from unlearn_jax.studies.ensembles.lab import Lab
 from unlearn_jax.train import fetch_from, steps_per_epoch
-from unlearn_jax.types import Array, AttackResult, PyTree, Variables
+from unlearn_jax.types import Array, PyTree, Variables
 
 
 def make_programs(config: EnsembleConfig) -> list[Artifact]:
@@ -34,7 +34,7 @@ def make_programs(config: EnsembleConfig) -> list[Artifact]:
         computes = {f"surrogates-{seed}": partial(_train_surrogates, lab, seed)}
         for arm in config.arms:
             computes[f"{arm}-{seed}"] = partial(_train_members, lab, arm)
-            computes[f"attack-{arm}-{seed}"] = partial(_attack, lab, arm)
+            computes[f"attack-{arm}-{seed}"] = partial(_attack, lab)
         for name, compute in computes.items():
             artifacts.append(Artifact(name=name, settings={}, compute=compute))
     return artifacts
@@ -48,7 +48,9 @@ def _train_surrogates(lab: Lab, seed: int) -> dict[str, PyTree]:
     return {"members": state.variables}
 
 
-def _train_members(lab: Lab, arm: str) -> dict[str, PyTree]:
+@lru_cache(maxsize=16)
+def _training(lab: Lab, arm: str) -> tuple[Program, tuple[PyTree, ...], int]:
+    """Return the program of an arm's training, its arguments and its calls."""
     ensemble, recipe = lab.arm(arm)
     txs = (recipe.tx,) * len(ensemble.models)
     num_samples = len(lab.splits.train.labels)
@@ -72,32 +74,36 @@ def _train_members(lab: Lab, arm: str) -> dict[str, PyTree]:
     state = jax.jit(begin)(key)
     data = jax.tree.map(jnp.asarray, lab.splits.train)
     program = Program(jax.jit(train_members, donate_argnums=0))
-    for _ in range(0, recipe.num_epochs, num_epochs):
-        program(state, key, data, jnp.asarray(lab.everyone))
+    arguments = (state, key, data, jnp.asarray(lab.everyone))
+    return program, arguments, -(-recipe.num_epochs // num_epochs)
+
+
+def _train_members(lab: Lab, arm: str) -> dict[str, PyTree]:
+    program, arguments, num_calls = _training(lab, arm)
+    for _ in range(num_calls):
+        program(*arguments)
     return {}
 
 
-def _attack(lab: Lab, arm: str) -> dict[str, PyTree]:
-    ensemble, _ = lab.arm(arm)
-    members = tuple(model.init(jax.random.key(0)) for model in ensemble.models)
-    whole = ensemble_apply(ensemble.models)
+@lru_cache(maxsize=2)
+def _attacks(lab: Lab) -> tuple[Program, Program]:
+    """Return the attacks of a member and of the ensemble, at all radii."""
+    whole = ensemble_apply([lab.model] * lab.config.num_members)
 
     def attack_member(key: Array, variables: Variables, x: Array, y: Array) -> Any:
-        return _result(lab, key, (lab.model.apply, variables), x, y)
+        return lab.pgd(key, (lab.model.apply, variables), x, y, keep="last")
 
     def attack_ensemble(key: Array, variables: Any, x: Array, y: Array) -> Any:
-        return _result(lab, key, (whole, variables), x, y)
+        return lab.pgd(key, (whole, variables), x, y, keep="first")
 
-    images, labels = lab.targets
-    key = jax.random.key(1)
-    program = Program(jax.jit(attack_member))
+    return Program(jax.jit(attack_member)), Program(jax.jit(attack_ensemble))
+
+
+def _attack(lab: Lab) -> dict[str, PyTree]:
+    of_member, of_ensemble = _attacks(lab)
+    keys = jax.random.split(jax.random.key(0), lab.config.num_members)
+    members = tuple(lab.model.init(key) for key in keys)
     for one in members:
-        program(key, one, images, labels)
-    Program(jax.jit(attack_ensemble))(key, members, images, labels)
+        of_member(jax.random.key(1), one, *lab.targets)
+    of_ensemble(jax.random.key(2), members, *lab.targets)
     return {}
-
-
-def _result(
-    lab: Lab, key: Array, classifier: tuple[Any, Any], x: Array, y: Array
-) -> AttackResult:
-    return lab.pgd(key, classifier, x, y, keep="last")
