@@ -129,6 +129,8 @@ def test_a_refused_program_says_why_and_what_it_needs():
     assert np.isnan(compiling._used_memory("another fault"))
     unknown = row_of(math.nan, "another fault")
     assert unknown.fits(targets.parse("tpu-v5e:2x2")) is None
+    unknown = row_of(math.nan, "RESOURCE_EXHAUSTED: Ran out of memory on HBM")
+    assert unknown.fits(targets.parse("tpu-v5e:2x2")) is False
     row = row_of(20.5 * 2**30, compiling._one_line(RuntimeError(message)))
     target = targets.parse("tpu-v5e:2x2")
     assert not row.fits(target)

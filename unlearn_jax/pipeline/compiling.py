@@ -106,7 +106,7 @@ class ProgramRow:
           target: that it is compiled for.
         """
         if np.isnan(self.compiled.memory):
-            return None
+            return False if "out of memory" in self.compiled.error else None
         return self.compiled.memory <= target.chip.memory
 
     def numbers(self, target: Target) -> ProgramNumbers:
