@@ -1,6 +1,6 @@
 """ResNet-50 on ImageNet, unlearning of 1,024 images; accelerator.
 
-Claim:   none yet; planned by its shapes alone, neither compiled nor run.
+Claim:   none yet; planned by its shapes alone, compiled and never run.
 Command: unlearn-jax run resnet50_imagenet --workdir runs/resnet50_imagenet
          --data.path DATA_DIR
 Time:    not measured yet.

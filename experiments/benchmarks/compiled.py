@@ -228,7 +228,7 @@ def publish_rows(folder: pathlib.Path) -> None:
     planned = []
     for (preset, target), numbers in read_numbers(folder).items():
         rows.append(summary(numbers, preset, target))
-        is_sound = any(program.compiles for program in numbers.programs)
+        is_sound = all(program.compiles for program in numbers.programs)
         if target in PLANNED and is_sound:
             planned += [plan_row(numbers, devices) for devices in COUNTS]
     for file in sorted(folder.glob("*--*--*.failed")):
