@@ -161,7 +161,7 @@ class Lab:
             self.splits.train,
             self.everyone,
             recipe,
-            epochs_per_call=every or max(1, min(recipe.num_epochs, 50)),
+            epochs_per_call=every or longest_call(recipe),
             callback=measure,
         )
         members = list(state.variables)
@@ -271,7 +271,7 @@ class Lab:
             self.splits.train,
             self.everyone,
             recipe,
-            epochs_per_call=max(1, min(recipe.num_epochs, 50)),
+            epochs_per_call=longest_call(recipe),
         )
         outcomes = self.outcome(
             jax.random.fold_in(jax.random.key(seed), 3),
@@ -386,6 +386,20 @@ class Lab:
             rows.append([float(norm) for norm in norms.values()])
         return np.array(rows)
 
+    def train_surrogates(self, seed: int) -> Variables:
+        """Return independent plain models, stacked.
+
+        Args:
+          seed: of weights and batches.
+        """
+        keys = jax.random.split(
+            jax.random.fold_in(jax.random.key(seed), 1), self.config.num_surrogates
+        )
+        masks = np.tile(self.everyone, (len(keys), 1))
+        return replicas.fit_many(
+            keys, self.model, self.splits.train, masks, self.recipe
+        )[0].variables
+
     def surrogates(
         self, seed: int, pilot: Arrays | None = None
     ) -> dict[str, np.ndarray]:
@@ -404,18 +418,13 @@ class Lab:
         plan = config.attack
         x, y = self.targets
         strong = plan.strong_samples
-        keys = jax.random.split(
-            jax.random.fold_in(jax.random.key(seed), 1), config.num_surrogates
-        )
-        masks = np.tile(self.everyone, (len(keys), 1))
-        stacked = replicas.fit_many(
-            keys, self.model, self.splits.train, masks, self.recipe
-        )[0].variables
+        stacked = self.train_surrogates(seed)
         columns: dict[str, list[Any]] = {
             name: [] for name in ("right", "images", "fooled", "strong_images")
         }
         key_attacks = jax.random.fold_in(jax.random.key(seed), 2)
-        for j, key in enumerate(jax.random.split(key_attacks, len(keys))):
+        keys = jax.random.split(key_attacks, config.num_surrogates)
+        for j, key in enumerate(keys):
             one = (self.model.apply, replicas.unstack(stacked, j))
             key_pgd, key_apgd = jax.random.split(key)
             result = self.pgd(key_pgd, one, x, y, keep="last")
@@ -596,6 +605,11 @@ class Lab:
             runs, self.splits.train, num_steps=self.config.overhead_steps
         )
         return {"arms": np.array(names), "seconds": seconds, "compiling": compiling}
+
+
+def longest_call(recipe: Recipe) -> int:
+    """Return the most epochs that a compiled call trains for."""
+    return max(1, min(recipe.num_epochs, 50))
 
 
 _logits = jax.jit(predict, static_argnums=0)

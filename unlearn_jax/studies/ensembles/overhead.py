@@ -1,16 +1,50 @@
 """Cost of a joint training step without compilation, all arms timed in turn."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax.ensembles import Ensemble, ensemble_epochs, init_ensemble
+from unlearn_jax.ensembles import (
+    Ensemble,
+    EnsembleState,
+    ensemble_epochs,
+    init_ensemble,
+)
 from unlearn_jax.train import Recipe, fetch_from
-from unlearn_jax.types import Dataset
+from unlearn_jax.types import Dataset, PyTree
+
+
+def joint_training(
+    ensemble: Ensemble, recipe: Recipe, *, num_epochs: int, num_batches: int
+) -> tuple[Callable[..., EnsembleState], Callable[..., PyTree]]:
+    """Return the functions that begin a joint training, and train for some epochs.
+
+    Args:
+      ensemble: members and objective.
+      recipe: of every member.
+      num_epochs: of a call.
+      num_batches: of an epoch.
+
+    Returns:
+      ``(key, sample=)`` to the first state, and ``(state, key, data, member)`` to the
+      next state and the losses.
+    """
+    txs = (recipe.tx,) * len(ensemble.models)
+    begin = partial(init_ensemble, ensemble=ensemble, txs=txs)
+    run = partial(
+        ensemble_epochs,
+        ensemble,
+        txs,
+        fetch_from(recipe.augment),
+        num_epochs=num_epochs,
+        num_batches=num_batches,
+        batch_size=recipe.batch_size,
+    )
+    return begin, run
 
 
 def step_seconds(
@@ -39,13 +73,10 @@ def step_seconds(
     programs = []
     compiling = []
     for ensemble, recipe in runs.values():
-        txs = (recipe.tx,) * len(ensemble.models)
-        begin = jax.jit(partial(init_ensemble, ensemble=ensemble, txs=txs))
-        run = partial(ensemble_epochs, ensemble, txs, fetch_from(recipe.augment))
-        run = partial(
-            run, num_epochs=1, num_batches=num_steps, batch_size=recipe.batch_size
+        begin, run = joint_training(
+            ensemble, recipe, num_epochs=1, num_batches=num_steps
         )
-        state = begin(jax.random.key(0), sample=sample)
+        state = jax.jit(begin)(jax.random.key(0), sample=sample)
         began = time.perf_counter()
         compiled = (
             jax.jit(run).lower(state, jax.random.key(1), placed, member).compile()

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax import replicas
-from unlearn_jax.ensembles import ensemble_apply, ensemble_epochs, init_ensemble
+from unlearn_jax.ensembles import ensemble_apply
 from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.replicas._programs import Program
 from unlearn_jax.studies.ensembles.config import EnsembleConfig, check
-from unlearn_jax.studies.ensembles.lab import Lab
-from unlearn_jax.train import fetch_from, steps_per_epoch
+from unlearn_jax.studies.ensembles.lab import Lab, longest_call
+from unlearn_jax.studies.ensembles.overhead import joint_training
+from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import Array, PyTree, Variables
 
 
@@ -41,38 +41,26 @@ def make_programs(config: EnsembleConfig) -> list[Artifact]:
 
 
 def _train_surrogates(lab: Lab, seed: int) -> dict[str, PyTree]:
-    count = lab.config.num_surrogates
-    members = jnp.tile(jnp.asarray(lab.everyone), (count, 1))
-    keys = jax.random.split(jax.random.key(seed), count)
-    state, _ = replicas.fit_many(keys, lab.model, lab.splits.train, members, lab.recipe)
-    return {"members": state.variables}
+    return {"members": lab.train_surrogates(seed)}
 
 
 @lru_cache(maxsize=16)
 def _training(lab: Lab, arm: str) -> tuple[Program, tuple[PyTree, ...], int]:
     """Return the program of an arm's training, its arguments and its calls."""
     ensemble, recipe = lab.arm(arm)
-    txs = (recipe.tx,) * len(ensemble.models)
-    num_samples = len(lab.splits.train.labels)
-    every = lab.config.attack.every_epochs
-    num_epochs = every or max(1, min(recipe.num_epochs, 50))
-    epochs = partial(
-        ensemble_epochs,
-        ensemble,
-        txs,
-        fetch_from(recipe.augment),
-        num_epochs=num_epochs,
-        num_batches=steps_per_epoch(num_samples, recipe.batch_size),
-        batch_size=recipe.batch_size,
+    samples = lab.splits.train
+    num_epochs = lab.config.attack.every_epochs or longest_call(recipe)
+    num_batches = steps_per_epoch(len(samples.labels), recipe.batch_size)
+    begin, run = joint_training(
+        ensemble, recipe, num_epochs=num_epochs, num_batches=num_batches
     )
 
     def train_members(state: Any, key: Array, data: PyTree, member: Array) -> PyTree:
-        return epochs(state, key, data, member)
+        return run(state, key, data, member)
 
     key = jax.random.key(0)
-    begin = partial(init_ensemble, ensemble=ensemble, txs=txs, sample=lab.sample)
-    state = jax.jit(begin)(key)
-    data = jax.tree.map(jnp.asarray, lab.splits.train)
+    state = jax.jit(begin)(key, sample=lab.sample)
+    data = jax.tree.map(jnp.asarray, samples)
     program = Program(jax.jit(train_members, donate_argnums=0))
     arguments = (state, key, data, jnp.asarray(lab.everyone))
     return program, arguments, -(-recipe.num_epochs // num_epochs)
