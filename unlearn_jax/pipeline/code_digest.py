@@ -110,7 +110,7 @@ def _unused_methods(
     for method in METHODS.values():
         optional |= _files_of(method)
     configs: Collection[RunConfig] = ()
-    if name in presets.names() and f"{name}.py" in {file.name for file in own_files}:
+    if name in presets.names():
         configs = presets.load(name).variants.values()
     if not configs:
         sources = "".join(file.read_text(encoding="utf-8") for file in own_files)
