@@ -373,6 +373,14 @@ def small(name):
     return complete(config)
 
 
+@pytest.fixture(params=TARGETS)
+def target(request):
+    """Name of a target whose compiler is installed."""
+    if importlib.util.find_spec(TARGETS[request.param]) is None:
+        pytest.skip("needs the extra compilers")
+    return request.param
+
+
 @pytest.fixture
 def unchecked_keys():
     """The checker counts a batched fold_in in a scan as a use of the key."""
@@ -383,10 +391,7 @@ def unchecked_keys():
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_keys")
 @pytest.mark.parametrize("name", sorted(METHODS))
-@pytest.mark.parametrize("target", TARGETS)
 def test_methods_compile_for_accelerators(target, name):
-    if importlib.util.find_spec(TARGETS[target]) is None:
-        pytest.skip("needs the extra compilers")
     report = compiling.compile_run(
         {"": small(name)}, targets.parse(target), only=f"attack|unlearn-{name}$"
     )
@@ -403,10 +408,7 @@ def test_methods_compile_for_accelerators(target, name):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_keys")
-@pytest.mark.parametrize("target", TARGETS)
 def test_training_and_audit_compile_for_accelerators(target):
-    if importlib.util.find_spec(TARGETS[target]) is None:
-        pytest.skip("needs the extra compilers")
     # a TPU's compiler makes a further axis of the models in place of groups
     is_vmap_grouped = target == "h100"
     for mapper, is_grouped in (("auto", False), ("vmap", is_vmap_grouped)):
@@ -436,11 +438,8 @@ def test_training_and_audit_compile_for_accelerators(target):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_keys")
-@pytest.mark.parametrize("target", TARGETS)
 def test_a_clip_compiles_for_accelerators_as_a_branch(target):
     """Training clips every 100th step: a select would pay for a clip in every one."""
-    if importlib.util.find_spec(TARGETS[target]) is None:
-        pytest.skip("needs the extra compilers")
     config = small("amun")
     training = dataclasses.replace(config.training, max_norm=1.0)
     config = dataclasses.replace(config, training=training)
