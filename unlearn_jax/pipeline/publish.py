@@ -449,15 +449,14 @@ def _targets_tables(targets: Targets) -> list[ResultTable]:
         empty = [None] * (len(targets.betas) - len(cells))
         rows.append((name, *cells, *empty))
         if target.less:
-            ends = zip(target.less, target.less_low, target.less_high, strict=True)
-            texts = [f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in ends]
+            texts = []
+            for mean, low, high in target.differences:
+                texts.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
             differences.append((name, *map(parse_cell, texts), *empty))
-    columns = ("target", *(f"beta {beta:g}" for beta in targets.betas))
-    units = ("", *("nats",) * len(targets.betas))
     table = ResultTable(
         title="KL(retrained || target), before any training",
-        columns=columns,
-        units=units,
+        columns=("target", *(f"beta {beta:g}" for beta in targets.betas)),
+        units=("", *("nats",) * len(targets.betas)),
         rows=tuple(rows),
         caption=(
             "On the samples to forget, means over runs; a target without a strength has"
@@ -466,10 +465,9 @@ def _targets_tables(targets: Targets) -> list[ResultTable]:
     )
     if not differences:
         return [table]
-    less = ResultTable(
+    less = dataclasses.replace(
+        table,
         title="Less the target without a tilt",
-        columns=columns,
-        units=units,
         rows=tuple(differences),
         caption=(
             "Paired run by run, with the 95% interval of the mean over originals and"

@@ -334,6 +334,11 @@ class TargetDistance:
     less_low: tuple[float, ...] = ()
     less_high: tuple[float, ...] = ()
 
+    @property
+    def differences(self) -> list[tuple[float, float, float]]:
+        """Mean and ends of each paired difference, by strength."""
+        return list(zip(self.less, self.less_low, self.less_high, strict=True))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Targets:

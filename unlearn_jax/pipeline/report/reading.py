@@ -242,8 +242,8 @@ def _targets_sentence(targets: Targets) -> str:
     phrases = []
     for target in targets.rows:
         if target.name == "weights" and target.less:
-            ends = zip(target.less, target.less_low, target.less_high, strict=True)
-            for beta, (mean, low, high) in zip(targets.betas, ends, strict=True):
+            pairs = zip(targets.betas, target.differences, strict=True)
+            for beta, (mean, low, high) in pairs:
                 phrases.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] at β {beta:g}")
     if phrases:
         sentence += (

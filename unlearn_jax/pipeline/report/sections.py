@@ -319,8 +319,7 @@ def _differences_to_no_tilt(
     rows = []
     for target in targets:
         cells: list[Cell] = []
-        ends = zip(target.less, target.less_low, target.less_high, strict=True)
-        for mean, low, high in ends:
+        for mean, low, high in target.differences:
             mark = ""
             if high < 0:
                 mark = "↓"
