@@ -180,7 +180,25 @@ class A:
     def f(self, x: int = 1) -> str:
         return f"{x:.1f}" f"{x}"
 '''
-    assert source_digest(source).hex()[:12] == "4f14225f4f85"
+    assert source_digest(source).hex()[:12] == "d9e8809e164f"
+
+
+def test_annotations_and_texts_of_errors_do_not_count():
+    source = """
+def f(x: {kind}) -> {kind}:
+    raise {error}({text!r})
+"""
+    plain = source.format(kind="int", error="ValueError", text="no")
+    other = source.format(kind="float", error="ValueError", text="another text")
+    caught = source.format(kind="int", error="KeyError", text="no")
+    assert source_digest(other) == source_digest(plain)
+    assert source_digest(caught) != source_digest(plain)
+
+
+def test_a_type_of_a_field_counts():
+    """A value's fields are leaves by their types."""
+    source = "class A:\n    x: {}"
+    assert source_digest(source.format("int")) != source_digest(source.format("float"))
 
 
 def test_a_table_of_changed_code_is_marked():
