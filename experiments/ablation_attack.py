@@ -3,8 +3,6 @@
 Claim:   AMUN needs adversarial examples of its own model that are close; a tenth of the
          gradients finds closer ones than PGD-50 in doubled radii.
 Command: unlearn-jax run ablation_attack --workdir runs/ablation_attack
-Time:    2 to 10 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/ablation_attack.json``
 """
 

@@ -2,8 +2,6 @@
 
 Claim:   which policy keeps AMUN working where its search fails.
 Command: unlearn-jax run ablation_failures --workdir runs/ablation_failures
-Time:    9 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/ablation_failures.json``
 """
 

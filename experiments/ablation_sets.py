@@ -2,8 +2,6 @@
 
 Claim:   only adversarial examples with their labels keep the accuracy.
 Command: unlearn-jax run ablation_sets --workdir runs/ablation_sets
-Time:    7 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/ablation_sets.json``
 """
 

@@ -3,7 +3,6 @@
 Claim:   AMUN comes closest to retraining (arXiv 2503.00917).
 Command: unlearn-jax run amun_cifar10_cpu --workdir runs/amun_cifar10_cpu --data.path
          DATA_DIR
-Time:    9 hours with many other jobs running.
 Results: ``experiments/results/amun_cifar10_cpu.json``
 """
 

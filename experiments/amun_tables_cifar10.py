@@ -3,7 +3,6 @@
 Claim:   AMUN comes closest to retraining (arXiv 2503.00917).
 Command: unlearn-jax run amun_tables_cifar10 --workdir runs/amun_tables_cifar10
          --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/amun_tables_cifar10.json``
 """
 

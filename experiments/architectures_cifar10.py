@@ -3,7 +3,6 @@
 Claim:   AMUN's order of methods holds on other architectures.
 Command: unlearn-jax run architectures_cifar10 --workdir runs/architectures_cifar10
          --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/architectures_cifar10.json``
 """
 

@@ -2,9 +2,6 @@
 
 Claim:   ascent fails to forget, and the cross-influence norm predicts when.
 Command: unlearn-jax run ascent_digits --workdir runs/ascent_digits
-Time:    30 minutes alongside some twenty other processes on the two cores; about 5
-         minutes of processor time.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/ascent_digits.json``
 """
 

@@ -2,8 +2,6 @@
 
 Claim:   lemmas 2 to 10 of "Ascent Fails to Forget" (arXiv 2509.26427).
 Command: unlearn-jax run ascent_theory --workdir runs/ascent_theory
-Time:    half a minute of processor time.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/ascent_theory.json``
 """
 

@@ -3,7 +3,6 @@
 Claim:   augmentation helps unlearning (arXiv 2508.18502).
 Command: unlearn-jax run augmentation_cifar10_cpu --workdir
          runs/augmentation_cifar10_cpu --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/augmentation_cifar10_cpu.json``
 """
 

@@ -2,8 +2,6 @@
 
 Claim:   TRW comes nearest to retraining under U-LiRA and MIA-NN.
 Command: unlearn-jax run class_digits --workdir runs/class_digits
-Time:    6 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/class_digits.json``
 """
 

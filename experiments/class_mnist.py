@@ -2,8 +2,6 @@
 
 Claim:   TRW comes nearest to retraining under U-LiRA and MIA-NN.
 Command: unlearn-jax run class_mnist --workdir runs/class_mnist --data.path DATA_DIR
-Time:    11 minutes with two other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/class_mnist.json``
 """
 

@@ -2,7 +2,6 @@
 
 Claim:   TRW comes nearest to retraining under U-LiRA and MIA-NN.
 Command: unlearn-jax run class_tables --workdir runs/class_tables --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/class_tables.json``
 """
 

@@ -3,7 +3,6 @@
 Claim:   TRW forgets to 0.00 (arXiv 2512.06993).
 Command: unlearn-jax run class_tables_tiny_imagenet --workdir
          runs/class_tables_tiny_imagenet --data.path TINY/train
-Time:    not measured yet.
 Results: ``experiments/results/class_tables_tiny_imagenet.json``
 """
 

@@ -2,8 +2,6 @@
 
 Claim:   a small part of a forget set is enough.
 Command: unlearn-jax run coreset_digits --workdir runs/coreset_digits
-Time:    14 minutes alongside some twenty other jobs, half of it compiling.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/coreset_digits.json``
 """
 

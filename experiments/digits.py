@@ -2,8 +2,6 @@
 
 Claim:   AMUN brings scores of forgotten samples to those of unseen ones.
 Command: unlearn-jax run digits --workdir runs/digits
-Time:    a minute, with the machine to itself.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/digits.json``
 """
 

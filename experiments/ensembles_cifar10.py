@@ -3,7 +3,6 @@
 Claim:   LOTOS lowers transfer between the members of an ensemble.
 Command: unlearn-jax run ensembles_cifar10 --workdir runs/ensembles_cifar10 --data.path
          DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/ensembles_cifar10.json``
 """
 

@@ -3,8 +3,6 @@
 Claim:   clipping raises transfer and robustness; LOTOS lowers transfer.
 Command: unlearn-jax run ensembles_mnist --workdir runs/ensembles_mnist --data.path
          DATA_DIR
-Time:    69 minutes on two cores shared by ten jobs, about 11 of them compiling.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/ensembles_mnist.json``
 """
 

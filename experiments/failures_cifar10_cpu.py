@@ -3,7 +3,6 @@
 Claim:   which policy keeps AMUN working where its search fails.
 Command: unlearn-jax run failures_cifar10_cpu --workdir runs/failures_cifar10_cpu
          --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/failures_cifar10_cpu.json``
 """
 

@@ -3,8 +3,6 @@
 Claim:   FastClip holds every layer at its target, the comparators do not.
 Command: unlearn-jax run fastclip_mnist --workdir runs/fastclip_mnist --data.path
          DATA_DIR
-Time:    31 minutes with ten other jobs on the same cores, 12 of them compiling.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/fastclip_mnist.json``
 """
 

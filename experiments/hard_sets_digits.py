@@ -2,8 +2,6 @@
 
 Claim:   memorized and uncertain samples are harder to forget than random ones.
 Command: unlearn-jax run hard_sets_digits --workdir runs/hard_sets_digits
-Time:    3 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/hard_sets_digits.json``
 """
 

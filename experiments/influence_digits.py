@@ -2,9 +2,6 @@
 
 Claim:   influence equals retraining for linearized networks only.
 Command: unlearn-jax run influence_digits --workdir runs/influence_digits
-Time:    21 minutes with several other jobs running; milliseconds are the shortest of
-         five runs.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/influence_digits.json``
 """
 

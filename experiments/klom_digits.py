@@ -2,8 +2,6 @@
 
 Claim:   a low Avg Gap does not mean a low KLoM.
 Command: unlearn-jax run klom_digits --workdir runs/klom_digits
-Time:    12 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/klom_digits.json``
 """
 

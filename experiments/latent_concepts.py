@@ -2,8 +2,6 @@
 
 Claim:   adversarial perturbations of latents remove a concept from a generator.
 Command: unlearn-jax run latent_concepts --workdir runs/latent_concepts
-Time:    8.2 minutes of processor time, alongside many other jobs.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/latent_concepts.json``
 """
 

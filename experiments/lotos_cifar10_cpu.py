@@ -3,7 +3,6 @@
 Claim:   LOTOS lowers transfer between the members of an ensemble (arXiv 2410.05136).
 Command: unlearn-jax run lotos_cifar10_cpu --workdir runs/lotos_cifar10_cpu --data.path
          DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/lotos_cifar10_cpu.json``
 """
 

@@ -2,8 +2,6 @@
 
 Claim:   how near each method comes to retraining when all are tuned alike.
 Command: unlearn-jax run methods_digits --workdir runs/methods_digits
-Time:    9.5 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/methods_digits.json``
 """
 

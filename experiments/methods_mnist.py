@@ -2,8 +2,6 @@
 
 Claim:   how near each method comes to retraining when all are tuned alike.
 Command: unlearn-jax run methods_mnist --workdir runs/methods_mnist --data.path DATA_DIR
-Time:    11 minutes with one other job running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/methods_mnist.json``
 """
 

@@ -3,7 +3,6 @@
 Claim:   PUF forgets a client's samples as retraining does.
 Command: unlearn-jax run puf_cifar10_cpu --workdir runs/puf_cifar10_cpu --data.path
          DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/puf_cifar10_cpu.json``
 """
 

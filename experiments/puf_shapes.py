@@ -2,8 +2,6 @@
 
 Claim:   PUF forgets a client's style in segmentation.
 Command: unlearn-jax run puf_shapes --workdir runs/puf_shapes
-Time:    3 minutes of processor time, with many other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/puf_shapes.json``
 """
 

@@ -3,7 +3,6 @@
 Claim:   PUF forgets a client's samples as retraining does, in transformers too.
 Command: unlearn-jax run puf_vit_cifar10_cpu --workdir runs/puf_vit_cifar10_cpu
          --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/puf_vit_cifar10_cpu.json``
 """
 

@@ -2,8 +2,6 @@
 
 Claim:   exact distances to the retrained model show what forget scores hide.
 Command: unlearn-jax run rbm_bars --workdir runs/rbm_bars
-Time:    68 seconds of processor time, with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/rbm_bars.json``
 """
 

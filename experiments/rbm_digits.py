@@ -2,8 +2,6 @@
 
 Claim:   80% of the connections can be removed before training.
 Command: unlearn-jax run rbm_digits --workdir runs/rbm_digits
-Time:    6 to 12 minutes per seed, with eight other jobs on the two cores.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/rbm_digits.json``
 """
 

@@ -2,7 +2,6 @@
 
 Claim:   80% of the connections can be removed before training.
 Command: unlearn-jax run rbm_mnist --workdir runs/rbm_mnist --data.path DATA_DIR
-Time:    58 minutes with several other jobs running.
 Results: ``experiments/results/rbm_mnist.json``
 """
 

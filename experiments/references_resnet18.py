@@ -3,7 +3,6 @@
 Claim:   device hours and model FLOP utilization of the references.
 Command: unlearn-jax run references_resnet18 --workdir runs/references_resnet18
          --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/references_resnet18.json``
 """
 

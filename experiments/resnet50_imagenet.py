@@ -3,7 +3,6 @@
 Claim:   none yet; planned by its shapes alone, compiled and never run.
 Command: unlearn-jax run resnet50_imagenet --workdir runs/resnet50_imagenet
          --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/resnet50_imagenet.json``
 """
 

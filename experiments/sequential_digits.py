@@ -2,8 +2,6 @@
 
 Claim:   AMUN-A, then AMUN, have the highest scores at every request.
 Command: unlearn-jax run sequential_digits --workdir runs/sequential_digits
-Time:    2 to 7 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/sequential_digits.json``
 """
 

@@ -3,7 +3,6 @@
 Claim:   AMUN comes closer to retraining on smooth networks.
 Command: unlearn-jax run smooth_amun_cifar10 --workdir runs/smooth_amun_cifar10
          --data.path DATA_DIR
-Time:    not measured yet.
 Results: ``experiments/results/smooth_amun_cifar10.json``
 """
 

@@ -2,8 +2,6 @@
 
 Claim:   AMUN comes closer to retraining on smooth networks.
 Command: unlearn-jax run smooth_amun_digits --workdir runs/smooth_amun_digits
-Time:    minutes per norm, other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/smooth_amun_digits.json``
 """
 

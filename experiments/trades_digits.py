@@ -2,8 +2,6 @@
 
 Claim:   AMUN works on adversarially trained originals.
 Command: unlearn-jax run trades_digits --workdir runs/trades_digits
-Time:    8 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/trades_digits.json``
 """
 

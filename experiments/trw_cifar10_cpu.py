@@ -3,7 +3,6 @@
 Claim:   TRW comes nearest to retraining under U-LiRA and MIA-NN (arXiv 2512.06993).
 Command: unlearn-jax run trw_cifar10_cpu --workdir runs/trw_cifar10_cpu --data.path
          DATA_DIR
-Time:    about an hour and a half on two CPU cores.
 Results: ``experiments/results/trw_cifar10_cpu.json``
 """
 

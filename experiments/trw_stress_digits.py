@@ -3,8 +3,6 @@
 Claim:   a tilt towards similar classes moves the target towards a retrained model's
          predictions.
 Command: unlearn-jax run trw_stress_digits --workdir runs/trw_stress_digits
-Time:    4 minutes with other jobs running.
-Device:  2 CPU cores (x86-64, AVX-512).
 Results: ``experiments/results/trw_stress_digits.json``
 """
 
