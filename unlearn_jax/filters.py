@@ -114,8 +114,8 @@ def masked_renormalization(
     >>> print(masked_renormalization([0.5, 0.3, 0.2], 0))
     [0.  0.6 0.4]
     """
-    probabilities = _as_float(probabilities)
     _check_distributions("probabilities", probabilities)
+    probabilities = _as_float(probabilities)
     forget = _forget_mask(forget_classes, probabilities.shape[-1])
     return _renormalize(probabilities, forget)
 
@@ -177,8 +177,8 @@ def mpru(
     >>> print(mpru([0.5, 0.25, 0.25], means, 0, variant="direct").round(3))
     [0. 0. 1.]
     """
-    probabilities = _as_float(probabilities)
     _check_distributions("probabilities", probabilities)
+    probabilities = _as_float(probabilities)
     means = _as_float(class_means)
     num_classes = probabilities.shape[-1]
     if means.shape != (num_classes, num_classes):
@@ -271,13 +271,17 @@ def _as_float(array: ArrayLike) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def _check_distributions(name: str, values: Array) -> None:
+def _check_distributions(name: str, given: ArrayLike) -> None:
     """Raise unless concrete rows are distributions; a row of zeros passes."""
-    if isinstance(values, Tracer):
+    if isinstance(given, Tracer):
         return
-    rows = np.asarray(values)
+    rows = jnp.asarray(given)
+    # a probability of 16 bits is rounded to some thousandths
+    is_narrow = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize < 4
+    tolerance = 2 * float(jnp.finfo(rows.dtype).eps) if is_narrow else 1e-3
+    rows = np.asarray(rows, np.float64)
     total = rows.sum(-1)
-    has_sum = (np.abs(total - 1) < 1e-3) | (total == 0)
+    has_sum = (np.abs(total - 1) < tolerance) | (total == 0)
     if not (has_sum.all() and (rows >= 0).all()):
         raise InputError(
             f"{name} has rows that are no distributions: pass probabilities, such as"

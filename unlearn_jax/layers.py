@@ -53,7 +53,14 @@ from unlearn_jax.dataflow import (
     whole_leaf,
 )
 from unlearn_jax.models.adapters import is_trained, leaf_paths
-from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    InputError,
+    PyTree,
+    check_apply_fn,
+    to_float,
+)
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2")
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
@@ -321,7 +328,7 @@ def head(
       InputError: the model does not end in a linear layer, or ends in the sum of
         several.
     """
-    records, outputs, since, _ = walk(apply_fn, variables, images)
+    records, outputs, since, _ = walk(apply_fn, variables, to_float(images))
     batch, *_, num_classes = jax.tree.leaves(outputs)[0].shape
     heads = [
         records[place]

@@ -25,7 +25,7 @@ from jax import lax
 
 from unlearn_jax import linalg
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.train import batched_logits, to_float
+from unlearn_jax.train import batched_logits
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -35,6 +35,7 @@ from unlearn_jax.types import (
     PyTree,
     Variables,
     check_apply_fn,
+    to_float,
 )
 
 
@@ -266,6 +267,8 @@ def log10_lipschitz_bound(params: Params) -> Array:
         if leaf.ndim == 3 or leaf.ndim > 4:
             return jnp.full((), jnp.nan)
         if leaf.ndim > 1:
+            # factorizations take no type of 16 bits
+            leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
             bound += jnp.log10(
                 largest_singular_value(leaf) if leaf.ndim == 2 else conv_bound(leaf)
             )

@@ -19,7 +19,13 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from unlearn_jax.branching import cond
-from unlearn_jax.checks import check_images, check_samples, check_single_array
+from unlearn_jax.checks import (
+    check_counts,
+    check_images,
+    check_positive,
+    check_samples,
+    check_single_array,
+)
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import (
     ApplyFn,
@@ -34,6 +40,7 @@ from unlearn_jax.types import (
     Variables,
     check_apply_fn,
     most_of,
+    to_float,
 )
 
 
@@ -92,8 +99,19 @@ class Recipe:
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        """Refuse batches without samples."""
+        """Raise on unusable numbers, optimizers and augmentations."""
+        check_counts(0, num_epochs=self.num_epochs)
         check_batch_size(self.batch_size)
+        if not hasattr(self.tx, "init") or not hasattr(self.tx, "update"):
+            raise InputError(
+                f"tx must be an optax transformation, got {type(self.tx).__name__}:"
+                " pass train.sgd(0.1), or optax.adam(1e-3)"
+            )
+        if self.augment is not None and not callable(self.augment):
+            raise InputError(
+                f"augment must be a function (keys, images), got {self.augment!r}: pass"
+                " data.augmentation(...) of its name"
+            )
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -145,6 +163,8 @@ def step_decay(
       every: steps, not epochs, between two changes.
       factor: of each change.
     """
+    check_counts(every=every)
+    check_positive(factor=factor)
     return optax.exponential_decay(
         learning_rate, transition_steps=every, decay_rate=factor, staircase=True
     )
@@ -161,11 +181,6 @@ def cross_entropy_loss(model: Model) -> LossFn:
         return jnp.mean(cross_entropy(logits, batch.labels)), state
 
     return loss_fn
-
-
-def to_float(images: Array) -> Array:
-    """Return uint8 images as float32 in [0, 1], others unchanged."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 @lru_cache(maxsize=64)
@@ -389,13 +404,31 @@ def predict(
       batch_size: images at a time; changes memory, not values.
 
     Returns:
-      ``[N, C]`` float32.
+      ``[N, C]``, of the type that the model returns.
 
     Raises:
       InputError: a model in place of its function, unusable images, a model that
         returns several arrays, or a batch size below 1.
     """
     check_images(images)
+    leaves = jax.tree.leaves((variables, images))
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return batched_logits(apply_fn, variables, images, batch_size=batch_size)
+    check_apply_fn(apply_fn)
+    check_batch_size(batch_size)
+    try:
+        hash(apply_fn)
+    except TypeError:
+        # an object of a class that compares by value: compiled at every call
+        return batched_logits(apply_fn, variables, images, batch_size=batch_size)
+    return _compiled_logits(apply_fn, variables, images, batch_size=int(batch_size))
+
+
+@partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
+def _compiled_logits(
+    apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int
+) -> Array:
+    """Return the logits by a program that the next call finds compiled."""
     return batched_logits(apply_fn, variables, images, batch_size=batch_size)
 
 
@@ -503,6 +536,17 @@ def fit(
       DivergedError: a loss was not finite.
     """
     member = check_member(member, len(data.labels))
+    if member.ndim != 1:
+        raise InputError(
+            f"fit trains one model, by a mask [N], got {member.shape}: use fit_many for"
+            " several"
+        )
+    if variables is not None and not isinstance(variables, Variables):
+        raise InputError(
+            f"variables must be Variables, got {type(variables).__name__}: start from"
+            " model.init(key), or from another fit's"
+        )
+    check_counts(epochs_per_call=epochs_per_call)
     num_batches = steps_per_epoch(int(member.sum()), recipe.batch_size)
     run = _compiled(loss_fn or cross_entropy_loss(model), recipe, num_batches)
     # copied: the caller's variables must survive the donation of the state

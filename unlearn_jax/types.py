@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 PyTree = Any
@@ -196,6 +197,11 @@ class Count:
         return Count(
             -(-self.least // size), -(-self.most // size), -(-self.value // size)
         )
+
+
+def to_float(images: Array) -> Array:
+    """Return uint8 images as float32 in [0, 1], others unchanged."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def value_of(number: int | Count) -> Array | int:

@@ -95,7 +95,7 @@ def replace(settings: T, /, **changes: Any) -> T:
     """Return a value with some fields changed, those of nested values included.
 
     A name is looked for in the value itself first, then in the values it holds, level
-    by level. A dotted name is a path: ``replace(amun, **{"attack.num_steps": 20})``.
+    by level. A dotted name is a path: ``replace(amun, **{"optimizer.momentum": 0.5})``.
 
     Args:
       settings: a value.

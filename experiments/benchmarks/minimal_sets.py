@@ -27,7 +27,7 @@ from unlearn_jax.pipeline import presets, published
 from unlearn_jax.pipeline.code_digest import code_digest
 from unlearn_jax.pipeline.config import resolve
 from unlearn_jax.theory import log10_lipschitz_bound
-from unlearn_jax.types import ApplyFn, Array, AttackResult, Variables
+from unlearn_jax.types import ApplyFn, Array, AttackResult, Variables, to_float
 
 NETWORKS = {
     "digits": "Digits, MLP 256-256",
@@ -94,7 +94,7 @@ def trained(
     )
     masks, _ = resolve.forget_masks(config.forget, np.asarray(splits.train.labels))
     index = np.flatnonzero(masks[0])
-    images = train.to_float(jnp.asarray(splits.train.images[index]))
+    images = to_float(jnp.asarray(splits.train.images[index]))
     labels = jnp.asarray(splits.train.labels[index], jnp.int32)
     attacked = searches(config.attack.epsilon_init)
     if preset != "digits":

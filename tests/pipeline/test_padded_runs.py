@@ -13,8 +13,7 @@ from unlearn_jax.pipeline import AuditConfig, ForgetConfig, Row, run
 from unlearn_jax.pipeline.config.resolve import complete
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import make_plan
-from unlearn_jax.train import to_float
-from unlearn_jax.types import Dataset
+from unlearn_jax.types import Dataset, to_float
 
 CONFIG = complete(
     dataclasses.replace(

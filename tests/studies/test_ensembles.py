@@ -27,7 +27,7 @@ from unlearn_jax.studies.ensembles.config import (
 from unlearn_jax.studies.ensembles.lab import Lab, members_of
 from unlearn_jax.studies.ensembles.overhead import step_seconds
 from unlearn_jax.studies.ensembles.programs import make_programs
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, to_float
 
 CONFIG = EnsembleConfig(
     seeds=(3,),
@@ -239,7 +239,7 @@ def test_kept_members_are_what_was_attacked(finished):
     lab = Lab(CONFIG)
     members = members_of(parts["clip+lotos-3"])
     assert len(members) == CONFIG.num_members
-    x, y = train.to_float(jnp.asarray(lab.splits.test.images)), lab.splits.test.labels
+    x, y = to_float(jnp.asarray(lab.splits.test.images)), lab.splits.test.labels
     probs = np.mean([jax.nn.softmax(lab.model.apply(one, x)) for one in members], 0)
     np.testing.assert_array_equal(
         probs.argmax(1) == y, parts["attack-clip+lotos-3"]["clean"]

@@ -53,11 +53,19 @@ def difference_of_logits_ratio(logits: Array, labels: Array) -> Array:
     Returns:
       ``[...]``, at most 1.
 
+    Raises:
+      InputError: fewer than three classes.
+
     >>> float(difference_of_logits_ratio(jnp.array([4.0, 2.0, 1.0]), jnp.array(0)))
     -0.666...
     """
     chex.assert_rank(labels, logits.ndim - 1)
     chex.assert_equal_shape_prefix([logits, labels], logits.ndim - 1)
+    if logits.shape[-1] < 3:
+        raise InputError(
+            f"the DLR loss compares three logits, got {logits.shape[-1]}: take"
+            " loss='log_odds' or 'cross_entropy'"
+        )
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
     of_other = jnp.max(jnp.where(is_label, -jnp.inf, logits), -1)

@@ -65,6 +65,15 @@ def check_attacked(
     check_samples(apply_fn, variables, samples, "attack", bounds=bounds)
 
 
+def widened(images: Array) -> Array:
+    """Return images as an array of float32 or wider.
+
+    The arithmetic of 16 bits would leave the balls, and distances are float32.
+    """
+    images = jnp.asarray(images)
+    return images.astype(jnp.promote_types(images.dtype, jnp.float32))
+
+
 def predict_class(logits: Array) -> Array:
     """Return the class ``[...]`` int32 of logits ``[..., C]``.
 
@@ -264,6 +273,8 @@ def pgd(
     check_counts(0, num_steps=num_steps)
     check_not_negative(epsilon=epsilon, step_ratio=step_ratio)
     chex.assert_equal_shape([images, start])
+    images = widened(images)
+    start = widened(start)
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), labels.shape)
     step_size = jnp.asarray(step_ratio, images.dtype) * epsilon
 
@@ -388,10 +399,12 @@ def random_start(
     """
     check_functions(norm=norm)
     check_not_negative(epsilon=epsilon)
+    images = widened(images)
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), images.shape[:1])
     keys = jax.random.split(key, len(images))
 
     def draw(key: Array, radius: Array) -> Array:
-        return norm.project(radius * norm.sample(key, images.shape[1:]), radius)
+        point = norm.sample(key, images.shape[1:]).astype(images.dtype)
+        return norm.project(radius * point, radius)
 
     return jnp.clip(images + jax.vmap(draw)(keys, epsilon), *bounds)

@@ -10,6 +10,7 @@ from unlearn_jax.attacks._pgd import (
     ascent_step,
     check_attacked,
     predict_class,
+    widened,
 )
 from unlearn_jax.attacks.norms import linf
 from unlearn_jax.attacks.search import in_batches
@@ -88,6 +89,7 @@ def legacy_pgd(
     check_counts(num_steps=num_steps, batch_size=batch_size)
     check_not_negative(epsilon=epsilon)
     check_normalization(mean, std)
+    images = widened(images)
     shift = np.asarray(mean, np.float32)
     scale = np.asarray(std, np.float32)
     if images.shape[-1] != len(shift):
@@ -142,6 +144,8 @@ def legacy_pgd(
         spent = jnp.full(labels.shape, num_steps, jnp.int32)
         return AttackResult(pixels, predicted, distance, distance, status, spent)
 
-    noise = jax.random.uniform(key, images.shape, minval=-epsilon, maxval=epsilon)
+    noise = jax.random.uniform(
+        key, images.shape, images.dtype, minval=-epsilon, maxval=epsilon
+    )
     labels = labels.astype(jnp.int32)
     return in_batches(attack_batch, images, labels, noise, batch_size=batch_size)

@@ -102,8 +102,9 @@ def fast_adversarial_set(
         def aim(restart: Array) -> tuple[Array, Array]:
             """Return the first point of a line, and the line's direction."""
             key_restart = jax.random.fold_in(key, restart)
-            delta = epsilon_init * norm.sample(key_restart, image.shape)
-            delta = norm.project(delta, jnp.asarray(epsilon_init))
+            point = norm.sample(key_restart, image.shape).astype(image.dtype)
+            radius = jnp.asarray(epsilon_init, image.dtype)
+            delta = norm.project(radius * point, radius)
             displaced = jnp.clip(image + delta, *bounds)
             start = jnp.where(restart == 0, image, displaced)
             return start, norm.direction(jax.grad(loss_of)(start))

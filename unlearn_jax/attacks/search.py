@@ -21,6 +21,7 @@ from unlearn_jax.attacks._pgd import (
     per_sample,
     pgd,
     unattacked,
+    widened,
 )
 from unlearn_jax.attacks.minimal import linearized_set
 from unlearn_jax.attacks.norms import Norm, l2
@@ -146,6 +147,8 @@ def adversarial_set(
     check_counts(num_radii=num_radii, num_steps=num_steps, batch_size=batch_size)
     check_positive(epsilon_init=epsilon_init, step_ratio=step_ratio)
     check_minimal(num_linear, num_polish, overshoot, depth)
+    images = widened(images)
+    labels = jnp.asarray(labels, jnp.int32)
     radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=images.dtype)
 
     def attack_batch(
@@ -167,9 +170,6 @@ def adversarial_set(
         )
 
     batch_size = min(batch_size, len(images))
-    # rows of NumPy arrays cannot be gathered by a traced index
-    images = jnp.asarray(images)
-    labels = jnp.asarray(labels, jnp.int32)
     if search == "grid":
         attack_grid = partial(_grid, attack_batch, radii)
         return in_batches(attack_grid, images, labels, batch_size=batch_size)
@@ -236,6 +236,9 @@ def in_batches(
     Returns:
       One row per sample.
     """
+    # rows of NumPy arrays cannot be gathered by a traced index
+    images = widened(images)
+    labels = jnp.asarray(labels)
     count = len(images)
     batch_size = min(batch_size, count)
     num_batches = -(-count // batch_size)

@@ -10,9 +10,13 @@ compiled program serves all of them.
 Grid(epsilon_init=0.01, num_radii=8, batch_size=128)
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
+import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from unlearn_jax.attacks._apgd import (
     apgd,
@@ -63,6 +67,37 @@ class Attack(Protocol):
     ) -> AttackResult:
         """Attack images ``[B, ...]`` so that their class is not ``labels [B]``."""
         ...
+
+
+def _compiled(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
+    """Run an attack in one program, which the next call of equal shapes reuses.
+
+    Images and labels are checked first, while their values are known. With traced
+    arguments the attack becomes a part of the caller's program.
+
+    Args:
+      attack: ``__call__`` of a value with ``bounds``, or of one for images in [0, 1].
+    """
+    run = jax.jit(attack, static_argnums=1)
+
+    @functools.wraps(attack)
+    def call(
+        self: Any,
+        apply_fn: ApplyFn,
+        variables: PyTree,
+        images: Array,
+        labels: Array,
+        *,
+        key: Array | None = None,
+    ) -> AttackResult:
+        leaves = jax.tree.leaves((self, variables, images, labels, key))
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return attack(self, apply_fn, variables, images, labels, key=key)
+        bounds = getattr(self, "bounds", (0.0, 1.0))
+        check_attacked(apply_fn, variables, images, labels, bounds)
+        return run(self, apply_fn, variables, images, labels, key=key)
+
+    return call
 
 
 def _required(key: Array | None, attack: object) -> Array:
@@ -220,6 +255,7 @@ class PGD:
                 " depth for examples beyond the boundary"
             )
 
+    @_compiled
     def __call__(
         self,
         apply_fn: ApplyFn,
@@ -391,6 +427,7 @@ class LineSearch:
             self.epsilon_init, self.num_steps, self.num_restarts, self.batch_size
         )
 
+    @_compiled
     def __call__(
         self,
         apply_fn: ApplyFn,
@@ -466,6 +503,7 @@ class APGD:
         check_counts(batch_size=self.batch_size)
         check_positive(epsilon=self.epsilon)
 
+    @_compiled
     def __call__(
         self,
         apply_fn: ApplyFn,
@@ -551,6 +589,7 @@ class AutoAttackSmall:
             self.epsilon, self.num_steps, self.num_targets, self.batch_size
         )
 
+    @_compiled
     def __call__(
         self,
         apply_fn: ApplyFn,
@@ -615,6 +654,7 @@ class LegacyPGD:
         check_positive(epsilon=self.epsilon)
         check_normalization(self.mean, self.std)
 
+    @_compiled
     def __call__(
         self,
         apply_fn: ApplyFn,

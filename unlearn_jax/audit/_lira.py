@@ -150,7 +150,7 @@ def lira(
     [4.5 0. ]
     """
     options = _check_options(mode, variance, center, offline_score, min_std)
-    if is_traced(target, reference, member):
+    if is_traced(target, reference, member, min_std):
         scores = device.lira(target, reference, member, **options._asdict())
         return cast(np.ndarray, scores)
     reference, member = _read(reference, member)
@@ -226,7 +226,7 @@ def lira_leave_one_out(
     [-0.18954226] [-0.18954226]
     """
     options = _check_options(mode, variance, center, offline_score, min_std)
-    if is_traced(reference, member):
+    if is_traced(reference, member, min_std):
         scores = device.lira_leave_one_out(
             reference, member, balance=balance, **options._asdict()
         )

@@ -94,7 +94,8 @@ def rmia(
             "population and reference_population belong together: pass both or neither"
         )
     options = {"mode": mode, "offline_a": offline_a, "trim": trim}
-    if is_traced(target, reference, member, population, reference_population, gamma):
+    numbers = (gamma, offline_a)
+    if is_traced(target, reference, member, population, reference_population, *numbers):
         populations = {
             "population": population,
             "reference_population": reference_population,
@@ -162,7 +163,7 @@ def rmia_ratio(
     Raises:
       InputError: as :func:`rmia`.
     """
-    if is_traced(target, reference, member):
+    if is_traced(target, reference, member, offline_a):
         ratio = device.rmia_ratio(
             target, reference, member, mode=mode, offline_a=offline_a, trim=trim
         )

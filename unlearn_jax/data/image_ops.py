@@ -319,7 +319,8 @@ def _smooth(levels: Array) -> Array:
     row = np.arange(height)[:, None]
     column = np.arange(width)[None, :]
     inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
-    return jnp.where(inner[None], jax.lax.div(2 * total + 13, 26), levels)
+    smoothed = jax.lax.div(2 * total + 13, jnp.full_like(total, 26))
+    return jnp.where(inner[None], smoothed, levels)
 
 
 def _blend(base: Array, levels: Array, factor: Array) -> Array:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import InputError
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -144,6 +145,8 @@ def forget_random(
                 f"forget fraction must lie strictly between 0 and 1, got {fraction}"
             )
         count = round(fraction * num_samples)
+    else:
+        check_counts(0, count=count)
     assert count is not None
     if generator == "legacy":
         return forget_indices(

@@ -12,7 +12,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from unlearn_jax import replicas
-from unlearn_jax.checks import check_samples
+from unlearn_jax.checks import check_counts, check_samples
 from unlearn_jax.ensembles.config import Ensemble, Trs
 from unlearn_jax.losses import LotosState, cross_entropy, trs_penalty
 from unlearn_jax.train import (
@@ -356,6 +356,7 @@ def fit_ensemble(
       DivergedError: a loss was not finite.
     """
     member = check_member(member, len(data.labels))
+    check_counts(epochs_per_call=epochs_per_call)
     size = len(ensemble.models)
     txs = (recipe.tx,) * size if txs is None else tuple(txs)
     if len(txs) != size or (variables is not None and len(variables) != size):

@@ -21,7 +21,6 @@ from jax.flatten_util import ravel_pytree
 
 from unlearn_jax.models._trained import split_trained
 from unlearn_jax.spectral import lanczos
-from unlearn_jax.train import to_float
 from unlearn_jax.types import (
     Array,
     InputError,
@@ -31,6 +30,7 @@ from unlearn_jax.types import (
     PyTree,
     Variables,
     check_apply_fn,
+    to_float,
 )
 
 OutputFn = Callable[[PyTree, Array], Array]
@@ -59,16 +59,17 @@ def trained(variables: PyTree) -> Params:
 def by_params(apply_fn: OutputFn, variables: PyTree) -> tuple[OutputFn, Params]:
     """Return a model as a function of its trained parameters, and these parameters.
 
+    The function takes uint8 images too, as the model's training does.
+
     Raises:
       InputError: ``apply_fn`` is a model or a module.
     """
     check_apply_fn(apply_fn)
     params, rebuild = split_trained(variables)
-    if rebuild is None:
-        return apply_fn, params
 
     def apply(params: Params, images: Array) -> Array:
-        return apply_fn(rebuild(params), images)
+        variables = params if rebuild is None else rebuild(params)
+        return apply_fn(variables, to_float(images))
 
     return apply, params
 

@@ -4,6 +4,7 @@ The guard measures whether the assumptions of the estimate hold.
 """
 
 import warnings
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from unlearn_jax.influence.dual import dual_change
 from unlearn_jax.influence.primal import forward, forward_change, norm, primal_change
 from unlearn_jax.influence.risk import OutputLoss, check_ridge, count_forget, slopes
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.types import Array, InputError, Params, PyTree
+from unlearn_jax.types import Array, InputError, Params, PyTree, check_apply_fn
 
 STATIONARITY = 0.1
 """Largest trusted stationarity: a tenth of the right-hand side is unfinished training.
@@ -112,19 +113,51 @@ def remove(
     """
     if form not in ("primal", "dual"):
         raise InputError(f"unknown form {form!r}: choose primal or dual")
+    check_ridge(ridge)
+    check_apply_fn(apply_fn)
+    change, guarded = _compiled_removal(
+        apply_fn,
+        variables,
+        (jnp.asarray(images), jnp.asarray(targets), forget),
+        ridge=ridge,
+        anchor=anchor,
+        loss=loss,
+        num_forget=count_forget(forget, num_forget, len(images)),
+        form=form,
+        solver=solver,
+        batch_size=batch_size,
+    )
+    if warn:
+        warn_unless_trusted(guarded)
+    return Removal(change, guarded)
+
+
+@partial(
+    jax.jit, static_argnames=("apply_fn", "loss", "num_forget", "form", "batch_size")
+)
+def _compiled_removal(
+    apply_fn: OutputFn,
+    variables: PyTree,
+    samples: tuple[Array, Array, Array],
+    *,
+    ridge: float | Array,
+    anchor: Params | None,
+    loss: OutputLoss,
+    num_forget: int,
+    form: Literal["primal", "dual"],
+    solver: Solver,
+    batch_size: int,
+) -> tuple[Params, Guard]:
+    """Return the change and its guard, by a program that the next call reuses."""
     apply, params = by_params(apply_fn, variables)
-    images = jnp.asarray(images)
-    targets = jnp.asarray(targets)
-    num_forget = count_forget(forget, num_forget, len(images))
+    images, targets, forget = samples
     risk: dict[str, Any] = {"ridge": ridge, "loss": loss, "num_forget": num_forget}
     around: dict[str, Any] = {"anchor": anchor, "batch_size": batch_size}
-    samples = (images, targets, forget)
     if form == "primal":
         change, residual = primal_change(
             apply, params, *samples, solver=solver, **risk, **around
         )
     else:
-        check_ridge(ridge)
         kernel = ntk(apply, params, images, batch_size=batch_size)
         outputs = forward(apply, params, images, batch_size=batch_size)
         dual = dual_change(kernel, outputs, targets, forget, solver=solver, **risk)
@@ -133,9 +166,7 @@ def remove(
     guarded = guard(
         apply, params, change, *samples, residual=residual, **risk, **around
     )
-    if warn:
-        warn_unless_trusted(guarded)
-    return Removal(change, guarded)
+    return change, guarded
 
 
 def guard(

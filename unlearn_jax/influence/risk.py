@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from unlearn_jax.checks import check_mask
 from unlearn_jax.types import Array, InputError
 
 OutputLoss = Callable[[Array, Array], Array]
@@ -98,11 +99,7 @@ def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
       InputError: a mask of the wrong type or length, of nothing or everything; a traced
         one without its count.
     """
-    if jnp.shape(forget) != (num_samples,) or forget.dtype != bool:
-        raise InputError(
-            f"the forget mask must be bool of length {num_samples}, got {forget.dtype}"
-            f" {jnp.shape(forget)}"
-        )
+    check_mask("the forget mask", forget, num_samples)
     if num_forget is None:
         if isinstance(forget, Tracer):
             raise InputError(

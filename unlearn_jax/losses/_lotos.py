@@ -6,6 +6,7 @@ Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import chex
@@ -325,7 +326,7 @@ def lotos(
     def init(key: Array, variables: PyTree) -> LotosState:
         def draw(layer: Layer, key: Array) -> Array:
             shape = layer_map(layer, composite=composite).in_shape
-            return jax.random.normal(key, (num_vectors, *shape))
+            return jax.random.normal(key, (num_vectors, *shape), jnp.float32)
 
         rows = rows_of(variables)
         keys = jax.random.split(key, (len(rows), len(rows[0])))
@@ -358,7 +359,7 @@ def lotos(
             )
         return penalty, LotosState(state.step + 1, vectors)
 
-    return LossTerm(init, update)
+    return LossTerm(jax.jit(init), jax.jit(update))
 
 
 def foreign_stretch(
@@ -398,11 +399,28 @@ def foreign_stretch(
     3.0
     """
     image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
+    functions = apply_fns
+    if isinstance(apply_fns, Sequence):
+        functions = tuple(apply_fns)
+        variables = tuple(variables)
+    return _foreign_stretch(functions, variables, image, which, composite, num_iters)
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _foreign_stretch(
+    apply_fns: ApplyFn | tuple[ApplyFn, ...],
+    variables: PyTree,
+    image: Array,
+    which: Which,
+    composite: bool,
+    num_iters: int,
+) -> dict[str, Array]:
     stretches = {}
     for number, row in enumerate(_compared_layers(apply_fns, variables, image, which)):
         maps = [layer_map(layer, composite=composite) for layer in row]
         size = min(4, math.prod(maps[0].in_shape))
-        start = jax.random.normal(jax.random.key(number), (size, *maps[0].in_shape))
+        shape = (size, *maps[0].in_shape)
+        start = jax.random.normal(jax.random.key(number), shape, jnp.float32)
         tops = [
             power_qr(one.matvec, start, num_iters=num_iters).vectors[0] for one in maps
         ]

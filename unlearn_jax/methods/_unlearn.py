@@ -1,12 +1,17 @@
 """Running a method, compiled."""
 
+import warnings
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from unlearn_jax.influence import warn_unless_trusted
 from unlearn_jax.methods.base import check_method
+from unlearn_jax.methods.compose import Sequential, request_size
 from unlearn_jax.types import (
     Array,
     InputError,
@@ -32,12 +37,13 @@ def unlearn(
       problem: of :func:`unlearn_jax.methods.make_problem`.
 
     Returns:
-      The unlearned variables, and what unlearning cost. A method with a guard warns
-      where that does not trust the result, once it is computed.
+      The unlearned variables, and what unlearning cost. Warns, once it is computed, of
+      a result that a method's guard does not trust, and of one that has diverged.
 
     Raises:
-      InputError: arguments that are no key, method or problem, or a method that cannot
-        be hashed.
+      InputError: arguments that are no key, method or problem, a method that cannot be
+        hashed, a forget mask of another size than the problem says, or a sequence of
+        requests that do not partition the forget set.
     """
     if not isinstance(key, jax.Array) or not jnp.issubdtype(
         key.dtype, jax.dtypes.prng_key
@@ -48,6 +54,7 @@ def unlearn(
         raise InputError(
             f"unlearn takes a Problem, got {type(problem).__name__}: use make_problem"
         )
+    _check_forget_set(method, problem)
     if jax.tree_util.all_leaves([method]):
         try:
             hash(method)
@@ -61,7 +68,40 @@ def unlearn(
         variables, info = _run(method, key, problem)
     if info.guard is not None:
         warn_unless_trusted(info.guard)
+    if not isinstance(info.losses, Tracer) and not np.isfinite(info.losses).all():
+        warnings.warn(
+            f"{type(method).__name__} diverged: its loss is not finite; lower the"
+            " learning rate",
+            stacklevel=2,
+        )
     return variables, info
+
+
+def _check_forget_set(method: Any, problem: Problem) -> None:
+    """Raise where masks do not have the sizes that programs are compiled for.
+
+    Inside the compiled program their values are not known.
+
+    Raises:
+      InputError: naming the mask.
+    """
+    masks = (
+        ("forget", problem.forget, problem.num_forget),
+        ("removed", problem.removed, problem.num_removed),
+    )
+    for name, mask, number in masks:
+        if mask is None or isinstance(mask, Tracer) or not isinstance(number, int):
+            continue
+        count = int(np.asarray(mask).sum())
+        if count != number:
+            raise InputError(
+                f"the problem's mask {name!r} has {count} samples where num_{name} is"
+                f" {number}: use make_problem, or replace both"
+            )
+    while hasattr(method, "method"):
+        if isinstance(method, Sequential):
+            request_size(problem, method.requests)
+        method = method.method
 
 
 @jax.jit

@@ -26,7 +26,6 @@ from unlearn_jax.train import (
     init_state,
     step_decay,
     steps_per_epoch,
-    to_float,
     train_epochs,
 )
 from unlearn_jax.types import (
@@ -41,6 +40,7 @@ from unlearn_jax.types import (
     UnlearnInfo,
     Variables,
     most_of,
+    to_float,
     value_of,
 )
 from unlearn_jax.values import Real, static, value
@@ -84,8 +84,8 @@ def make_problem(
         )
     if isinstance(forget, Tracer):
         raise InputError(
-            "make_problem checks concrete masks: to map over forget sets, make one"
-            " problem and use dataclasses.replace(problem, forget=...)"
+            "make_problem checks concrete masks: to map over forget sets of one size,"
+            " make one problem and use dataclasses.replace(problem, forget=...)"
         )
     is_read = None
     if removed is not None and np.shape(removed) == np.shape(train.labels):

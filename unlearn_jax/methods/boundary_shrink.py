@@ -18,7 +18,7 @@ from unlearn_jax.methods.base import (
     forget_rows,
 )
 from unlearn_jax.methods.passes import Pass, finetune_passes
-from unlearn_jax.train import fetch_from, steps_per_epoch, to_float
+from unlearn_jax.train import fetch_from, steps_per_epoch
 from unlearn_jax.types import (
     Array,
     Dataset,
@@ -26,6 +26,7 @@ from unlearn_jax.types import (
     UnlearnInfo,
     Variables,
     most_of,
+    to_float,
     value_of,
 )
 from unlearn_jax.values import Real, value

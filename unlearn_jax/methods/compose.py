@@ -355,7 +355,7 @@ def unlearn_sequence(
         equal size, or a forget set that has no such parts.
     """
     requests = requests if isinstance(requests, jax.Array) else np.asarray(requests)
-    size = _request_size(problem, requests)
+    size = request_size(problem, requests)
     adversarial = None if adaptive else problem.adversarial
     if adversarial is None and not adaptive and attack is not None:
         adversarial = attack_forget_set(problem, attack)
@@ -384,8 +384,17 @@ def unlearn_sequence(
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *answers)
 
 
-def _request_size(problem: Problem, requests: Any) -> int:
-    """Return the number of samples of each request, after the checks."""
+def request_size(problem: Problem, requests: Any) -> int:
+    """Return the number of samples of each request.
+
+    Args:
+      problem: its forget set is the union of the requests.
+      requests: ``[K, N]`` bool.
+
+    Raises:
+      InputError: concrete requests that do not partition the forget set into parts of
+        equal size, or a forget set that has no such parts.
+    """
     num_samples = len(problem.forget)
     if (
         requests.dtype != bool

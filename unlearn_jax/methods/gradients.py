@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.train import steps_per_epoch, to_float
-from unlearn_jax.types import Array, Params, Problem
+from unlearn_jax.train import steps_per_epoch
+from unlearn_jax.types import Array, Params, Problem, to_float
 
 
 class Batches(NamedTuple):
@@ -185,7 +185,7 @@ def fisher_diagonal(
     def step(total: Params, batch: Batches) -> tuple[Params, None]:
         images, truth = _read(problem, batch.position)
         if labels == "true":
-            new = squares(images, truth, batch.weight, jnp.ones(len(images)))
+            new = squares(images, truth, batch.weight, jnp.ones_like(batch.weight))
             return jax.tree.map(jnp.add, total, new), None
         probs = jax.nn.softmax(problem.model.apply(problem.variables, images))
 

@@ -31,7 +31,6 @@ from unlearn_jax.train import (
     fetch_from,
     init_state,
     steps_per_epoch,
-    to_float,
     train_step,
 )
 from unlearn_jax.types import (
@@ -43,6 +42,7 @@ from unlearn_jax.types import (
     Problem,
     UnlearnInfo,
     Variables,
+    to_float,
 )
 from unlearn_jax.values import Real, value
 

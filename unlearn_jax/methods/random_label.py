@@ -110,10 +110,13 @@ def random_labels(
     Returns:
       ``[B]``, of the labels' type.
     """
-    if kind == "any":
-        return jax.random.randint(key, labels.shape, 0, num_classes, labels.dtype)
-    offset = jax.random.randint(key, labels.shape, 1, num_classes, labels.dtype)
-    return (labels + offset) % num_classes
+    # in a type of 8 bits the sum of two labels would overflow
+    wide = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    low = 0 if kind == "any" else 1
+    drawn = jax.random.randint(key, labels.shape, low, num_classes, wide.dtype)
+    if kind == "wrong":
+        drawn = (wide + drawn) % num_classes
+    return drawn.astype(labels.dtype)
 
 
 def _redrawing(

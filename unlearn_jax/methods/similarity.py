@@ -18,8 +18,8 @@ from unlearn_jax.layers import features, head_kernel
 from unlearn_jax.losses.tilted import class_similarity, cosine, sharpen
 from unlearn_jax.methods.base import forget_rows
 from unlearn_jax.methods.gradients import batches_of, members
-from unlearn_jax.train import predict, to_float
-from unlearn_jax.types import Array, InputError, Problem
+from unlearn_jax.train import predict
+from unlearn_jax.types import Array, InputError, Problem, to_float
 from unlearn_jax.values import Real
 
 _LEAST = 1e-12  # probability inside a logarithm

@@ -12,13 +12,13 @@ from unlearn_jax import linalg
 from unlearn_jax.layers import Layer, by_path, layers, with_kernels
 from unlearn_jax.methods.base import check_numbers
 from unlearn_jax.methods.gradients import Batches, batches_of
-from unlearn_jax.train import to_float
 from unlearn_jax.types import (
     Array,
     InputError,
     Problem,
     UnlearnInfo,
     Variables,
+    to_float,
 )
 from unlearn_jax.values import Real, value
 

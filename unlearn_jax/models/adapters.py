@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -45,7 +46,8 @@ def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mod
     Args:
       module: the network; it may use the ``params`` collection and any mutable
         collections.
-      sample: ``[1, H, W, ch]`` images of the right shape, for initialization.
+      sample: ``[B, H, W, ch]`` images of the right shape, for initialization; the
+        first one is read.
       conv: form of those convolutions, see
         :func:`unlearn_jax.models.convolution_form`; ``"lax"`` leaves them as they are.
 
@@ -58,6 +60,7 @@ def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mod
     """
     from flax import errors
 
+    sample = jnp.asarray(sample)[:1]
     model = adapt_linen(module, sample, conv=conv)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     try:
@@ -161,8 +164,8 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
 
     Args:
       make: builds the module from ``nnx.Rngs``; ``module.train()`` and
-        ``module.eval()`` switch its mode. Random streams (dropout) are reseeded from
-        the key of every training step.
+        ``module.eval()`` switch its mode. Random streams of any name (dropout) are
+        reseeded from the key of every training step.
 
     Returns:
       The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else
@@ -182,6 +185,10 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
 
     graph_train, _ = template(True)
     graph_eval, streams_eval = template(False)
+    tags = {"default", "dropout"}
+    for _, node in nnx.iter_graph(make(nnx.Rngs(0))):
+        if isinstance(node, nnx.RngStream):
+            tags.add(node.key.tag)
 
     def init(key: Array) -> Variables:
         _, params, _, state = split(make(nnx.Rngs(key)))
@@ -209,7 +216,8 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
         variables: Variables, images: Array, key: Array
     ) -> tuple[Array, Any]:
         module = rebuild(graph_train, variables, streams_eval)
-        nnx.reseed(module, default=key, dropout=key)
+        keys: dict[str, Any] = dict.fromkeys(sorted(tags), key)
+        nnx.reseed(module, **keys)
         logits = module(images)
         return logits, nnx.to_pure_dict(split(module)[3])
 

@@ -179,7 +179,9 @@ def _syntax(node: Any) -> Iterator[str]:
                 continue
             if isinstance(node, ast.Raise) and isinstance(value, ast.Call):
                 # what is raised decides which handler runs; its text decides nothing
-                value = value.func
+                yield name
+                yield from _syntax(value.func)
+                continue
             if name == "body" and isinstance(value, list):
                 value = [line for line in value if not _is_text(line)]
             if isinstance(node, ast.JoinedStr):

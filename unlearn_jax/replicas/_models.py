@@ -9,9 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-from unlearn_jax.checks import check_images, check_samples, warn_of_probabilities
+from unlearn_jax.checks import (
+    check_counts,
+    check_images,
+    check_keys,
+    check_samples,
+    warn_of_probabilities,
+)
 from unlearn_jax.data import Splits, membership_design, pool
 from unlearn_jax.replicas._mappers import (
     Mapper,
@@ -57,7 +64,21 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
 
 def unstack(stacked: PyTree, index: int) -> PyTree:
-    """Return one model of a stack, on the first device."""
+    """Return one model of a stack, on the first device.
+
+    Args:
+      stacked: ``M`` models, leaves ``[M, ...]``.
+      index: position of the model; negative ones count from the end.
+
+    Raises:
+      InputError: an index out of range.
+    """
+    num_models = len(jax.tree.leaves(stacked)[0])
+    if not isinstance(index, Tracer) and not -num_models <= index < num_models:
+        raise InputError(
+            f"the stack has {num_models} models, numbered from 0: there is no model"
+            f" {index}"
+        )
     return on_first(jax.tree.map(lambda leaf: leaf[index], stacked))
 
 
@@ -107,6 +128,13 @@ def fit_many(
       DivergedError: a loss of any model was not finite.
     """
     member = check_member(member, len(data.labels))
+    check_keys("keys of models", keys)
+    if member.ndim != 2 or len(member) != len(keys):
+        raise InputError(
+            f"{len(keys)} keys need a mask [{len(keys)}, {len(data.labels)}], one row"
+            f" per model; got {member.shape}"
+        )
+    check_counts(epochs_per_call=epochs_per_call)
     mapper = _mapper_or_default(mapper, len(member))
     if recipe.batch_size % mapper.shards:
         raise InputError(
@@ -265,7 +293,13 @@ def predict_many(
     check_apply_fn(apply_fn)
     images = np.asarray(images) if isinstance(images, list | tuple) else images
     check_images(images)
-    mapper = _mapper_or_default(mapper, len(jax.tree.leaves(variables)[0]))
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(variables)]
+    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
+        raise InputError(
+            "predict_many takes models stacked along a first axis, leaves [M, ...]; the"
+            " leading axes differ: stack them by replicas.stack, or use predict for one"
+        )
+    mapper = _mapper_or_default(mapper, shapes[0][0])
     predictor = _predictor(apply_fn, batch_size)
     rows: Any = images
     num_images = len(rows)

@@ -159,7 +159,7 @@ def start_vectors(index: int | Array, count: int, shape: tuple[int, ...]) -> Arr
       shape: of one.
     """
     return jax.random.normal(
-        jax.random.fold_in(jax.random.key(0), index), (count, *shape)
+        jax.random.fold_in(jax.random.key(0), index), (count, *shape), jnp.float32
     )
 
 
@@ -230,7 +230,7 @@ def _spectra(
     spectra = estimate_all(
         maps,
         starts,
-        [Spectrum(jnp.zeros(len(start)), start) for start in starts],
+        [Spectrum(jnp.zeros(len(start), start.dtype), start) for start in starts],
         jnp.ones(len(maps), bool),
         method=method,
         num_iters=num_iters,

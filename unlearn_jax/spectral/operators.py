@@ -115,7 +115,8 @@ def one_of(maps: Sequence[LinearMap], index: Array) -> LinearMap:
         def apply(vector: Array) -> Array:
             result = function(vector[: math.prod(shape)].reshape(shape))
             # two copies, where XLA:CPU would pad entry by entry
-            return lax.dynamic_update_slice(jnp.zeros(size), result.ravel(), (0,))
+            zeros = jnp.zeros(size, result.dtype)
+            return lax.dynamic_update_slice(zeros, result.ravel(), (0,))
 
         return apply
 

@@ -37,7 +37,7 @@ def seed_worlds(
 
     Args:
       keys: ``[S]``, one per world.
-      images: ``[N, ...]`` of the training set, about [0, 1]; flattened.
+      images: ``[N, ...]`` of the training set, about [0, 1], or uint8; flattened.
       labels: ``[N]`` integers.
       forget: ``[F]`` positions of the forget set.
       num_classes: C.
@@ -58,7 +58,9 @@ def seed_worlds(
     check_keys("keys of worlds", keys)
     check_positive(ridge=ridge)
     check_counts(num_classes=num_classes, num_features=num_features)
-    images = np.asarray(images, np.float64)
+    images = np.asarray(images)
+    scale = 255 if images.dtype == np.uint8 else 1
+    images = images.astype(np.float64) / scale
     if images.ndim < 2 or not images.size or not np.isfinite(images).all():
         raise InputError(
             f"images have shape {images.shape}: pass [N, ...] finite numbers, without"

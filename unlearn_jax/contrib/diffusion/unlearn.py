@@ -50,7 +50,6 @@ from unlearn_jax.train import (
     TrainState,
     epoch_order,
     fetch_from,
-    to_float,
     train_step,
 )
 from unlearn_jax.types import (
@@ -61,6 +60,7 @@ from unlearn_jax.types import (
     Status,
     UnlearnInfo,
     Variables,
+    to_float,
 )
 from unlearn_jax.values import Real, static, value
 
@@ -91,11 +91,7 @@ class ConceptProblem:
     @property
     def retain(self) -> Array:
         """``[N]`` bool: the images of other classes."""
-        return self.train.labels != self.concept
-
-
-EraseFn = Callable[[Array, ConceptProblem], tuple[Variables, UnlearnInfo]]
-"""``(key, problem) -> (variables, info)``, pure."""
+        return jnp.asarray(self.train.labels) != self.concept
 
 
 @value
@@ -477,6 +473,7 @@ def _match(
     """Run the loop that all matching methods share."""
     denoiser = problem.denoiser
     process = problem.process
+    train = jax.tree.map(jnp.asarray, problem.train)
     retained = training_loss(denoiser, process, drop=matching.drop)
     fetch = fetch_from()
     tx = optax.adam(matching.learning_rate)
@@ -506,7 +503,7 @@ def _match(
         key_rows, key_order, key_fetch, key_loss = jax.random.split(key_step, 4)
         rows = jax.random.randint(key_rows, (batch_size,), 0, len(pool.images))
         order = epoch_order(key_order, problem.retain, 1, batch_size)[0]
-        batch = (rows, fetch(problem.train, order, key_fetch))
+        batch = (rows, fetch(train, order, key_fetch))
         return train_step(loss_fn, tx, state, batch, key_loss)  # pyright: ignore[reportArgumentType]
 
     start = TrainState(

@@ -68,7 +68,7 @@ class LocalTraining:
       augment: applied to every training image; None for none.
       form: the loop over clients: ``map`` one after the other, each for as many steps
         as it needs, with one update in memory at a time; ``vmap`` all at once, for as
-        many steps as the largest needs; ``auto`` is ``map`` on CPU and ``vmap``
+        many steps as the largest needs; ``auto`` is ``vmap`` on TPUs and ``map``
         elsewhere. The result is the same up to rounding.
 
     Raises:
@@ -241,15 +241,15 @@ def federated_round(
         finite, or clients of another data set.
     """
     num_clients = federation.num_clients
-    if jnp.shape(weights) != (num_clients,):
+    if np.shape(weights) != (num_clients,):
         raise InputError(
             f"{num_clients} clients take a weight each, got weights of shape"
-            f" {jnp.shape(weights)}"
+            f" {np.shape(weights)}"
         )
     check_finite(weights=weights)
     _check_federation(federation)
     before = state.variables
-    weights = jnp.asarray(weights)
+    weights = jnp.asarray(weights, jnp.float32)
     positive = jnp.maximum(weights, 0.0)
     positive /= jnp.maximum(jnp.sum(positive), jnp.finfo(weights.dtype).tiny)
     key_round = jax.random.fold_in(key, state.round)

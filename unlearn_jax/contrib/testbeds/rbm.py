@@ -206,7 +206,7 @@ def free_energy(rbm: Rbm, visible: Array) -> Array:
       InputError: another number of units.
     """
     sums = jnp.sum(jax.nn.softplus(_to_hidden(rbm, visible)), -1)
-    return -visible @ rbm.visible_bias - sums
+    return -(visible @ rbm.visible_bias) - sums
 
 
 def hidden_probs(rbm: Rbm, visible: Array) -> Array:

@@ -38,8 +38,8 @@ from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.theory import log10_lipschitz_bound
-from unlearn_jax.train import steps_per_epoch, to_float
-from unlearn_jax.types import AttackResult, Status
+from unlearn_jax.train import steps_per_epoch
+from unlearn_jax.types import AttackResult, Status, to_float
 
 LABELS = {
     ORIGINAL: "Original (unchanged)",

@@ -26,8 +26,7 @@ from unlearn_jax.pipeline.store.artifact import Stored
 from unlearn_jax.replicas import map_models
 from unlearn_jax.spectral import spectral_norms
 from unlearn_jax.theory import summarize_terms, theorem_terms
-from unlearn_jax.train import to_float
-from unlearn_jax.types import Array, AttackResult, Dataset, Variables
+from unlearn_jax.types import Array, AttackResult, Dataset, Variables, to_float
 
 VULNERABLE_FPR = 0.05
 """False positive rate at which a single sample counts as found."""

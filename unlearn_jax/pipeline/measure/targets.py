@@ -30,8 +30,8 @@ from unlearn_jax.pipeline.measure.rows import round_all
 from unlearn_jax.pipeline.stages.models import take_models
 from unlearn_jax.pipeline.stages.plan import Plan, purpose_key
 from unlearn_jax.replicas import map_models
-from unlearn_jax.train import predict, to_float
-from unlearn_jax.types import Array, Dataset, Problem, Variables
+from unlearn_jax.train import predict
+from unlearn_jax.types import Array, Dataset, Problem, Variables, to_float
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Strengths tried; 10 is the paper's."""

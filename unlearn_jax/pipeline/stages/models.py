@@ -18,7 +18,7 @@ from unlearn_jax.pipeline.stages.plan import Plan, purpose_key
 from unlearn_jax.pipeline.store.artifact import Artifact, Items, Piece, Stored
 from unlearn_jax.pipeline.store.fingerprint import code_digest
 from unlearn_jax.replicas import is_rehearsal, map_models, to_host
-from unlearn_jax.train import predict, to_float
+from unlearn_jax.train import predict
 from unlearn_jax.types import (
     ApplyFn,
     AttackResult,
@@ -29,6 +29,7 @@ from unlearn_jax.types import (
     UnlearnFn,
     UnlearnInfo,
     Variables,
+    to_float,
 )
 
 FLOOR = 1e-12

@@ -32,8 +32,8 @@ from unlearn_jax.pipeline.config.schema import DataConfig
 from unlearn_jax.studies.common import Arrays, variables_of
 from unlearn_jax.studies.ensembles.config import EnsembleConfig, lotos_of, terms_of
 from unlearn_jax.studies.ensembles.overhead import step_seconds
-from unlearn_jax.train import Recipe, cross_entropy_loss, predict, to_float
-from unlearn_jax.types import Array, AttackResult, Model, PyTree, Variables
+from unlearn_jax.train import Recipe, cross_entropy_loss, predict
+from unlearn_jax.types import Array, AttackResult, Model, PyTree, Variables, to_float
 
 
 @lru_cache(maxsize=2)

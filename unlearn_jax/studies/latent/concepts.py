@@ -15,7 +15,15 @@ from unlearn_jax.contrib import diffusion
 from unlearn_jax.models.denoiser import Denoiser, build_denoiser
 from unlearn_jax.pipeline import Artifact, DataConfig
 from unlearn_jax.studies.common import Arrays, variables_of
-from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
+from unlearn_jax.types import (
+    Array,
+    Dataset,
+    InputError,
+    Model,
+    PyTree,
+    Variables,
+    to_float,
+)
 
 MODELS = {
     "original": "original",
@@ -110,7 +118,7 @@ def world(config: Config) -> World:
     half = len(splits.test.labels) // 2
 
     def part(samples: Dataset, rows: slice) -> Dataset:
-        images = np.asarray(train.to_float(samples.images[rows]))
+        images = np.asarray(to_float(samples.images[rows]))
         return Dataset(images, np.asarray(samples.labels[rows]))
 
     samples = part(splits.train, slice(None))

@@ -32,7 +32,7 @@ from unlearn_jax.spectral import (
 )
 from unlearn_jax.spectral._projection import Targets
 from unlearn_jax.theory import local_slopes
-from unlearn_jax.types import Array, InputError, Model, PyTree, Variables
+from unlearn_jax.types import Array, InputError, Model, PyTree, Variables, to_float
 
 ARMS = {
     "none": "no constraint",
@@ -175,7 +175,7 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
     if arm == "fastclip":
         closing = _clipped(model, sample.shape, config.target)
         final = replicas.map_models(mapper, closing, final, ())
-    images = train.to_float(jnp.asarray(splits.test.images[: config.num_slopes]))
+    images = to_float(jnp.asarray(splits.test.images[: config.num_slopes]))
     one = replicas.unstack(final, 0)
     return {
         "history": np.stack(history, 1),
