@@ -209,6 +209,10 @@ def test_a_table_of_changed_code_is_marked():
     version = result.versions["unlearn_jax"]
     assert f"by unlearn_jax {version} (abc123)" in stale
     assert stale.endswith("The code has changed since.")
+    checked = dataclasses.replace(result, checked="def456")
+    equal = pages.provenance(checked, "def456")
+    assert equal.endswith("changed since; a smaller run gives the same numbers.")
+    assert pages.provenance(checked, "fed789") == stale
 
 
 # --- the tables made of other sources ---

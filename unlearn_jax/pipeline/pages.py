@@ -70,8 +70,11 @@ def provenance(result: Result, digest: str | None = None) -> str:
     others = ", ".join(f"{name} {version}" for name, version in versions.items())
     text = f"Measured {result.date} by {package}, {result.device}, {others}"
     text += f"; {result.time}." if result.time else "."
-    if not result.code or result.code != (digest or code_digest(result.name)):
-        text += " The code has changed since."
+    present = digest or code_digest(result.name)
+    if result.code != present:
+        text += " The code has changed since"
+        is_checked = result.checked == present
+        text += "; a smaller run gives the same numbers." if is_checked else "."
     return text
 
 

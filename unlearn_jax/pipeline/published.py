@@ -101,6 +101,8 @@ class Result:
       commit: of the measuring code, if published before digests were stored.
       code: digest of the measuring code, of
         :mod:`unlearn_jax.pipeline.code_digest`; empty if unknown.
+      checked: digest of later code, whose numbers in a smaller run are equal; empty if
+        there is none. Written by ``experiments/benchmarks/same_numbers.py``.
       settings: digest of the configuration; empty if published before it was stored.
       time: duration and peak memory, in words.
       seeds: runs, seeds and sizes, in words.
@@ -122,6 +124,7 @@ class Result:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     commit: str = ""
     code: str = ""
+    checked: str = ""
     settings: str = ""
     time: str = ""
     seeds: str = ""
