@@ -1,4 +1,4 @@
-"""Running a method, compiled."""
+"""Compiled runs of methods."""
 
 from functools import partial
 
@@ -23,21 +23,21 @@ def unlearn(
     """Run a method in one compiled program.
 
     Equal methods share the program, and so do values of one type that differ in float
-    fields only: sweeping a learning rate compiles once. A method that is a plain
-    dataclass or function, no pytree, is compiled for each of its settings.
+    fields only: sweeping a learning rate compiles once. A method that is not a pytree,
+    such as a plain dataclass or a function, is compiled for each of its settings.
 
     Args:
-      key: consumed; the same key gives the same result.
-      method: such as ``AMUN()``.
-      problem: of :func:`unlearn_jax.methods.make_problem`.
+      key: PRNG key; consumed. The same key gives the same result.
+      method: unlearning method, such as ``AMUN()``.
+      problem: result of :func:`unlearn_jax.methods.make_problem`.
 
     Returns:
-      The unlearned variables, and what unlearning cost. A method with a guard warns
-      where that does not trust the result, once it is computed.
+      The unlearned variables, and what unlearning cost. If the method has a guard that
+      does not trust the result, a warning follows the computation.
 
     Raises:
-      InputError: arguments that are no key, method or problem, or a method that cannot
-        be hashed.
+      InputError: an argument that is not a key, a method or a problem, or a method that
+        cannot be hashed.
     """
     if not isinstance(key, jax.Array) or not jnp.issubdtype(
         key.dtype, jax.dtypes.prng_key
