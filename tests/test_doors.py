@@ -579,9 +579,9 @@ def test_filters_take_distributions():
             lambda rows=rows: filters.MPRU()(rows, means, [0]),
             lambda rows=rows: filters.Mask()(rows, means, [0]),
         ):
-            with refuses("probabilities has rows that are no distributions"):
+            with refuses("probabilities has rows that are not distributions"):
                 call()
-    with refuses("class_means has rows that are no distributions"):
+    with refuses("class_means has rows that are not distributions"):
         filters.mpru(means, means - 0.5, [0])
     masked = jax.jit(lambda p: filters.masked_renormalization(p, [0]))(means)
     np.testing.assert_allclose(masked.sum(-1), 1, rtol=1e-6)

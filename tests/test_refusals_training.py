@@ -126,7 +126,7 @@ REFUSED = [
     ),
     (
         lambda: values.from_json({"type": "attacks.pgd"}),
-        "'attacks.pgd' is no type of values: it is not a dataclass",
+        "'attacks.pgd' is not a type of values: it is not a dataclass",
     ),
     (
         lambda: values.from_json({"type": "attacks.PDG"}),
@@ -250,7 +250,7 @@ REFUSED = [
     ),
     (
         lambda: attacks.transfer(key(), [], None, X, Y, attack=attacks.PGD()),
-        "transfer takes one source and one target at least",
+        "transfer takes at least one source and one target",
     ),
     (
         lambda: attacks.PGD(search="grid"),

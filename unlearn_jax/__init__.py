@@ -1,20 +1,20 @@
-"""Reliable machine unlearning in JAX: make a classifier forget, measure how well.
+"""Reliable machine unlearning in JAX: make a classifier forget, and audit the result.
 
-The sub-packages and the names that people start with are loaded on first use::
+Subpackages and the most common names are imported on first use::
 
     import unlearn_jax as uj
 
     problem = uj.make_problem(model, variables, train, forget)
     unlearned, info = uj.unlearn(key, uj.AMUN(learning_rate=0.01), problem)
 
-Data flows one way through the sub-packages::
+Data flows one way through the subpackages::
 
     data -> models -> losses, attacks -> train -> replicas -> methods, audit -> pipeline
 
 Three rules hold everywhere. A model is ``(apply_fn, variables)``, first in every
-signature. Functions that run on a device take a typed ``key`` where they draw, host
-functions a ``seed`` or a ``numpy.random.Generator``. Hyperparameters are fields of
-frozen dataclasses that are called like functions.
+signature. Functions that draw random numbers take a typed ``key`` if they run on a
+device, and a ``seed`` or a ``numpy.random.Generator`` if they run on the host.
+Hyperparameters are fields of frozen dataclasses that are called like functions.
 
 Importing the package imports neither JAX nor Flax; nothing in it needs TensorFlow or
 torch.
@@ -108,12 +108,12 @@ _NAMES = {
     "replace": "values",
     "value": "values",
 }
-"""Names of the front door, by the module that defines them."""
+"""Top-level names, each with the subpackage that defines it."""
 
 __all__ = [*sorted([*_NAMES, *_SUBPACKAGES]), "__version__"]
 __getattr__ = on_first_use(__name__, dict.fromkeys(_SUBPACKAGES, "") | _NAMES)
 
 
 def __dir__() -> list[str]:
-    """List the front door, loaded or not."""
+    """List the public names, loaded or not."""
     return __all__

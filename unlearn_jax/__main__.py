@@ -1,4 +1,4 @@
-"""``python -m unlearn_jax`` is ``unlearn-jax``."""
+"""Entry point of ``python -m unlearn_jax``, which equals ``unlearn-jax``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Branches that stay branches where many models are mapped."""
+"""Conditionals that remain conditionals under ``vmap``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +13,11 @@ from unlearn_jax.types import Array
 
 @custom_vmap
 def any_mapped(flag: Array) -> Array:
-    """Return a flag ``[]``; under ``vmap``, whether any of the mapped flags is set.
+    """Return a flag ``[]``, or under ``vmap`` whether any of the mapped flags is set.
 
-    The result is not mapped, so that ``lax.cond`` and ``lax.while_loop`` on it stay
-    what they are instead of becoming selections between both branches.
+    The result is never batched. So under ``vmap`` a ``lax.cond`` on it still evaluates
+    one branch only, and a ``lax.while_loop`` on it needs no selection of old and new
+    values for each model.
     """
     return flag
 
@@ -31,6 +32,7 @@ def _any_of_batch(
 
 @custom_vmap
 def _is_single(flag: Array) -> Array:
+    """Return True, or False under ``vmap``."""
     return jnp.ones_like(flag)
 
 
@@ -48,26 +50,28 @@ def cond(
     false_fun: Callable[..., Any],
     *operands: Any,
 ) -> Any:
-    """Apply one of two functions, as :func:`jax.lax.cond` does without ``vmap``.
+    """Apply one of two functions; under ``vmap``, skip an expensive one if possible.
 
-    Under ``vmap``, ``lax.cond`` evaluates both functions always. Here ``true_fun`` is
-    evaluated where the predicate holds for at least one of the mapped models, which
-    matters where it is expensive and due for all of them at once, or for none.
+    Under ``vmap``, :func:`jax.lax.cond` always evaluates both functions. This function
+    evaluates ``true_fun`` only if the predicate holds for at least one of the mapped
+    models. That saves time if ``true_fun`` is expensive and needed either by all models
+    at once or by none. Without ``vmap`` it does what ``lax.cond`` does.
 
     Args:
       predicate: ``[]`` bool.
-      true_fun: the expensive function of the operands.
-      false_fun: the cheap one, of the same result; always evaluated.
-      *operands: of both.
+      true_fun: expensive function of the operands.
+      false_fun: cheap function of the operands, with results of the same structure;
+        under ``vmap`` always evaluated.
+      *operands: arguments of both functions.
 
     Returns:
-      What the chosen function returns, to the bit.
+      The result of the chosen function, bit for bit.
 
     >>> root = lambda x: cond(x > 0, jnp.sqrt, jnp.zeros_like, x)
     >>> jax.vmap(root)(jnp.array([4.0, -1.0])).tolist()
     [2.0, 0.0]
     """
-    # where nothing is mapped, XLA leaves the selection out
+    # without vmap, _is_single is the constant True and XLA removes the selection
     is_chosen = predicate | _is_single(predicate)
 
     def both(*operands: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Checks of images, labels, logits and numbers, at every function that takes them.
+"""Checks of images, labels, logits and numbers, for every function that takes them.
 
-One pass over concrete arrays, on the host and before anything is computed. What is
-traced is checked by its shape and type alone, so that ``jit`` and ``vmap`` apply.
+A check is one pass over concrete arrays, on the host, before anything is computed.
+Traced arrays are checked by shape and type alone, so that ``jit`` and ``vmap`` work.
 """
 
 import math
@@ -18,9 +18,9 @@ from jax.core import Tracer
 from unlearn_jax.types import ApplyFn, Dataset, InputError, PyTree
 
 NUM_ROWS = 64
-"""Rows of logits that are looked at for probabilities, and of images at a time."""
+"""Rows of logits checked for probabilities, and rows of images checked at a time."""
 KINDS = (jnp.integer, jnp.floating)
-"""Types of numbers; booleans are none."""
+"""Types that count as numbers; booleans do not."""
 
 
 def check_samples(
@@ -32,21 +32,22 @@ def check_samples(
     bounds: tuple[float, float] = (0.0, 1.0),
     member: np.ndarray | None = None,
 ) -> None:
-    """Raise unless a model can be trained on samples, or attacked at them.
+    """Raise unless samples can be used to train or to attack a model.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``; traced once.
-      variables: any pytree, or their shapes.
+      variables: any pytree of arrays or of their shapes.
       samples: images ``[N, ...]``, uint8 or floating within the bounds; labels ``[N]``,
         integers in 0..C-1.
-      what: how error messages call the samples, e.g. ``"training set"``.
-      bounds: of floating images.
-      member: ``[N]`` bool, the samples that are read; None for all. Others may hold
-        any value.
+      what: name of the samples in error messages, e.g. ``"training set"``.
+      bounds: range of floating images.
+      member: ``[N]`` bool, the samples that are read; None for all. Other samples may
+        hold any value.
 
     Raises:
-      InputError: no arrays, no samples, images of another type or range, labels of
-        another rank, number, type or range, a model that does not return logits.
+      InputError: inputs that are not arrays, no samples, images of a wrong type or
+        range, labels of a wrong rank, number, type or range, or a model that does not
+        return logits.
     """
     images = samples.images
     labels = samples.labels
@@ -64,17 +65,17 @@ def check_images(
     bounds: tuple[float, float] = (0.0, 1.0),
     member: np.ndarray | None = None,
 ) -> None:
-    """Raise on images that a model cannot take; warn of probable mistakes.
+    """Raise on images that a model cannot take, and warn of probable mistakes.
 
     Args:
       images: ``[N, ...]``, uint8 or floating within the bounds.
-      what: how error messages call them.
-      bounds: of floats.
+      what: name of the images in error messages.
+      bounds: range of floating images.
       member: ``[N]`` bool, the images that are read; None for all.
 
     Raises:
-      InputError: no array, no image, another type, NaN, infinity, or floats outside the
-        bounds.
+      InputError: not an array, no images, a wrong type, NaN, infinity, or floats
+        outside the bounds.
     """
     _check_array(images, "images", what)
     if not images.ndim or images.size == 0:
@@ -97,7 +98,7 @@ def check_images(
             )
         return
     low, high = _span(images)
-    # the pixels of other samples are only set apart where there is a fault
+    # samples that are not read are excluded only after a fault, which is cheaper
     if not (low >= bounds[0] and high <= bounds[1]) and member is not None:
         low, high = _span(images[member])
     if not np.isfinite([low, high]).all():
@@ -120,17 +121,17 @@ def check_labels(
     *,
     member: np.ndarray | None = None,
 ) -> None:
-    """Raise on labels that are no classes of the samples.
+    """Raise on labels that are not class indices, one per sample.
 
     Args:
       labels: ``[N]`` integers in 0..C-1.
       num_samples: N.
-      num_classes: C; None leaves the largest label unchecked.
-      what: how error messages call them.
+      num_classes: C; None skips the check of the range.
+      what: name of the samples in error messages.
       member: ``[N]`` bool, the labels that are read; None for all.
 
     Raises:
-      InputError: another shape or type, or a label out of range.
+      InputError: a wrong shape or type, or a label out of range.
     """
     _check_array(labels, "labels", what)
     if labels.shape != (num_samples,):
@@ -150,15 +151,15 @@ def check_labels(
 
 
 def check_range(labels: Any, num_classes: int, what: str) -> None:
-    """Raise on concrete labels, of any shape, outside the classes.
+    """Raise on concrete labels, of any shape, that are out of range.
 
     Args:
-      labels: integers in 0..C-1; none at all pass, and traced ones.
+      labels: integers in 0..C-1; empty and traced labels pass.
       num_classes: C.
-      what: how error messages call them.
+      what: name of the labels in error messages.
 
     Raises:
-      InputError: naming the range.
+      InputError: a label out of range; the message names the range.
     """
     if isinstance(labels, Tracer) or np.size(labels) == 0:
         return
@@ -181,7 +182,7 @@ def _check_array(values: Any, name: str, what: str) -> None:
 
 
 def _span(array: Any) -> tuple[float, float]:
-    """Return the least and the largest element, NaN where there is one."""
+    """Return the smallest and the largest element, or NaN if an element is NaN."""
     is_on_host = isinstance(array, np.ndarray) or (
         array.is_fully_addressable and next(iter(array.devices())).platform == "cpu"
     )
@@ -191,9 +192,12 @@ def _span(array: Any) -> tuple[float, float]:
 
 
 def _is_nearly_black(images: Any) -> bool:
-    """Return whether bytes hold 1 and nothing above; most end at the first rows."""
+    """Return whether the largest byte is 1.
+
+    For most images the first rows hold a larger one, which ends the search.
+    """
     if isinstance(images, np.ndarray):
-        # of what is repeated, once: stand-ins are one pixel
+        # repeated entries (stride 0) are read once: stand-ins repeat a single pixel
         images = images[tuple(slice(None if step else 1) for step in images.strides)]
     high = 0
     for start in range(0, len(images), NUM_ROWS):
@@ -213,12 +217,14 @@ def _warn_of_channels_first(shape: tuple[int, ...], what: str) -> None:
 
 
 def count_classes(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
-    """Return C, from the shape of a model's logits (nothing is computed).
+    """Return the number of classes C from the shape of a model's logits.
+
+    The model is traced, but nothing is computed.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``.
       variables: any pytree.
-      images: ``[N, ...]`` of the data; only shape and type are read.
+      images: ``[N, ...]``; only shape and type are read.
 
     Raises:
       InputError: the model does not return logits of two classes or more.
@@ -231,13 +237,13 @@ def count_classes(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
 
 
 def check_output(output: Any) -> int:
-    """Return C of what a model returns for a batch of one, or raise.
+    """Return the number of classes C of a model's output for a batch of one.
 
     Args:
-      output: arrays or their shapes.
+      output: array that the model returns, or its shape.
 
     Raises:
-      InputError: no single array ``[1, C]``, or a single class.
+      InputError: not a single array ``[1, C]``, or only one class.
     """
     check_single_array(output)
     if output.ndim != 2 or output.shape[0] != 1:
@@ -254,10 +260,10 @@ def check_output(output: Any) -> int:
 
 
 def check_single_array(output: Any) -> None:
-    """Raise on a model that returns a tuple or a dict of arrays.
+    """Raise if a model's output is a tuple or a dict of arrays.
 
     Raises:
-      InputError: naming the type.
+      InputError: such an output; the message names its type.
     """
     if not hasattr(output, "shape"):
         raise InputError(
@@ -267,16 +273,16 @@ def check_single_array(output: Any) -> None:
 
 
 def warn_of_probabilities(logits: np.ndarray) -> None:
-    """Warn where the first rows of logits are distributions.
+    """Warn if the first rows of logits are probabilities.
 
     Args:
       logits: ``[..., C]`` on the host.
     """
     rows = logits.reshape(-1, logits.shape[-1])[:NUM_ROWS].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        # infinities are no distribution
+        # a row with an infinity is not a distribution
         is_distribution = (rows >= 0).all(-1) & (np.abs(rows.sum(-1) - 1) < 1e-3)
-    # a row that is one-hot or uniform may be a toy's logits
+    # a row that is one-hot or uniform may be the logits of a toy model
     is_soft = (rows.max(-1) < 1) & (rows.max(-1) > rows.min(-1))
     if len(rows) and is_distribution.all() and is_soft.any():
         warnings.warn(
@@ -287,16 +293,14 @@ def warn_of_probabilities(logits: np.ndarray) -> None:
 
 
 def check_counts(low: int = 1, **counts: Any) -> None:
-    """Raise on numbers of things that are no integers, or too small.
-
-    Traced ones pass.
+    """Raise on counts that are not integers or are too small; traced ones pass.
 
     Args:
-      low: smallest allowed, 0 or 1.
-      **counts: by name.
+      low: smallest allowed count, 0 or 1.
+      **counts: counts by name.
 
     Raises:
-      InputError: naming the number.
+      InputError: such a count; the message names it.
     """
     for name, count in counts.items():
         if isinstance(count, Tracer):
@@ -315,10 +319,10 @@ def check_positive(**numbers: Any) -> None:
     """Raise on numbers that are not positive and finite; traced ones pass.
 
     Args:
-      **numbers: or arrays of them to map over, by name.
+      **numbers: numbers by name, or arrays of numbers to map over.
 
     Raises:
-      InputError: naming the number.
+      InputError: such a number; the message names it.
     """
     _refuse_outside(numbers, 0.0, math.inf, "positive and finite", is_open=True)
 
@@ -327,10 +331,10 @@ def check_not_negative(**numbers: Any) -> None:
     """Raise on numbers that are negative or not finite; traced ones pass.
 
     Args:
-      **numbers: or arrays of them to map over, by name.
+      **numbers: numbers by name, or arrays of numbers to map over.
 
     Raises:
-      InputError: naming the number.
+      InputError: such a number; the message names it.
     """
     _refuse_outside(numbers, 0.0, math.inf, "finite and not negative")
 
@@ -339,10 +343,10 @@ def check_fractions(**numbers: Any) -> None:
     """Raise on numbers outside [0, 1]; traced ones pass.
 
     Args:
-      **numbers: or arrays of them to map over, by name.
+      **numbers: numbers by name, or arrays of numbers to map over.
 
     Raises:
-      InputError: naming the number.
+      InputError: such a number; the message names it.
     """
     _refuse_outside(numbers, 0.0, 1.0, "in [0, 1]")
 
@@ -351,24 +355,24 @@ def check_finite(**numbers: Any) -> None:
     """Raise on numbers that are not finite; traced ones pass.
 
     Args:
-      **numbers: or arrays of them, by name.
+      **numbers: numbers or arrays of numbers, by name.
 
     Raises:
-      InputError: naming the number.
+      InputError: such a number; the message names it.
     """
     _refuse_outside(numbers, -math.inf, math.inf, "finite")
 
 
 def check_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
-    """Raise on an array of another shape.
+    """Raise on an array of a wrong shape.
 
     Args:
-      name: of the array in the message.
-      array: traced or not.
-      shape: wanted; None for an axis of any length.
+      name: name of the array in the message.
+      array: array, traced or not.
+      shape: required shape; None for an axis of any length.
 
     Raises:
-      InputError: naming both shapes.
+      InputError: another shape; the message names both.
     """
     actual = np.shape(array)
     is_rank = len(actual) == len(shape)
@@ -383,12 +387,12 @@ def check_mask(name: str, mask: Any, num_samples: int) -> None:
     """Raise on a mask that is not one boolean per sample.
 
     Args:
-      name: of the mask in the message.
-      mask: traced or not.
+      name: name of the mask in the message.
+      mask: mask, traced or not.
       num_samples: N.
 
     Raises:
-      InputError: naming its type and shape.
+      InputError: another mask; the message names its type and shape.
     """
     kind = getattr(mask, "dtype", type(mask).__name__)
     if kind != np.dtype(bool) or mask.shape != (num_samples,):
@@ -398,14 +402,14 @@ def check_mask(name: str, mask: Any, num_samples: int) -> None:
 
 
 def check_keys(name: str, keys: Any) -> None:
-    """Raise unless keys are several typed keys, one after the other.
+    """Raise unless keys are a one-dimensional array of typed keys.
 
     Args:
-      name: of the keys in the message.
-      keys: ``[S]``, S of at least 1.
+      name: name of the keys in the message.
+      keys: ``[S]``, with S at least 1.
 
     Raises:
-      InputError: naming what to pass.
+      InputError: anything else; the message says what to pass.
     """
     is_typed = jnp.issubdtype(getattr(keys, "dtype", np.int32), jax.dtypes.prng_key)
     if not is_typed or len(keys.shape) != 1 or not len(keys):
@@ -417,10 +421,10 @@ def check_keys(name: str, keys: Any) -> None:
 
 
 def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
-    """Raise on a name that is none of the choices.
+    """Raise on a name that is not one of the choices.
 
     Raises:
-      InputError: listing them.
+      InputError: such a name; the message lists the choices.
     """
     if given not in choices:
         *first, last = (repr(choice) for choice in choices)
@@ -430,7 +434,7 @@ def check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
 
 
 def _shown(given: Any) -> str:
-    """Return a number, or the kind of an array, in a few words."""
+    """Return a short text for a number, or the type and shape of an array."""
     if hasattr(given, "dtype") and hasattr(given, "shape"):
         if given.shape:
             return f"{given.dtype} of shape {given.shape}"

@@ -1,8 +1,8 @@
-"""``unlearn-jax``: one function per command.
+"""Command line ``unlearn-jax``: one function per command.
 
 A new command is a function with typed parameters and a docstring, and a line in
-``COMMANDS``; tyro reads the parameters. Modules that need JAX are imported inside of
-the functions, so that ``unlearn-jax --help`` is quick.
+``COMMANDS``; tyro reads the parameters. Modules that need JAX are imported inside the
+functions, so that ``unlearn-jax --help`` is quick.
 """
 
 import contextlib
@@ -34,24 +34,24 @@ ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options of every run, next to the fields of its configuration."""
+    """Options of every run, in addition to the fields of its configuration."""
 
     workdir: pathlib.Path | None = None
-    """Folder for this run's files; the same command again resumes there."""
+    """Folder for this run's files; the same command resumes a run that stopped."""
     original: tuple[pathlib.Path, ...] = ()
-    """Models to unlearn from that are trained already, in the place of originals: Orbax
-    folders, safetensors or msgpack files."""
+    """Trained models to unlearn from, instead of training the originals: Orbax folders,
+    safetensors or msgpack files."""
     dry_run: bool = False
-    """Print the stages and about how long they take, and compute nothing."""
+    """Print the stages and an estimate of their time, and compute nothing."""
     distributed: bool = False
     """Share the work with other processes that run the same command on the same
     folders, as TPU pods and SLURM start them."""
     coordinator: str | None = None
-    """ADDRESS:PORT of the first process, where the cluster does not tell."""
+    """ADDRESS:PORT of the first process, if the cluster does not provide it."""
     num_processes: int | None = None
     """Number of processes, with ``coordinator``."""
     process_id: int | None = None
-    """Number of this process from 0, with ``coordinator``."""
+    """Index of this process, from 0, with ``coordinator``."""
     tensorboard: pathlib.Path | None = None
     """Folder for TensorBoard events: losses, times, tables; needs the extra
     tensorboard."""
@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
         hosts.join(*address)
     preset = presets.load(name)
     if options.original and "" not in preset.variants:
-        raise InputError("--original goes with a preset of one run")
+        raise InputError("--original needs a preset of a single run")
     is_named = any(word.partition("=")[0] == "--original" for word in arguments)
     if is_named and not options.original:
         raise InputError("--original needs the path of a trained model")
@@ -159,7 +159,7 @@ def _run_one(
     except ReportError as error:
         _print_result(error.result)
         raise
-    if result is None:  # the first process reports
+    if result is None:  # only the first process reports
         return 0
     _print_result(result)
     print(f"\nreport: {workdir / 'report.html'}")
@@ -267,7 +267,7 @@ def _run_experiment(
     except ReportError as error:
         print(render_terminal(page_of(error.result), _width()))
         raise
-    if result is None:  # the first process reports
+    if result is None:  # only the first process reports
         return 0
     print(render_terminal(page_of(result), _width()))
     print(f"\nreport: {workdir / 'report.html'}")
@@ -276,20 +276,20 @@ def _run_experiment(
 
 @dataclasses.dataclass(frozen=True)
 class CompileOptions:
-    """Options of the command; fields of the configuration may follow."""
+    """Options of ``unlearn-jax compile``; fields of the configuration may follow."""
 
     target: str
     """Devices to compile for: a slice such as tpu-v5e:4x4, h100, h200, a100, h100:8, or
-    cpu. None need be present; the extra ``compilers`` has the compilers."""
+    cpu. They need not be present; the extra ``compilers`` installs the compilers."""
     only: str = ""
-    """Regular expression: stages and variants to compile, such as 'references|attack'.
+    """Regular expression for stages and variants to compile, e.g. 'references|attack'.
     """
     devices: tuple[int, ...] = ()
-    """Also the plan of the preset on so many devices, such as 8 64 256."""
+    """Numbers of devices to also plan the preset for, such as 8 64 256."""
     per_host: int | None = None
-    """Devices of a host in that plan; 8 GPUs or 4 TPU chips if not given."""
+    """Devices per host in that plan; 8 GPUs or 4 TPU chips by default."""
     json: pathlib.Path | None = None
-    """File for the numbers."""
+    """JSON file to write the numbers to."""
 
 
 def compile_preset(arguments: list[str]) -> int:
@@ -408,7 +408,7 @@ def audit(arguments: list[str]) -> int:
     """Audit models that were trained anywhere, by their logits alone.
 
     Args:
-      arguments: of the command.
+      arguments: options of the command.
     """
     from unlearn_jax import pipeline
     from unlearn_jax.types import ReportError
@@ -422,7 +422,8 @@ def audit(arguments: list[str]) -> int:
         Attributes:
           logits: the .npz file of arrays: target, labels, train, forget, references,
             member, and optionally original, retrained, retrained_again.
-          to: folder for report, tables and results; only the table is shown without.
+          to: folder for report, tables and results; without it, the table is printed
+            only.
           title: heading of the report.
           audit: options of the audit.
         """
@@ -477,7 +478,7 @@ def export(
 
 
 def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
-    """Write the numbers of a finished run as a published result, and its pages.
+    """Publish the numbers of a finished run, and update the pages of results.
 
     Args:
       run: working directory of the run.
@@ -533,7 +534,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 """Commands by name."""
 WITH_FIELDS = ("run", "audit", "compile")
-"""Commands that parse their own arguments: some are fields of configurations."""
+"""Commands that parse their own arguments, which include configuration fields."""
 
 USAGE = """usage: unlearn-jax [--version] [--debug-nans] [--debug-keys] COMMAND ...
 
@@ -549,14 +550,18 @@ random key that is used twice; both are slow."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; a process that fails does not keep the others waiting.
+    """Run a command and return its exit status.
+
+    One of several processes of a run exits at once if it fails, so that the others do
+    not wait for it.
 
     Args:
-      argv: arguments, those of the process if None.
+      argv: arguments; None for those of the process.
 
     Returns:
-      The exit status: 0, 2 for unusable input, 1 for a run that failed, 130 when
-      interrupted. Errors are one line on standard error.
+      The exit status: 0 for success, 1 for a failure, 2 for unusable input, 3 for a
+      failed check with ``--strict``, 130 for an interruption. Errors are one line on
+      standard error.
     """
     status = 1
     try:
@@ -585,7 +590,7 @@ def _main(argv: list[str]) -> int:
         _print_usage()
         return 0 if argv else 2
     for stream in (sys.stdout, sys.stderr):
-        # a console that lacks a character shows its code, and keeps the run
+        # a console that lacks a character shows its code, and the run does not fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if argv == ["--version"]:
@@ -594,7 +599,7 @@ def _main(argv: list[str]) -> int:
         print(f"unlearn-jax {__version__}")
         return 0
     warnings.showwarning = _warn
-    # reports are drawn to files; a notebook leaves its own backend to its processes
+    # reports are drawn to files; subprocesses of a notebook inherit its backend
     os.environ["MPLBACKEND"] = "agg"
     try:
         return _run_command(argv, switches)
@@ -641,7 +646,9 @@ def _print_error(message: object) -> None:
 
 
 def _run_command(argv: list[str], switches: Sequence[str]) -> int:
-    """Start JAX, unless the command needs none or is misspelled, and run the command.
+    """Run a command, and start JAX before it if needed.
+
+    Misspelled commands are refused without starting JAX.
 
     Args:
       argv: name of the command and its arguments.
@@ -656,8 +663,8 @@ def _run_command(argv: list[str], switches: Sequence[str]) -> int:
     try:
         import jax  # noqa: F401
     except Exception as error:
-        # a variable of the environment that JAX cannot read; a second import of the
-        # half imported JAX would raise an error without that reason
+        # JAX cannot read an environment variable; importing the half-imported JAX again
+        # would raise an error without that reason
         line, *_ = str(error).splitlines() or [type(error).__name__]
         _print_error(
             f"JAX cannot start: {line}: check the environment variables that begin with"
@@ -676,9 +683,9 @@ def _run_command(argv: list[str], switches: Sequence[str]) -> int:
 
 
 def _misspelled(argv: list[str]) -> str:
-    """Return the fault in the words of a command; empty if there is none.
+    """Return the spelling fault of a command; empty if there is none.
 
-    It imports no JAX: most mistakes are answered in a tenth of a second.
+    JAX is not imported, so most mistakes are reported within a tenth of a second.
     """
     if argv[0] not in COMMANDS:
         return f"unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}"
@@ -693,7 +700,7 @@ def _misspelled(argv: list[str]) -> str:
 def _missing_platform() -> str:
     """Return the fault of a ``JAX_PLATFORMS`` without devices; empty if there is none.
 
-    For use after a failure, because asking for devices starts JAX.
+    This is called after a failure only, because asking for devices starts JAX.
     """
     import jax
 
@@ -735,12 +742,12 @@ def _parse(
     Args:
       kind: class or function of the options.
       argv: arguments.
-      prog: command in front of them.
+      prog: command that precedes the arguments.
       default: value whose fields are the defaults.
-      has_fields: return unknown arguments too, as a second value; by default they are
-        an error.
-      has_flags: a boolean is given as ``--check``, not as ``--check=True``.
-      has_names: help ends with the names that options of a run take.
+      has_fields: whether to return unknown arguments as a second value; by default they
+        are an error.
+      has_flags: whether booleans are given as ``--check``, not as ``--check=True``.
+      has_names: whether the help ends with the names that options of a run accept.
 
     Raises:
       InputError: unknown options, or values of the wrong type, in one line.
@@ -795,7 +802,7 @@ def _parse(
 def _unboxed(text: str) -> str:
     """Return tyro's error as one line.
 
-    tyro draws a box: a title, the fault, rules, and where to find more help.
+    tyro draws a box with a title, the fault, rules, and a hint at more help.
     """
     words: list[str] = []
     for line in text.splitlines()[1:]:
@@ -815,10 +822,10 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     )
     if unread is None:
         return
-    # cut short when a run was killed: JAX would keep it, compile again and warn
-    # in every run
+    # the entry was cut short when a run was killed; JAX would keep it, and compile and
+    # warn again in every run
     for entry in _programs().glob(f"{unread[1]}-*-cache"):
-        with contextlib.suppress(OSError):  # of a cache that others own
+        with contextlib.suppress(OSError):  # the cache may belong to another user
             entry.unlink()
 
 

@@ -46,7 +46,8 @@ ADDITIVE = (
     "gt",
     "ge",
 )
-"""Operations that place or look up an array's entries, and multiply by none of them."""
+"""Operations that move, add or compare an array's entries, but never multiply by them.
+"""
 _MOVES = (
     "transpose",
     "broadcast_in_dim",
@@ -60,19 +61,19 @@ _MOVES = (
 )
 
 Index = tuple[int | slice, ...]
-"""Part of an array, as NumPy's basic indexing takes it."""
+"""Index of a part of an array, as in NumPy's basic indexing."""
 
 
 class Leaf(NamedTuple):
-    """A leaf of the variables, or a part of one, in another arrangement.
+    """Leaf of the variables, or a part of one, possibly rearranged.
 
     Attributes:
-      path: of the leaf.
-      undo: from the present arrangement back to ``leaf[part]``.
-      part: of the leaf, with an entry for each of its axes.
-      axes: for each present axis, the axis of the leaf that it runs along, or None for
-        an axis of length 1 that was added. None as a whole after a reshape, which
-        leaves no axes to take parts along.
+      path: path of the leaf in the variables.
+      undo: function from the present arrangement back to ``leaf[part]``.
+      part: index of the part, with an entry for each axis of the leaf.
+      axes: leaf axis that each present axis runs along; an entry is None for an added
+        axis of length 1. None as a whole after a reshape, which leaves no axes to take
+        parts along.
     """
 
     path: str
@@ -82,11 +83,11 @@ class Leaf(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """A layer's output up to an affine function of each channel.
+    """Value that is a layer's output up to an affine function of each channel.
 
     Attributes:
       layer: position of the layer among those found so far.
-      axis: of the channels.
+      axis: axis of the channels.
     """
 
     layer: int
@@ -95,16 +96,16 @@ class Tail(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moved:
-    """A value made of the entries of one earlier value, its source.
+    """Value made of the entries of one earlier value, its source.
 
     A value that an operation computes is its own source.
 
     Attributes:
-      shape: of the value.
-      source: None for the value itself.
-      step: how it arises from ``parents``; None for a source.
+      shape: shape of the value.
+      source: value that the entries come from; None if the value is its own source.
+      step: function that makes the value from ``parents``; None for a source.
       parents: values with the same source.
-      copied: entries may be there more than once, or next to constants.
+      copied: whether entries may occur more than once, or next to constants.
     """
 
     shape: tuple[int, ...]
@@ -114,10 +115,10 @@ class Moved:
     copied: bool = False
 
     def replay(self, source: Array, done: dict["Moved", Array]) -> Array:
-        """Return the value for another source.
+        """Return the value that another source gives.
 
         Args:
-          source: in place of the original one.
+          source: array in place of the original source.
           done: values computed so far, extended in place.
         """
         if self.step is None:
@@ -133,15 +134,15 @@ class Facts(NamedTuple):
     """Facts about one value of a pass.
 
     Attributes:
-      leaf: set where the value is a leaf of the variables, or a part of one, rearranged
-        or not.
-      moved: set where the value depends on the images.
-      tail: set where the value is a layer's output up to an affine function of each
+      leaf: set if the value is a leaf of the variables, or a part of one, rearranged or
+        not.
+      moved: set if the value depends on the images.
+      tail: set if the value is a layer's output up to an affine function of each
         channel.
-      since: positions of the layers whose outputs the value is made of, with no
+      since: positions of the layers whose outputs the value is made of, without a
         product, convolution, loop or branch in between.
-      weights: where the value does not depend on the images, the paths of the trained
-        leaves with more than one axis that it does depend on.
+      weights: paths of the trained leaves with more than one axis that the value
+        depends on; empty if the value depends on the images.
     """
 
     leaf: Leaf | None = None
@@ -170,7 +171,7 @@ def run(jaxpr: core.Jaxpr, eqn: Any, inputs: Sequence[Any]) -> list[Any]:
 
 
 def whole_leaf(path: str, num_axes: int) -> Leaf:
-    """Return a leaf as it is stored."""
+    """Return a whole leaf in its stored arrangement."""
     axes = tuple(range(num_axes))
     return Leaf(path, lambda kernel: kernel, (slice(None),) * num_axes, axes)
 
@@ -178,16 +179,16 @@ def whole_leaf(path: str, num_axes: int) -> Leaf:
 def part_of_leaf(
     leaf: Leaf, shape: tuple[int, ...], starts: Sequence[int], limits: Sequence[int]
 ) -> Leaf | None:
-    """Return the part of a leaf that a slice of stride 1 takes.
+    """Return the part of a leaf that a slice of stride 1 selects.
 
     Args:
-      leaf: before the slice.
-      shape: of its present arrangement.
-      starts: of the slice, for each present axis.
-      limits: of the slice, likewise.
+      leaf: leaf before the slice.
+      shape: shape of its present arrangement.
+      starts: start of the slice along each present axis.
+      limits: end of the slice along each present axis.
 
     Returns:
-      The part, or None where the leaf was reshaped before.
+      The part, or None if the leaf was reshaped before.
     """
     if leaf.axes is None:
         return None
@@ -200,7 +201,7 @@ def part_of_leaf(
         if (start, limit) == (0, size) or axis is None:
             continue
         taken = index[axis]
-        assert isinstance(taken, slice)  # an axis that runs along the leaf is not taken
+        assert isinstance(taken, slice)  # only axes that are gone have an integer
         first = (taken.start or 0) + start
         if limit - start == 1:
             index[axis] = first
@@ -211,14 +212,14 @@ def part_of_leaf(
 
 
 def entry_of_leaf(leaf: Leaf, position: int) -> Leaf | None:
-    """Return ``leaf[position]``, what one step of a scan takes of a stacked leaf.
+    """Return ``leaf[position]``, the entry of a stacked leaf that a scan step reads.
 
     Args:
-      leaf: stacked along its first present axis.
-      position: of the entry.
+      leaf: leaf that is stacked along its first present axis.
+      position: index of the entry.
 
     Returns:
-      The entry, or None where the leaf was reshaped before.
+      The entry, or None if the leaf was reshaped before.
     """
     if leaf.axes is None or leaf.axes[0] is None:
         return None
@@ -244,7 +245,7 @@ def _undo_of(axes: Sequence[int | None]) -> Callable[[Array], Array]:
 
 
 def index_name(index: Index) -> str:
-    """Return an index as it is written, without the axes at the end that it keeps.
+    """Return an index as text, without trailing axes that are kept whole.
 
     >>> index_name((slice(None), 3, slice(0, 8), slice(None)))
     '[:,3,0:8]'
@@ -267,9 +268,10 @@ def index_name(index: Index) -> str:
 def rearranged(
     eqn: Any, inputs: Sequence[Any], leaves: Sequence[Leaf | None]
 ) -> list[Leaf | None]:
-    """Return the leaf that each output is where an operation only rearranges one.
+    """Return each output's leaf if an operation only rearranges a leaf, else Nones.
 
-    Casts, copies, reshapes, transposes, slices of stride 1 and splits count.
+    Casts, copies, reshapes, transposes, slices of stride 1 and splits count as
+    rearrangements.
     """
     nothing: list[Leaf | None] = [None] * len(eqn.outvars)
     leaf = leaves[0] if leaves else None
@@ -336,10 +338,11 @@ def _axes_after(
 def moved(
     jaxpr: core.Jaxpr, eqn: Any, inputs: Sequence[Any], known: Sequence[Moved | None]
 ) -> list[Moved | None]:
-    """Return where the entries of an operation's outputs come from.
+    """Return the origin of the entries of each output of an operation.
 
-    None for outputs that do not depend on the images. Constants next to the entries
-    (padding) are taken for 0, because only the linear part of the operation counts.
+    It is None for an output that does not depend on the images. Constants next to the
+    entries (padding) are treated as 0, because only the linear part of the operation
+    matters.
     """
     name = eqn.primitive.name
     shapes = [variable.aval.shape for variable in eqn.outvars]
@@ -383,7 +386,8 @@ def follow(
 ) -> tuple[Tail | None, Array | None]:
     """Return the tail that an operation continues, and its factor.
 
-    The factor ``[out]`` is what the operation multiplies the channels by, if anything.
+    The operation multiplies the channels by the factor ``[out]``; None if it does not
+    multiply them. The tail is None if the operation continues none.
     """
     side = next((i for i, item in enumerate(facts) if item.tail is not None), None)
     if side is None or any(

@@ -1,7 +1,7 @@
-"""Names of what other packages bring: methods, columns of tables, membership signals.
+"""Extensions by other packages: methods, columns of tables, membership signals.
 
-A name is ``package.module:attribute``, or that of an entry point of the installed
-package in the group ``unlearn_jax.methods``, ``unlearn_jax.columns`` or
+An extension is named ``package.module:attribute``, or by an entry point that an
+installed package has in the group ``unlearn_jax.methods``, ``unlearn_jax.columns`` or
 ``unlearn_jax.signals``.
 """
 
@@ -22,14 +22,14 @@ def names(group: Group) -> tuple[str, ...]:
 
 @functools.cache
 def find(group: Group, name: str) -> Any:
-    """Return what a name stands for, imported.
+    """Import and return the object that a name stands for.
 
     Args:
-      group: of the entry points.
-      name: ``package.module:attribute``, or an entry point's.
+      group: group of the entry points.
+      name: ``package.module:attribute``, or the name of an entry point.
 
     Raises:
-      InputError: there is nothing of that name, or it cannot be imported.
+      InputError: the name is unknown, or its object cannot be imported.
     """
     try:
         if ":" in name:
@@ -38,11 +38,11 @@ def find(group: Group, name: str) -> Any:
         (point, *_) = metadata.entry_points(group=f"unlearn_jax.{group}", name=name)
         return point.load()
     except (ImportError, AttributeError, ValueError) as error:
-        # `unlearn-jax list` imports this module, and JAX takes most of a second
+        # `unlearn-jax list` imports this module; importing JAX takes most of a second
         from unlearn_jax.types import InputError
 
         known = ", ".join(names(group)) or "none"
         raise InputError(
-            f"{name!r} is none of the {group}: give package.module:attribute, or an"
+            f"{name!r} is not one of the {group}: give package.module:attribute, or an"
             f" installed entry point ({known}): {error}"
         ) from None

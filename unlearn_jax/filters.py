@@ -1,20 +1,20 @@
 """Output filters: forget classes by editing predictions, not the model.
 
-A filter maps class probabilities to class probabilities in which the forgotten classes
-have none. It needs no gradient, no weights and no training set, so it works on any
+A filter maps class probabilities to class probabilities that are 0 on the forgotten
+classes. It needs no gradient, no weights and no training set, so it works on any
 classifier: pass the softmax of a network, or the ``predict_proba`` of a tree ensemble
 as a NumPy array.
 
-**A filter does not unlearn.** The weights still hold the class: whoever can read the
-weights, the features or the logits before the filter recovers it as well as from the
-original model (a linear probe on the features does, see the tests). Use filters as the
-cheap baseline that an unlearning method has to beat, and audit them on samples of the
-forgotten classes, too: on the retained ones even a poor filter can look like a
-retrained model.
+**A filter does not unlearn.** The weights still hold the class. An observer of the
+weights, the features or the logits before the filter recovers the class as well as from
+the original model (the tests do so with a linear probe on the features). Use filters as
+the cheap baseline that an unlearning method has to beat, and audit them on samples of
+the forgotten classes, too: on samples of the retained classes even a poor filter can
+look like a retrained model.
 
-Filters are values, :class:`Mask` and :class:`MPRU`, called ``(probabilities,
-class_means, forget_classes)``. Pure JAX: ``jit``, ``vmap`` and ``lax.map`` apply, and
-every array argument may be traced.
+Filters are values, :class:`Mask` and :class:`MPRU`, called with ``(probabilities,
+class_means, forget_classes)``. They are pure JAX: ``jit``, ``vmap`` and ``lax.map``
+apply, and every array argument may be traced.
 """
 
 from typing import Literal, Protocol
@@ -48,23 +48,22 @@ class Filter(Protocol):
 def class_means(
     probabilities: ArrayLike, labels: ArrayLike, *, num_classes: int | None = None
 ) -> Array:
-    """Return the mean output of a model on each class: what MPRU reads of a model.
+    """Return the mean output of a model on each class, the input of MPRU.
 
     Args:
       probabilities: ``[N, C]`` class probabilities of a labeled sample. A few per class
         suffice; they should be held out, because a model that has memorized its
         training set has one-hot means there.
       labels: ``[N]`` integers.
-      num_classes: rows of the result, one per label; None for the number of columns of
-        ``probabilities``.
+      num_classes: number of rows of the result, one per class; None for the number of
+        columns of ``probabilities``.
 
     Returns:
-      ``[C, C]``, row k the mean over the samples of class k; a row of zeros where there
-      is none.
+      ``[C, C]``: row k is the mean over the samples of class k, or zeros if there are
+      none.
 
     Raises:
-      InputError: shapes that do not fit, labels that are not integers or outside
-        0..C-1.
+      InputError: shapes that do not match, or labels that are not integers in 0..C-1.
 
     >>> print(class_means([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]], [0, 0, 1]))
     [[0.625 0.375]
@@ -94,8 +93,8 @@ def masked_renormalization(
 ) -> Array:
     """Condition predictions on the retained classes: the simplest filter.
 
-    ``q_k = p_k / (1 - p_f)`` on the retained classes, 0 on the forgotten ones. The
-    baseline that every other filter, and every class unlearning method, should be
+    ``q_k = p_k / (1 - p_f)`` on the retained classes, 0 on the forgotten ones. This is
+    the baseline that every other filter, and every class unlearning method, should be
     compared with.
 
     Args:
@@ -105,11 +104,11 @@ def masked_renormalization(
 
     Returns:
       ``[..., C]``, rows summing to 1, exactly 0 on the forgotten classes; uniform over
-      the retained classes where these had no mass at all. Idempotent.
+      the retained classes where these had no mass at all. The function is idempotent.
 
     Raises:
-      InputError: rows that are no distributions; classes outside 0..C-1, or none left.
-        Traced arguments are not checked.
+      InputError: rows that are not distributions; classes outside 0..C-1; no retained
+        class. Traced arguments are not checked.
 
     >>> print(masked_renormalization([0.5, 0.3, 0.2], 0))
     [0.  0.6 0.4]
@@ -136,29 +135,30 @@ def mpru(
 
         z = p - sum_i <p, e_i> e_i;   z_k = max(z_k, 0);   z_f = 0;   q = z / sum_k z_k
 
-    with the orthonormal directions ``e_i`` of :func:`removed_directions`. The method is
-    described as an orthonormal basis of the classes' average outputs, learned one class
-    after another, of which unlearning removes the last. No code is public; the formulas
-    are this library's reading: "inductive" follows that description, "direct" is the
-    simplest projection. (The rounding error of a component that is projected to 0
-    counts as 0.)
+    with the orthonormal directions ``e_i`` of :func:`removed_directions`. The paper
+    describes an orthonormal basis of the classes' average outputs that is learned one
+    class after another; unlearning removes the last direction. No code is public; the
+    formulas are this library's reading: "inductive" follows that description, "direct"
+    is the simplest projection. (The rounding error of a component that is projected to
+    0 counts as 0.)
 
     "inductive" leaves the mean output of every retained class on its hyperplane, so
-    there the filter does what :func:`masked_renormalization` does. When the means are
-    one-hot both variants are masking, which a confident network comes close to; they
-    differ from it for soft outputs, as tree ensembles have. Where the model is sure of
-    a forgotten class, "inductive" predicts the classes whose samples it mistakes for
-    that class, and "direct", which subtracts from every class, leaves no mass. As
-    measured on samples of the forgotten class, "inductive" comes nearer to a retrained
-    model than masking for a random forest on digits, but not for networks, nor clearly
-    on unequal classes (``experiments/benchmarks/mpru_tabular.py``).
+    there the filter equals :func:`masked_renormalization`. If the means are one-hot,
+    which a confident network comes close to, both variants equal masking. They differ
+    from masking for soft outputs, such as those of tree ensembles. Where the model is
+    sure of a forgotten class, "inductive" predicts the classes whose samples the model
+    mistakes for that class, and "direct", which subtracts from every class, leaves no
+    mass. As measured on samples of the forgotten class, "inductive" comes nearer to a
+    retrained model than masking for a random forest on digits. It does not for
+    networks, and not clearly on unequal classes
+    (``experiments/benchmarks/mpru_tabular.py``).
 
-    Unlike masking, not idempotent: setting ``z_f`` to 0 moves a prediction off the
-    hyperplane again. Filter once.
+    Unlike masking, MPRU is not idempotent: setting ``z_f`` to 0 moves a prediction off
+    the hyperplane again. Filter once.
 
     Args:
       probabilities: ``[..., C]`` class probabilities.
-      class_means: ``[C, C]`` of the same model, see :func:`class_means`.
+      class_means: ``[C, C]`` means of the same model, see :func:`class_means`.
       forget_classes: a class, several classes, or a ``[C]`` boolean mask of them; at
         least one class is retained.
       variant: "inductive" or "direct".
@@ -168,8 +168,9 @@ def mpru(
       the retained classes where the projection leaves no mass on them.
 
     Raises:
-      InputError: rows that are no distributions; classes outside 0..C-1, or none left;
-        means of another shape; an unknown variant. Traced arguments are not checked.
+      InputError: rows that are not distributions; classes outside 0..C-1; no retained
+        class; means of a wrong shape; an unknown variant. Traced arguments are not
+        checked.
 
     >>> means = [[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     >>> print(mpru([0.5, 0.25, 0.25], means, 0))
@@ -189,7 +190,7 @@ def mpru(
     directions = removed_directions(means, forget_classes, variant=variant)
     directions = directions.astype(probabilities.dtype)
     projected = probabilities - probabilities @ directions.T @ directions
-    # A bound on the rounding error of the two products: a component that should be 0
+    # This bounds the rounding error of the two products: a component that should be 0
     # must not become the whole prediction when it is renormalized.
     magnitude = probabilities @ jnp.abs(directions.T) @ jnp.abs(directions)
     rounding = 4 * num_classes * jnp.finfo(probabilities.dtype).eps * magnitude
@@ -205,11 +206,10 @@ def removed_directions(
 ) -> Array:
     """Return the directions that :func:`mpru` projects out of a prediction.
 
-    "inductive": Gram-Schmidt over the class means with the forgotten ones last; their
-    directions are what the means of the retained classes do not span, so
-    ``<mu_k, e_f> = 0`` for every retained k. "direct": the means of the forgotten
-    classes themselves, ``e_f = mu_f / |mu_f|`` (orthonormalized where there are
-    several).
+    "inductive": Gram-Schmidt over the class means, with the forgotten classes last.
+    Their directions are orthogonal to the means of the retained classes:
+    ``<mu_k, e_f> = 0`` for every retained k. "direct": the normalized means of the
+    forgotten classes, ``e_f = mu_f / |mu_f|`` (orthonormalized if there are several).
 
     Args:
       class_means: ``[C, C]``, row k the mean output on class k.
@@ -217,9 +217,9 @@ def removed_directions(
       variant: "inductive" or "direct".
 
     Returns:
-      ``[C, C]``: row f is ``e_f``, of length 1 and orthogonal to the other rows, and
-      row k of a retained class is 0. Row f, too, is 0 where the mean is in the span of
-      those before it: then nothing is projected out for it.
+      ``[C, C]``: row f is ``e_f``, of length 1 and orthogonal to the other rows; row k
+      of a retained class is 0. Row f is also 0 if its mean is in the span of the means
+      before it; then nothing is projected out for that class.
 
     Raises:
       InputError: means that are not square, unusable classes, or an unknown variant.
@@ -244,8 +244,8 @@ def removed_directions(
 def _gram_schmidt(vectors: Array, order: Array) -> Array:
     """Return orthonormal rows ``[C, C]``.
 
-    Row k is what ``vectors[k]`` adds to those before it in ``order``, 0 where it is in
-    their span.
+    Row k is the direction that ``vectors[k]`` adds to the span of the vectors before it
+    in ``order``, or 0 if it adds none.
     """
     tolerance = 10 * len(vectors) * jnp.finfo(vectors.dtype).eps
 
@@ -284,7 +284,7 @@ def _check_distributions(name: str, given: ArrayLike) -> None:
     has_sum = (np.abs(total - 1) < tolerance) | (total == 0)
     if not (has_sum.all() and (rows >= 0).all()):
         raise InputError(
-            f"{name} has rows that are no distributions: pass probabilities, such as"
+            f"{name} has rows that are not distributions: pass probabilities, such as"
             " the softmax of logits"
         )
 
@@ -322,9 +322,9 @@ def _forget_mask(forget_classes: ArrayLike, num_classes: int) -> Array:
 
 
 def _renormalize(probabilities: Array, forget: Array) -> Array:
-    """Return zeros on the mask ``[C]``, and the rest of each row divided by its sum.
+    """Return rows that are 0 on the mask ``[C]`` and divided by the sum of the rest.
 
-    Uniform over the retained classes where that sum is 0.
+    A row is uniform over the retained classes if that sum is 0.
     """
     forget = jnp.broadcast_to(forget, probabilities.shape)
     retained = jnp.where(forget, 0, probabilities)
@@ -348,7 +348,7 @@ class Mask:
 
         Args:
           probabilities: ``[..., C]`` class probabilities.
-          class_means: not read.
+          class_means: ignored.
           forget_classes: a class, several classes, or a ``[C]`` boolean mask of them.
         """
         del class_means
@@ -360,8 +360,8 @@ class MPRU:
     """Projection and redistribution: :func:`mpru`.
 
     Attributes:
-      variant: ``"inductive"`` projects out what the retained classes' means do not
-        span, ``"direct"`` the forgotten classes' means themselves.
+      variant: ``"inductive"`` projects out the part of the forgotten classes' means
+        that the retained classes' means do not span, ``"direct"`` the whole means.
     """
 
     variant: Variant = "inductive"
@@ -376,7 +376,7 @@ class MPRU:
 
         Args:
           probabilities: ``[..., C]`` class probabilities.
-          class_means: ``[C, C]`` of the same model, see :func:`class_means`.
+          class_means: ``[C, C]`` means of the same model, see :func:`class_means`.
           forget_classes: a class, several classes, or a ``[C]`` boolean mask of them.
         """
         return mpru(probabilities, class_means, forget_classes, variant=self.variant)

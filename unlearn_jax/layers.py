@@ -1,24 +1,25 @@
 """The affine layers of any model, found by walking its forward pass.
 
 The pass is traced once and evaluated operation by operation, whatever library it was
-written in. A matrix product or a convolution is a layer where one operand is a leaf of
-the variables, or a part of one (``w[3]``, one of ``jnp.split(w, 3)``), possibly cast,
+written in. A matrix product or a convolution is a layer if one operand is a leaf of the
+variables, or a part of one (``w[3]``, one of ``jnp.split(w, 3)``), possibly cast,
 reshaped or transposed on the way; the other operand is the layer's input. The kernel of
 a product over several axes (attention, ``DenseGeneral``, ``einsum``) is read as a
 matrix, contracted axes times free axes. A product that is batched over axes of the
-kernel is one layer for each entry, and so is each step of a ``scan`` over stacked
-weights: slices of one leaf, named as they are indexed, ``params/blocks/kernel[3]``.
+kernel is one layer for each entry, and a ``scan`` over stacked weights is one for each
+step. Such layers are slices of one leaf, named by their index:
+``params/blocks/kernel[3]``.
 
 A kernel that is computed from trained leaves (standardized, normalized, a sum of
-factors) makes a layer too, with a norm but no place to store a new kernel at;
-:func:`layers` returns those on request. Biases are no layers, nor are arrays that are
-only added or looked up, such as position embeddings and tables of embeddings. What else
-multiplies activations, by entries or inside ``while`` and ``cond``, is not followed:
-:func:`unfound` names it.
+factors) makes a layer too. It has a norm, but no leaf to store a new kernel in;
+:func:`layers` returns such layers on request. Biases are not layers, and neither are
+arrays that are only added or looked up, such as position embeddings and embedding
+tables. Other arrays that multiply activations, entry by entry or inside ``while`` and
+``cond``, are not followed; :func:`unfound` names them.
 
 Two things around a layer are recorded with it, because they change the norm of the map
-that the layer is part of: factors on its output's channels (BatchNorm in evaluation
-mode), and copies that its inputs are made of (reflected borders).
+that the layer is part of: factors on the channels of its output (BatchNorm in
+evaluation mode), and repeated entries in its inputs (reflected borders).
 """
 
 import dataclasses
@@ -65,18 +66,18 @@ from unlearn_jax.types import (
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2")
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 MAX_STEPS = 256
-"""Steps of a scan up to which its layers are found, for each step is walked."""
+"""Largest number of steps of a scan whose layers are found: every step is walked."""
 MAX_BLOCKS = 64
-"""Layers that one batched product is taken for at most."""
+"""Largest number of layers that one batched product may make."""
 
 
 class Copies(NamedTuple):
-    """Origin of a layer's inputs that move and copy an earlier activation's entries.
+    """Origin of layer inputs that are made of an earlier activation's entries.
 
     Attributes:
-      shape: of that activation, ``[B, ...]``.
-      copy: activation to :attr:`Layer.inputs`. Linear: constants written next to the
-        copies are taken for 0.
+      shape: shape ``[B, ...]`` of that activation.
+      copy: linear map from the activation to :attr:`Layer.inputs`; constants next to
+        the copies are treated as 0.
     """
 
     shape: tuple[int, ...]
@@ -88,29 +89,28 @@ class Layer:
     """One use of a weight by the forward pass.
 
     Attributes:
-      path: of the weight in the variables, such as ``params/Dense_0/kernel``, or
-        ``params/blocks/kernel[3]`` for a part of a leaf. Of a computed kernel, the
-        paths of the leaves it is computed from, with ``+`` in between.
+      path: path of the weight in the variables, such as ``params/Dense_0/kernel``, or
+        ``params/blocks/kernel[3]`` for a part of a leaf. For a computed kernel, the
+        paths of the leaves it is computed from, joined by ``+``.
       kind: ``dense`` or ``conv``.
-      kernel: the weight in the layer's own form: ``[D_in, D_out]``, several axes on one
-        side made one, or ``[kh, kw, in / groups, out]``.
+      kernel: weight in the layer's own form: ``[D_in, D_out]``, with several axes of
+        one side merged, or ``[kh, kw, in / groups, out]``.
       inputs: ``[B, ..., D_in]``, or ``[B, H, W, in]``.
-      options: of a convolution: ``window_strides``, ``padding``, ``lhs_dilation``,
-        ``rhs_dilation``, ``feature_group_count``, as ``jax.lax.conv_general_dilated``
-        takes them; empty for a matrix product.
-      store: from the layer's form back to the weight as it is stored; None for a
-        computed kernel.
-      scale: ``[out]``, the product of the factors that the output's channels are
-        multiplied by before anything else happens to them, such as
-        ``gamma / sqrt(var + eps)`` of a BatchNorm in evaluation mode; None for no
-        factor. The output is followed as long as it has one use, through sums,
-        products, quotients and casts whose other operand does not depend on the images
-        and, where it is a factor, is a scalar or has one value per channel. An output
-        with several axes of channels (heads) is not followed.
-      copies: set where the inputs hold an activation's entries more than once, or
+      options: options of a convolution: ``window_strides``, ``padding``,
+        ``lhs_dilation``, ``rhs_dilation``, ``feature_group_count``, as
+        ``jax.lax.conv_general_dilated`` takes them; empty for a matrix product.
+      store: function from the layer's form back to the stored form of the weight; None
+        for a computed kernel.
+      scale: ``[out]``, the product of the factors that multiply the output's channels
+        before any other operation, such as ``gamma / sqrt(var + eps)`` of a BatchNorm
+        in evaluation mode; None for no factor. The output is followed as long as it has
+        one use, through sums, products, quotients and casts. Their other operand must
+        not depend on the images, and a factor must be a scalar or have one value per
+        channel. An output with several axes of channels (heads) is not followed.
+      copies: set if the inputs hold an activation's entries more than once, or
         constants next to them (reflected, circular, repeated or explicit zero padding,
-        patches of images); None where they are an activation itself, reshaped or not.
-      index: the part of the leaf that the weight is; empty for the whole.
+        patches of images); None if they are an activation itself, reshaped or not.
+      index: index of the weight within its leaf; empty for the whole leaf.
     """
 
     path: str
@@ -125,7 +125,7 @@ class Layer:
 
     @property
     def leaf_path(self) -> str:
-        """Path of the leaf that the weight is, or is a part of."""
+        """Path of the leaf that holds the weight."""
         return self.path.removesuffix(index_name(self.index))
 
 
@@ -133,8 +133,8 @@ class Walk(NamedTuple):
     """Result of walking a forward pass.
 
     Attributes:
-      layers: in order of execution, those with a computed kernel included.
-      outputs: what the pass returns.
+      layers: layers in order of execution, including those with a computed kernel.
+      outputs: return value of the pass.
       since: positions of the layers whose outputs the first returned array is made of.
       unfound: paths of the trained leaves that :func:`unfound` names.
     """
@@ -150,17 +150,17 @@ def layers(
 ) -> list[Layer]:
     """Find every use of a weight in ``apply_fn(variables, images)``.
 
-    Can be traced and differentiated: gradients flow through the inputs as through the
-    pass, custom ones included.
+    The function can be traced and differentiated. Gradients flow through the inputs as
+    through the pass, custom derivatives included.
 
     Args:
       apply_fn: any ``(variables, images) -> logits``.
       variables: any pytree.
       images: ``[B, H, W, ch]``.
-      computed: also return layers whose kernel is computed from trained leaves.
+      computed: whether to include layers with a kernel computed from trained leaves.
 
     Returns:
-      The layers in order of execution; a weight that is used twice is there twice.
+      The layers in order of execution; a weight that is used twice occurs twice.
 
     >>> weights = {"a": jnp.ones((3, 4)), "b": jnp.ones((2, 4))}
     >>> apply_fn = lambda w, x: jax.nn.relu(x @ w["a"]) @ w["b"].T
@@ -177,7 +177,7 @@ def unfound(apply_fn: ApplyFn, variables: PyTree, images: Any) -> list[str]:
     """Name the trained arrays that multiply activations and belong to no layer.
 
     Arrays with fewer than two axes longer than 1 act on channels one by one and are not
-    named; nor are arrays that are only added or looked up.
+    named. Arrays that are only added or looked up are not named either.
 
     Args:
       apply_fn: any ``(variables, images) -> logits``; only traced.
@@ -226,15 +226,15 @@ def head_kernel(apply_fn: ApplyFn, variables: PyTree, images: Array) -> Array:
 def with_kernels(
     variables: PyTree, kernels: Mapping[str, Array], records: Sequence[Layer]
 ) -> PyTree:
-    """Replace some weights.
+    """Return variables with some weights replaced.
 
     Args:
-      variables: as the layers were found in.
+      variables: variables in which the layers were found.
       kernels: new weights by path, in the form of :attr:`Layer.kernel`.
-      records: what :func:`layers` found.
+      records: layers from :func:`layers`.
 
     Raises:
-      InputError: a path that is no layer's, and what :func:`by_path` raises.
+      InputError: a path that is not a layer's, or records that :func:`by_path` refuses.
     """
     known = by_path(records)
     if unknown := sorted(set(kernels) - set(known)):
@@ -257,12 +257,12 @@ def with_kernels(
 
 
 def by_path(records: Sequence[Layer]) -> dict[str, Layer]:
-    """Return the last use of each weight.
+    """Return the last use of each weight, by path.
 
     Raises:
       InputError: a weight that is used in two forms, such as transposed the second
-        time, or whole and in parts: none is the layer's own. A kernel that is computed
-        from others.
+        time, or whole and in parts, so that no form is its own; or a kernel that is
+        computed from other leaves.
     """
     known: dict[str, Layer] = {}
     for layer in records:
@@ -287,7 +287,7 @@ def by_path(records: Sequence[Layer]) -> dict[str, Layer]:
 
 
 def _places(layer: Layer) -> Any:
-    """Return where each entry of the kernel lies in the weight as it is stored."""
+    """Return the position in the kernel of each entry of the stored weight."""
     shape = layer.kernel.shape
     assert layer.store is not None
     places: Any = np.arange(math.prod(shape)).reshape(shape)
@@ -313,10 +313,10 @@ def _interval(item: int | slice) -> tuple[float, float]:
 def head(
     apply_fn: Callable[[Any, Array], Any], variables: PyTree, images: Array
 ) -> tuple[Any, Layer]:
-    """Return what the pass returns, and the linear layer whose outputs are the logits.
+    """Return the outputs of a pass, and the linear layer whose outputs are the logits.
 
-    Biases may have been added to them, and any function applied entry by entry, but no
-    other layer.
+    After that layer, biases may be added and functions applied entry by entry, but no
+    other layer may follow.
 
     Args:
       apply_fn: ``(variables, images) -> logits``, or a tuple that begins with the
@@ -342,7 +342,8 @@ def head(
         raise InputError(
             "this needs a model that ends in a linear layer, and"
             f" {len(heads) or 'none'} was found: write the head as inputs [B, D] times"
-            " weights [D, C] that are a parameter as it is, outside loops and branches"
+            " weights [D, C] that are an unmodified parameter, outside loops and"
+            " branches"
         )
     return outputs, heads[0]
 
@@ -358,7 +359,7 @@ def walk(
       images: ``[B, H, W, ch]``.
 
     Raises:
-      InputError: a model in place of its function.
+      InputError: a model instead of its apply function.
     """
     check_apply_fn(apply_fn)
     closed, shape = jax.make_jaxpr(apply_fn, return_shape=True)(variables, images)
@@ -387,9 +388,9 @@ class _Record(NamedTuple):
     """Collection that a walk extends.
 
     Attributes:
-      layers: in order of execution.
+      layers: layers in order of execution.
       factors: paths of the trained leaves that activations were multiplied by in an
-        operation that is no layer.
+        operation that is not a layer.
     """
 
     layers: list[Layer]
@@ -416,7 +417,7 @@ def _evaluate(
         if isinstance(atom, core.Literal):
             return Facts()
         item = facts_of.get(atom, Facts())
-        # a factor on one of several uses is no factor on the others
+        # a factor on one of several uses does not apply to the others
         return item if uses[atom] == 1 else item._replace(tail=None)
 
     for eqn in jaxpr.eqns:
@@ -427,8 +428,8 @@ def _evaluate(
         results = [Facts()] * len(eqn.outvars)
         if inner is not None:
             outputs, results = _evaluate(inner, inputs, items, record)
-            # a custom derivative must stay in place: what was evaluated inside is
-            # dropped
+            # a custom derivative must stay in place: the values from inside are
+            # discarded
             if name in _CUSTOM:
                 outputs = run(jaxpr, eqn, inputs)
         elif name == "scan" and _has_layers(eqn, items):
@@ -471,7 +472,7 @@ def _evaluate_scan(
     num_fixed = params["num_consts"]
     num_carry = params["num_carry"]
     length = params["length"]
-    # a factor on a value that every step uses is no factor on one of the uses
+    # every step uses these values: a factor would not apply to a single use
     fixed_facts = [item._replace(tail=None) for item in facts[:num_fixed]]
     fixed = list(inputs[:num_fixed])
     carry = list(inputs[num_fixed : num_fixed + num_carry])
@@ -542,9 +543,9 @@ def _learn(
     facts: Sequence[Facts],
     record: _Record,
 ) -> list[Facts]:
-    """Return facts about the outputs of an operation that is no call.
+    """Return facts about the outputs of an operation that is not a call.
 
-    Records the operation where it is a layer, and its weights where it is none.
+    The operation is recorded if it is a layer; otherwise its weights are.
     """
     leaves = rearranged(eqn, inputs, [item.leaf for item in facts])
     tail, factor = follow(eqn, inputs, facts)
@@ -588,7 +589,7 @@ def _called(eqn: Any) -> core.ClosedJaxpr | None:
 def _as_layers(
     eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]
 ) -> tuple[list[Layer], int | None]:
-    """Return the layers that an operation is, and the axis of its output's channels.
+    """Return the layers of an operation, and the axis of its output's channels.
 
     The axis is None for several layers, and for channels on several axes.
     """

@@ -1,4 +1,4 @@
-"""Packages whose names are imported on first use (PEP 562)."""
+"""Lazy packages, whose names are imported on first use (PEP 562)."""
 
 import importlib
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def on_first_use(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's ``__getattr__``, which imports what it is asked for.
+    """Return a ``__getattr__`` for a package that imports names when they are read.
 
     Args:
-      package: its ``__name__``.
-      names: by public name, the module of the package that defines it; empty for a
-        name that is a module of the package itself.
+      package: ``__name__`` of the package.
+      names: defining modules by public name; empty for a name that is itself a module
+        of the package.
     """
 
     def load(name: str) -> Any:

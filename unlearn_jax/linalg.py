@@ -1,9 +1,9 @@
-"""Factorizations of dense matrices that may be batched on CPU.
+"""Factorizations of dense matrices that can safely be batched on CPU.
 
-jaxlib divides a batch over XLA's pool of threads and waits for it in one of these
-threads: with a batch in each of its threads, all wait without end (JAX 0.10.2;
-two layers' eigenvalues on two cores). So on CPU a batch is factorized matrix by matrix
-here; other platforms keep their batched kernels.
+jaxlib divides a batch over XLA's thread pool and waits for it in one of the pool's
+threads. If every thread waits for a batch, they wait forever (JAX 0.10.2; eigenvalues
+of two layers on two cores). So on CPU these functions factorize a batch matrix by
+matrix; other platforms keep their batched kernels.
 """
 
 import functools
@@ -25,8 +25,8 @@ def one_by_one(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Let ``vmap`` call a function once per element of the batch on CPU.
 
     Args:
-      function: of arrays. Its derivative, if one is taken, is that of the function as
-        it was: batches of it are divided over threads again.
+      function: function of arrays. Its derivative is taken of the function itself, so
+        batches in it are divided over threads again.
     """
     single = jax.custom_batching.custom_vmap(function)
 
@@ -54,7 +54,11 @@ def one_by_one(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @one_by_one
 def eigh(matrix: Array) -> tuple[Array, Array]:
-    """Return ascending eigenvalues ``[n]`` and vectors ``[n, n]``, symmetric matrix."""
+    """Return eigenvalues ``[n]``, ascending, and eigenvectors ``[n, n]``.
+
+    Args:
+      matrix: ``[n, n]``, symmetric.
+    """
     values, vectors = jnp.linalg.eigh(matrix)
     return values, vectors
 
@@ -67,7 +71,7 @@ def eigvalsh(matrix: Array) -> Array:
 
 @one_by_one
 def svd(matrix: Array) -> tuple[Array, Array, Array]:
-    """Return ``U [m, k]``, ``s [k]`` and ``V^T [k, n]``, where ``k = min(m, n)``."""
+    """Return the SVD ``U [m, k]``, ``s [k]``, ``V^T [k, n]``; ``k = min(m, n)``."""
     left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
     return left, values, right
 
@@ -80,13 +84,13 @@ def inv(matrix: Array) -> Array:
 
 @one_by_one
 def solve(matrix: Array, right: Array) -> Array:
-    """Return ``A^-1 b`` of ``A [n, n]`` and ``b [n]`` or ``[n, k]``."""
+    """Return ``A^-1 b`` for ``A [n, n]`` and ``b [n]`` or ``[n, k]``."""
     return jnp.linalg.solve(matrix, right)
 
 
 @one_by_one
 def solve_positive(matrix: Array, right: Array) -> Array:
-    """Return ``A^-1 b`` as :func:`solve`, of a positive definite matrix."""
+    """Return ``A^-1 b`` like :func:`solve`, for a positive definite ``A``."""
     return jsp.linalg.cho_solve(jsp.linalg.cho_factor(matrix, lower=True), right)
 
 
@@ -98,11 +102,11 @@ def cholesky(matrix: Array) -> Array:
 
 @one_by_one
 def solve_factored(factor: Array, right: Array) -> Array:
-    """Return ``(L L^T)^-1 b`` of a lower factor ``L [n, n]``."""
+    """Return ``(L L^T)^-1 b`` for a lower factor ``L [n, n]``."""
     return jsp.linalg.cho_solve((factor, True), right)
 
 
 @one_by_one
 def solve_lower(factor: Array, right: Array) -> Array:
-    """Return ``L^-1 b`` of a lower triangular matrix ``L [n, n]``."""
+    """Return ``L^-1 b`` for a lower triangular matrix ``L [n, n]``."""
     return jsp.linalg.solve_triangular(factor, right, lower=True)

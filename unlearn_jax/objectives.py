@@ -1,8 +1,8 @@
 """Training objectives as values: cross-entropy, adversarial training and TRADES.
 
-Called with a model, an objective is a :data:`unlearn_jax.train.LossFn` for
-``train.fit(..., loss_fn=...)``. Equal objectives give the same function for a model, so
-that they share compiled programs.
+Called with a model, an objective returns a :data:`unlearn_jax.train.LossFn` for
+``train.fit(..., loss_fn=...)``. Equal objectives return the same function for a model,
+so that they share compiled programs.
 
 >>> from unlearn_jax import models
 >>> model = models.build("mlp", (4, 4, 1), 3, widths=(8,))
@@ -51,20 +51,20 @@ class CrossEntropy:
 
 @value
 class AdversarialTraining:
-    """Cross-entropy where it is largest nearby (Madry et al., arXiv 1706.06083).
+    """Cross-entropy on adversarial examples (Madry et al., arXiv 1706.06083).
 
     Minimizes ``mean CE(f(x'), y)`` (equation 2.1), where x' maximizes the cross-entropy
-    within ``epsilon`` of x and in the image box: PGD from a uniform random start,
-    ``num_steps`` steps along the normalized gradient (its sign for ``"linf"``), the
-    model in evaluation mode. Clean images take no part; BatchNorm's statistics are
-    those of the adversarial batch.
+    within ``epsilon`` of x and in the image box. PGD starts from a uniform random point
+    and takes ``num_steps`` steps along the normalized gradient (its sign for
+    ``"linf"``), with the model in evaluation mode. Clean images are not used;
+    BatchNorm's statistics are those of the adversarial batch.
 
     Attributes:
       epsilon: radius of the ball; 8/255 for CIFAR-10 in the paper, 0.3 for MNIST.
-      num_steps: of the inner maximization; 7 for CIFAR-10 in the paper, 40 for MNIST. 0
-        leaves the random start.
-      step: length of one; 2/255 for CIFAR-10 in the paper, 0.01 for MNIST.
-      norm: of the ball.
+      num_steps: steps of the inner maximization; 7 for CIFAR-10 in the paper, 40 for
+        MNIST. 0 keeps the random start.
+      step: length of a step; 2/255 for CIFAR-10 in the paper, 0.01 for MNIST.
+      norm: norm of the ball.
     """
 
     epsilon: Real = 8 / 255
@@ -91,9 +91,9 @@ class AdversarialTraining:
 
         Args:
           model: the architecture.
-          variables: of the model.
+          variables: variables of the model.
           batch: images ``[B, H, W, ch]`` in [0, 1] and labels ``[B]``.
-          key: for the random start and the training pass; consumed.
+          key: PRNG key for the random start and the training pass; consumed.
         """
         key_start, key_pass = jax.random.split(key)
         fixed = lax.stop_gradient(variables)
@@ -115,25 +115,26 @@ class TRADES:
 
     Minimizes ``mean CE(f(x), y) + beta * KL(f(x) || f(x'))`` (equation 5), where x'
     maximizes that divergence within ``epsilon`` of x and in the image box. The inner
-    maximization starts from x with Gaussian noise of standard deviation 0.001, moves by
+    maximization starts from x plus Gaussian noise of standard deviation 0.001 and takes
     ``num_steps`` steps along the normalized gradient (its sign for ``"linf"``), with
-    the model in evaluation mode, as the released code does. The outer gradient goes
+    the model in evaluation mode, as the released code does. The outer gradient flows
     through both f(x) and f(x').
 
-    BatchNorm: clean and adversarial batch pass one after the other in training mode and
-    each is normalized by its own statistics; the running ones are updated by the clean
-    pass first, then by the adversarial one. (The released code passes the clean batch a
-    second time, which moves the running statistics again and changes no gradient.)
+    BatchNorm: the clean and the adversarial batch pass one after the other in training
+    mode, and each is normalized by its own statistics. The running statistics are
+    updated by the clean pass first, then by the adversarial one. (The released code
+    passes the clean batch a second time, which moves the running statistics again and
+    changes no gradient.)
 
     Attributes:
       beta: weight of stability; 6 in the paper's tables (its 1/lambda), 1 for more
         accuracy.
       epsilon: radius of the ball; 0.031 for CIFAR-10 in L-infinity.
-      num_steps: of the inner maximization; 0 leaves the noise alone, clipped to the
-        image box.
-      step: length of one; 0.007 for CIFAR-10. For ``"l2"`` the released code takes
+      num_steps: steps of the inner maximization; 0 keeps the noisy start, clipped to
+        the image box.
+      step: length of a step; 0.007 for CIFAR-10. For ``"l2"`` the released code uses
         ``2 * epsilon / num_steps``.
-      norm: of the ball.
+      norm: norm of the ball.
     """
 
     beta: Real = 6.0
@@ -160,9 +161,9 @@ class TRADES:
 
         Args:
           model: the architecture.
-          variables: of the model.
+          variables: variables of the model.
           batch: images ``[B, H, W, ch]`` in [0, 1] and labels ``[B]``.
-          key: for the noise and the training passes; consumed.
+          key: PRNG key for the noise and the training passes; consumed.
         """
         key_start, key_clean, key_near = jax.random.split(key, 3)
         fixed = lax.stop_gradient(variables)
@@ -183,7 +184,7 @@ class TRADES:
 
 
 def _bound(objective: AdversarialTraining | TRADES, model: Model) -> LossFn:
-    """Return the loss of a model, remembered unless a field is traced."""
+    """Return the loss of a model, cached unless a field is traced."""
     is_concrete = all(isinstance(leaf, float) for leaf in jax.tree.leaves(objective))
     bind = _remembered if is_concrete else _remembered.__wrapped__
     return bind(objective, model)
@@ -211,11 +212,11 @@ def _ascend(
     images: Array,
     start: Array,
 ) -> Array:
-    """Take steps of a fixed length up a gradient, in the balls and in the image box.
+    """Take steps of a fixed length up a gradient, within the balls and the image box.
 
     Args:
-      objective: gives radius, steps and norm.
-      harm: ``[B, ...] -> []``, to be increased.
+      objective: objective with the radius, the steps and the norm.
+      harm: function ``[B, ...] -> []`` to increase.
       images: ``[B, ...]`` centers of the balls.
       start: ``[B, ...]`` first iterates.
     """
@@ -235,7 +236,7 @@ def _ascend(
         )
 
     points = lax.fori_loop(0, objective.num_steps, advance, start)
-    # Without a step nothing has clipped the start to the image box.
+    # Without steps, nothing else clips the start to the image box.
     return jnp.clip(points, 0.0, 1.0)
 
 
@@ -244,4 +245,4 @@ OBJECTIVES: dict[str, Callable[..., Any]] = {
     "adversarial": AdversarialTraining,
     "trades": TRADES,
 }
-"""Objectives by name: ``OBJECTIVES[name](**fields)(model)`` is a loss."""
+"""Objectives by name: ``OBJECTIVES[name](**fields)(model)`` is a loss function."""

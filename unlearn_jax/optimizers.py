@@ -1,4 +1,4 @@
-"""Optimizers as values: called with a learning rate, they give an optax transformation.
+"""Optimizers as values that make an optax transformation from a learning rate.
 
 >>> SGD(momentum=0.5) == SGD(momentum=0.5), OPTIMIZERS["adam"]
 (True, Adam(b1=0.9, b2=0.999, eps=1e-08))
@@ -18,7 +18,7 @@ from unlearn_jax.values import Real, value
 
 
 class Optimizer(Protocol):
-    """Anything that makes an optax transformation of a rate and a decay."""
+    """Function from a learning rate and a weight decay to an optax transformation."""
 
     def __call__(
         self, learning_rate: optax.ScalarOrSchedule, weight_decay: Real
@@ -37,8 +37,9 @@ class SGD:
     """SGD with L2 decay of all parameters, as the literature on unlearning uses it.
 
     Attributes:
-      momentum: in [0, 1). At 0 there is no velocity to carry, unless it is traced.
-      nesterov: look ahead along the velocity.
+      momentum: decay rate of the velocity, in [0, 1). At 0 no velocity is kept, unless
+        the field is traced.
+      nesterov: whether to look ahead along the velocity.
     """
 
     momentum: Real = 0.9
@@ -69,7 +70,7 @@ class Adam:
     Attributes:
       b1: decay rate of the first moment, in [0, 1).
       b2: decay rate of the second moment, in [0, 1).
-      eps: added to the root of the second moment, positive.
+      eps: positive number added to the root of the second moment.
     """
 
     b1: Real = 0.9

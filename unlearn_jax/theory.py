@@ -1,9 +1,9 @@
 """Theorem 4.1 of AMUN (arXiv 2503.00917), measured on trained models; Lipschitz bounds.
 
-For one forget sample (x, y) with adversarial example (x_adv, y_adv) at distance delta,
-a loss L-Lipschitz in the input, and an empirical loss on D with (x_adv, y_adv) that is
-convex and beta-smooth in the parameters, one gradient step of size 1/beta from the
-original model theta_o gives theta' with::
+Take one forget sample (x, y) with an adversarial example (x_adv, y_adv) at distance
+delta, and a loss that is L-Lipschitz in the input. Let the empirical loss on D with
+(x_adv, y_adv) be convex and beta-smooth in the parameters. Then one gradient step of
+size 1/beta from the original model theta_o gives theta' with::
 
     ||theta' - theta_u||^2 <= ||theta_o - theta_u||^2 + (2 / beta) (L delta - C)
 
@@ -11,8 +11,8 @@ original model theta_o gives theta' with::
         - loss(f_u(x), y) - loss(f_u(x_adv), y_adv)
 
 where theta_u is the model retrained without the sample. No network meets the
-assumptions (they are not convex, AMUN takes many steps, beta is unknown), so nothing
-here is a guarantee: the terms show the sign of each effect.
+assumptions (its loss is not convex, AMUN takes many steps, beta is unknown). So the
+terms guarantee nothing; they show the sign of each effect.
 """
 
 import math
@@ -45,24 +45,24 @@ class TheoremTerms(NamedTuple):
     Attributes:
       counted: ``[F]`` bool: the sample has an adversarial example and all its terms are
         finite.
-      delta: ``[F]`` L2 distance of x_adv from x, whatever the attack's norm. Smaller is
+      delta: ``[F]`` L2 distance of x_adv from x, for any norm of the attack. Smaller is
         better.
-      original_adversarial: ``[F]`` loss(f_o(x_adv), y): how strong the attack is.
+      original_adversarial: ``[F]`` loss(f_o(x_adv), y), the strength of the attack.
         Larger is better.
       original_clean: ``[F]`` loss(f_o(x), y); near 0 by assumption.
-      unlearned_adversarial: ``[F]`` loss(f'(x_adv), y_adv): small where D_A is
+      unlearned_adversarial: ``[F]`` loss(f'(x_adv), y_adv); small where D_A is
         overfitted. Larger is better.
-      retrained_clean: ``[F]`` loss(f_u(x), y): how well retraining generalizes. Smaller
-        is better.
-      retrained_adversarial: ``[F]`` loss(f_u(x_adv), y_adv): small where D_A transfers.
+      retrained_clean: ``[F]`` loss(f_u(x), y), the generalization of the retrained
+        model. Smaller is better.
+      retrained_adversarial: ``[F]`` loss(f_u(x_adv), y_adv); small where D_A transfers.
         Smaller is better.
       combination: ``[F]`` C. Larger is better.
-      transfer: ``[F]`` bool: the retrained model, too, gives x_adv the label y_adv.
-      slope: ``[F]`` ``|loss(f_o(x_adv), y) - loss(f_o(x), y)| / delta``: L along
-        this one segment, a lower bound on it; NaN where ``delta`` is 0.
-      log10_lipschitz_bound: ``[]`` of the original model, from
-        :func:`log10_lipschitz_bound`; the loss adds a factor of up to sqrt(2), 0.15
-        here.
+      transfer: ``[F]`` bool: the retrained model also gives x_adv the label y_adv.
+      slope: ``[F]`` ``|loss(f_o(x_adv), y) - loss(f_o(x), y)| / delta``, a lower bound
+        on L from this one segment; NaN where ``delta`` is 0.
+      log10_lipschitz_bound: ``[]`` bound of the original model, from
+        :func:`log10_lipschitz_bound`; the loss adds a factor of up to sqrt(2), which is
+        0.15 in this logarithm.
       original_distance: ``[]`` ``||theta_o - theta_u||``.
       unlearned_distance: ``[]`` ``||theta' - theta_u||``.
     """
@@ -92,21 +92,21 @@ def theorem_terms(
 ) -> TheoremTerms:
     """Measure the terms of the theorem, in evaluation mode.
 
-    May be jitted and mapped over models.
+    The function may be jitted, and mapped over models.
 
     Args:
       apply_fn: ``(variables, images) -> logits`` of all three models.
-      original: trained on everything.
-      retrained: without the forget samples.
-      unlearned: by AMUN, or by any method, for comparison.
+      original: model trained on everything.
+      retrained: model trained without the forget samples.
+      unlearned: model unlearned by AMUN, or by any method for comparison.
       forget: ``[F]`` forget samples.
-      adversarial: their D_A on the original model, in the same order.
+      adversarial: D_A of these samples on the original model, in the same order.
 
     Returns:
       The terms.
 
     Raises:
-      InputError: a model in place of its function.
+      InputError: a model instead of its apply function.
     """
     images = to_float(jnp.asarray(forget.images))
     labels = jnp.asarray(forget.labels)
@@ -120,7 +120,7 @@ def theorem_terms(
     retrained_clean = cross_entropy(batched_logits(apply_fn, retrained, images), labels)
     retrained_adversarial = cross_entropy(logits_retrained, adversarial.labels)
     delta = jnp.sqrt(jnp.sum((near - images) ** 2, axis=tuple(range(1, images.ndim))))
-    # exactly 0 where nothing moved, in spite of the rounding of uint8 images
+    # exactly 0 where nothing moved, despite the rounding of uint8 images
     delta = jnp.where(adversarial.distance > 0, delta, 0.0)
     combination = (
         original_adversarial
@@ -151,17 +151,17 @@ def summarize_terms(terms: TheoremTerms) -> dict[str, Array]:
     """Return the means of the terms over the samples that count.
 
     Args:
-      terms: of :func:`theorem_terms`.
+      terms: result of :func:`theorem_terms`.
 
     Returns:
-      Scalars by name. ``num_samples`` counts the samples that count. Each per-sample
-      term has its mean over those of them where it is finite (``slope`` is not where
-      ``delta`` is 0; ``transfer`` is a fraction), NaN where it is finite for none.
-      ``excess`` is the mean of ``L delta - C`` with L measured along the segment:
-      negative, the theorem promises a step towards the retrained model. (With the bound
-      on L in its place it would be vacuous for any network.) ``approach`` is
-      ``||theta_o - theta_u||^2 - ||theta' - theta_u||^2``: positive where unlearning
-      came nearer.
+      Scalars by name. ``num_samples`` is the number of samples that count. Each
+      per-sample term is averaged over the counted samples where it is finite, and NaN
+      if there are none (``slope`` is not finite where ``delta`` is 0; ``transfer``
+      becomes a fraction). ``excess`` is the mean of ``L delta - C`` with L measured
+      along the segment; if it is negative, the theorem promises a step towards the
+      retrained model. (With the bound on L instead, it would be vacuous for any
+      network.) ``approach`` is ``||theta_o - theta_u||^2 - ||theta' - theta_u||^2``; it
+      is positive if unlearning came nearer to the retrained model.
     """
     count = jnp.sum(terms.counted)
     per_sample = {
@@ -187,7 +187,7 @@ def summarize_terms(terms: TheoremTerms) -> dict[str, Array]:
 
 
 def parameter_distance(params: Params, other: Params) -> Array:
-    """Return the Euclidean distance ``[]`` of two models' parameters."""
+    """Return the Euclidean distance ``[]`` between two models' parameters."""
     squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, other)
     return jnp.sqrt(sum(jax.tree.leaves(squares), jnp.zeros(())))
 
@@ -197,29 +197,30 @@ def neighbor_bound(
 ) -> Array:
     """Return a bound on a circular convolution's stretch of a neighboring frequency.
 
-    The reason why one direction per layer is enough for LOTOS: the k = 1 theorem
-    (theorem 4.1 of arXiv 2410.05136, 3.4.3 of arXiv 2512.06993), in a form with
+    The bound is the reason why one direction per layer is enough for LOTOS. It is the
+    k = 1 theorem (theorem 4.1 of arXiv 2410.05136, 3.4.3 of arXiv 2512.06993) with
     explicit constants. Circular convolutions in one dimension with one channel all have
     the waves ``exp(2 pi i w t / n)`` as singular vectors, and stretch them by
-    ``|f(w)|``. For a kernel ``f`` of ``T`` taps ``|f(w + p)|^2 - |f(w)|^2`` is the sum
+    ``|f(w)|``. For a kernel ``f`` of ``T`` taps, ``|f(w + p)|^2 - |f(w)|^2`` is the sum
     over pairs of taps of ``f_a f_b`` times a difference of cosines, which is at most
-    ``2 pi p |a - b| / n``. With ``2 |f_a f_b| <= f_a^2 + f_b^2`` and the distances of
-    one tap from all others adding up to at most ``T (T - 1) / 2``::
+    ``2 pi p |a - b| / n``. Because ``2 |f_a f_b| <= f_a^2 + f_b^2``, and because the
+    distances of one tap from all others add up to at most ``T (T - 1) / 2``::
 
         |f(w + p)|^2 <= |f(w)|^2 + pi (p / n) T (T - 1) |f|^2
 
-    So a layer that hardly stretches the first direction of another stretches those of
-    the ``p`` next frequencies on either side little, and weight decay, which shortens
-    ``f``, makes it less. Frequencies far away are not bounded. The constant is the best
-    possible for two taps; that of the worst kernel is 1.22 times smaller for three
-    taps, 1.42 for five, 1.51 for seven.
+    So if a layer hardly stretches the first direction of another layer, it also
+    stretches the next ``p`` frequencies on either side little. Weight decay, which
+    shortens ``f``, tightens the bound. Frequencies far away are not bounded. The
+    constant is the best possible for two taps; for the worst kernel it could be 1.22
+    times smaller with three taps, 1.42 with five, 1.51 with seven.
 
     Args:
       kernel: ``[T]`` taps of the layer that must not stretch.
-      size: ``n``, of the signal, at least ``T``.
-      offset: ``p``, of any shape; steps from the frequency whose stretch is known.
-      length: by how much the layer stretches the wave of that frequency; of the same
-        shape, or a scalar.
+      size: length ``n`` of the signal, at least ``T``.
+      offset: number of steps ``p`` from the frequency whose stretch is known; any
+        shape.
+      length: factor by which the layer stretches the wave of that frequency; a scalar,
+        or of the shape of ``offset``.
 
     Returns:
       A bound on the stretch of the wave ``offset`` steps away, of the shape of
@@ -238,17 +239,17 @@ def neighbor_bound(
 def log10_lipschitz_bound(params: Params) -> Array:
     """Return the sum over kernels of log10 of a bound on their operator norms, in L2.
 
-    The logarithm, because the product of a deep network's norms leaves float32. Ten to
-    that power is an upper bound on the Lipschitz constant of the logits in the image,
-    for a plain chain of dense layers, convolutions (zero or circular padding, any
-    stride), biases, ReLU and max pooling without overlap. It is **not** one where the
-    network does more: BatchNorm's scales are ignored, branches of a residual sum are
-    multiplied as if in a chain, and normalization inside the model is taken for 1.
-    There it is an index to compare models of one architecture by. Even where it bounds,
-    it is loose: exponentially in the depth. Where a model is available,
+    It is a logarithm because the product of a deep network's norms leaves the range of
+    float32. Ten to that power is an upper bound on the Lipschitz constant of the logits
+    in the image, for a plain chain of dense layers, convolutions (zero or circular
+    padding, any stride), biases, ReLU and max pooling without overlap. It is **not** a
+    bound for other networks: BatchNorm's scales are ignored, branches of a residual sum
+    are multiplied as if in a chain, and normalization inside the model counts as 1. For
+    them it is an index to compare models of one architecture. Even where it is a bound,
+    it is exponentially loose in the depth. If a model is available,
     :func:`unlearn_jax.spectral.log10_lipschitz_product` of its layers' true norms is
-    tighter and counts BatchNorm; this needs weights alone and is cheap enough to be
-    mapped over all models of a run.
+    tighter and includes BatchNorm. This function needs only the weights and is cheap
+    enough to be mapped over all models of a run.
 
     Args:
       params: every leaf ``[in, out]`` is a dense kernel, every ``[h, w, in, out]`` a
@@ -276,20 +277,20 @@ def log10_lipschitz_bound(params: Params) -> Array:
 
 
 def local_slopes(apply_fn: ApplyFn, variables: PyTree, images: Array) -> Array:
-    """Return the spectral norm of the logits' Jacobian in each image.
+    """Return the spectral norm of the logits' Jacobian at each image.
 
     No slope exceeds the Lipschitz constant in L2, so none exceeds a valid bound on it.
 
     Args:
       apply_fn: ``(variables, images) -> logits``.
-      variables: of the model.
+      variables: variables of the model.
       images: ``[B, H, W, ch]`` float32.
 
     Returns:
       ``[B]``.
 
     Raises:
-      InputError: a model in place of its function.
+      InputError: a model instead of its apply function.
     """
     check_apply_fn(apply_fn)
 
@@ -310,8 +311,8 @@ def conv_bound(kernel: Array) -> Array:
     """Return an upper bound on the operator norm of a convolution.
 
     Theorem 1 of Singla and Feizi, arXiv 1911.10258: ``sqrt(h w)`` times the smallest
-    spectral norm of four ways to lay the kernel out as a matrix. Holds for every image
-    size, stride, and zero or circular padding.
+    spectral norm of four ways to lay the kernel out as a matrix. The bound holds for
+    every image size and stride, with zero or circular padding.
 
     Args:
       kernel: ``[h, w, in, out]``.
@@ -339,7 +340,7 @@ def largest_singular_value(matrix: Array) -> Array:
       matrix: ``[rows, columns]``.
     """
     chex.assert_rank(matrix, 2)
-    # from the smaller Gram matrix; scaled, so that squares neither overflow nor vanish
+    # from the smaller Gram matrix; scaled, so that no square overflows or vanishes
     scale = jnp.maximum(jnp.max(jnp.abs(matrix)), jnp.finfo(matrix.dtype).tiny)
     scaled = matrix / scale
     gram = (

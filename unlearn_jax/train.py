@@ -1,8 +1,8 @@
-"""Training one model: the training step, epochs in one compiled scan, and ``fit``.
+"""Training of one model: the training step, epochs in one compiled scan, and ``fit``.
 
 A boolean mask over the data set selects the samples, and their order is a pure function
-of (key, epoch). So an epoch can be repeated, resumed or mapped over many models, and a
-sample outside the mask is never read.
+of (key, epoch). So an epoch can be repeated, resumed, or mapped over many models.
+Samples outside the mask are never read.
 """
 
 import dataclasses
@@ -62,9 +62,9 @@ class TrainState(NamedTuple):
     """State of a training; with key and mask it determines the rest of the run.
 
     Attributes:
-      epoch: ``[]`` int32, finished epochs.
-      variables: of the model.
-      opt_state: of the optimizer.
+      epoch: ``[]`` int32, number of finished epochs.
+      variables: variables of the model.
+      opt_state: state of the optimizer.
     """
 
     epoch: Array
@@ -90,7 +90,8 @@ class Recipe:
       num_epochs: passes over the samples of the mask.
       batch_size: samples per step.
       tx: any optax transformation.
-      augment: applied to every training image, each with its own key; None for none.
+      augment: augmentation of every training image, each with its own key; None for no
+        augmentation.
     """
 
     num_epochs: int
@@ -115,10 +116,10 @@ class Recipe:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raise on a number of samples of a batch that is no positive integer.
+    """Raise on a batch size that is not a positive integer.
 
     Raises:
-      InputError: such a number.
+      InputError: such a batch size.
     """
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise InputError(
@@ -138,9 +139,10 @@ def sgd(
 
     Args:
       learning_rate: a number, or a function of the step.
-      momentum: in [0, 1). At 0 there is no velocity to carry, unless it is traced.
+      momentum: decay rate of the velocity, in [0, 1). At 0 no velocity is kept, unless
+        the rate is traced.
       weight_decay: weight of the penalty, on biases and BatchNorm's parameters too.
-      nesterov: look ahead along the velocity.
+      nesterov: whether to look ahead along the velocity.
     """
     has_velocity = isinstance(momentum, Tracer) or bool(momentum)
     return optax.chain(
@@ -156,12 +158,12 @@ def sgd(
 def step_decay(
     learning_rate: float | Array, *, every: int, factor: float = 0.1
 ) -> optax.Schedule:
-    """Return a learning rate multiplied by ``factor`` after every so many steps.
+    """Return a learning rate that is multiplied by ``factor`` at regular intervals.
 
     Args:
-      learning_rate: of the first steps.
-      every: steps, not epochs, between two changes.
-      factor: of each change.
+      learning_rate: learning rate of the first steps.
+      every: number of steps, not epochs, between two changes.
+      factor: factor of each change.
     """
     check_counts(every=every)
     check_positive(factor=factor)
@@ -188,7 +190,8 @@ def fetch_from(augment: Augment | None = None) -> FetchFn:
     """Return the function that reads a :class:`Dataset` and augments its images.
 
     Args:
-      augment: ``(keys [B], images) -> images``, a key per image; None for none.
+      augment: ``(keys [B], images) -> images``, with a key per image; None for no
+        augmentation.
     """
 
     def fetch(data: Dataset, index: Array, key: Array) -> Batch:
@@ -222,14 +225,14 @@ def epoch_order(key: Array, member: Array, num_batches: int, batch_size: int) ->
     has ``batch_size`` samples and BatchNorm never sees padding.
 
     Args:
-      key: consumed; one per epoch.
+      key: PRNG key of the epoch; consumed.
       member: ``[N]`` bool, at least one True.
       num_batches: steps in the epoch (static).
       batch_size: samples per step (static).
 
     Returns:
-      ``[num_batches, batch_size]`` int32 positions, all members; every member occurs
-      when there is room for all.
+      ``[num_batches, batch_size]`` int32 positions of members. Every member occurs if
+      the batches are large enough for all.
     """
     # members first, in random order: their draws are below 1
     draws = jnp.where(member, jax.random.uniform(key, member.shape, jnp.float32), 2.0)
@@ -252,10 +255,10 @@ def init_state(
     """Return the state before the first step.
 
     Args:
-      key: of the run; draws the variables.
+      key: PRNG key of the run, from which the variables are drawn.
       model: the architecture.
       tx: the optimizer.
-      variables: start from these instead of from ``model.init``.
+      variables: variables to start from; None for those of ``model.init``.
     """
     variables = (
         _init(model, jax.random.fold_in(key, 0)) if variables is None else variables
@@ -275,9 +278,9 @@ def train_step(
     Args:
       loss_fn: the objective, differentiated by ``variables.params``.
       tx: the optimizer.
-      state: before the step.
-      batch: of the step.
-      key: passed to the loss.
+      state: state before the step.
+      batch: batch of the step.
+      key: PRNG key for the loss.
 
     Returns:
       The next state (``epoch`` unchanged) and the loss ``[]``.
@@ -289,8 +292,8 @@ def train_step(
     (loss, model_state), gradients = jax.value_and_grad(loss_of, has_aux=True)(
         state.variables.params
     )
-    # an optimizer that constrains layers needs the statistics of the BatchNorm behind
-    # them
+    # an optimizer that constrains layers needs the statistics of the BatchNorms that
+    # follow them
     update = optax.with_extra_args_support(tx).update
     updates, opt_state = update(
         gradients, state.opt_state, state.variables.params, model_state=model_state
@@ -317,11 +320,11 @@ def train_epochs(
     Args:
       loss_fn: the objective.
       tx: the optimizer.
-      fetch: reads the samples of a batch.
-      state: of the epoch before.
-      key: of the whole run; every epoch folds its number in, so chunks of any size give
-        the same bits.
-      data: passed to ``fetch``.
+      fetch: function that reads the samples of a batch.
+      state: state after the epoch before.
+      key: PRNG key of the whole run; every epoch folds its number in, so chunks of any
+        size give the same bits.
+      data: data for ``fetch``.
       member: ``[N]`` bool, the samples to train on.
       num_epochs: epochs of this call (static).
       num_batches: steps per epoch (static, or a count).
@@ -364,11 +367,11 @@ def scan_steps(
 
     Args:
       step: ``(state, item) -> (state, loss)``.
-      state: before the first step.
-      items: leaves ``[S, ...]``, an item for every step.
-      num_steps: ``S``; of a count only the first ``value`` items make steps. Orders and
-        keys of an epoch do not depend on how many are drawn, so these are the steps
-        that a program of this size alone would take.
+      state: state before the first step.
+      items: pytree with leaves ``[S, ...]``, an item for every step.
+      num_steps: ``S``. For a count, only the first ``value`` items make steps. Orders
+        and keys of an epoch do not depend on how many are drawn, so these are the steps
+        that a program for exactly this number would take.
 
     Returns:
       The last state, and the mean loss of the steps.
@@ -401,13 +404,13 @@ def predict(
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[N, ...]`` uint8 or float32 in [0, 1].
-      batch_size: images at a time; changes memory, not values.
+      batch_size: number of images at a time; it changes memory, not values.
 
     Returns:
       ``[N, C]``, of the type that the model returns.
 
     Raises:
-      InputError: a model in place of its function, unusable images, a model that
+      InputError: a model instead of its apply function, unusable images, a model that
         returns several arrays, or a batch size below 1.
     """
     check_images(images)
@@ -435,7 +438,7 @@ def _compiled_logits(
 def batched_logits(
     apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int = 512
 ) -> Array:
-    """Return what :func:`predict` does, of images of any range."""
+    """Return the logits of :func:`predict`, for images of any range."""
     check_apply_fn(apply_fn)
     check_batch_size(batch_size)
 
@@ -455,7 +458,7 @@ def check_member(member: ArrayLike, num_samples: int) -> np.ndarray:
       num_samples: N.
 
     Raises:
-      InputError: wrong length, type, or nothing to train on.
+      InputError: a wrong length or type, or no sample to train on.
     """
     member = np.asarray(member)
     if member.dtype != bool or member.shape[-1:] != (num_samples,):
@@ -473,10 +476,10 @@ def check_losses(losses: ArrayLike, first_epoch: int) -> np.ndarray:
 
     Args:
       losses: ``[..., epochs]``.
-      first_epoch: epochs finished before.
+      first_epoch: number of epochs finished before.
 
     Raises:
-      DivergedError: naming the epoch.
+      DivergedError: a loss that is not finite; the message names the epoch.
     """
     losses = np.asarray(losses)
     is_finite = np.isfinite(losses).reshape(-1, losses.shape[-1]).all(0)
@@ -493,7 +496,7 @@ def check_losses(losses: ArrayLike, first_epoch: int) -> np.ndarray:
 def _compiled(
     loss_fn: LossFn, recipe: Recipe, num_batches: int
 ) -> Callable[..., tuple[TrainState, Array]]:
-    """Return the jitted epochs of one recipe, kept for the next ``fit``."""
+    """Return the jitted epochs of one recipe, cached for the next ``fit``."""
     run = partial(train_epochs, loss_fn, recipe.tx, fetch_from(recipe.augment))
     return jax.jit(
         partial(run, num_batches=num_batches, batch_size=recipe.batch_size),
@@ -517,16 +520,17 @@ def fit(
     """Train one model on the samples of a mask.
 
     Args:
-      key: of the whole run; the same key gives the same bits on the same backend.
+      key: PRNG key of the whole run; the same key gives the same bits on the same
+        backend.
       model: the architecture.
       data: ``[N]`` samples; those outside ``member`` are never read.
       member: ``[N]`` bool, at least one True.
       recipe: epochs, batches, optimizer and augmentation.
-      variables: start from these instead of from ``model.init``.
+      variables: variables to start from; None for those of ``model.init``.
       loss_fn: the objective; mean cross-entropy by default.
-      epochs_per_call: epochs per compiled call: more means fewer returns to Python, and
-        the same result.
-      callback: called after every call with the state and its losses.
+      epochs_per_call: epochs per compiled call. More epochs mean fewer returns to
+        Python; the result is the same.
+      callback: function that is called after every call with the state and its losses.
 
     Returns:
       The last state, and the mean loss of each epoch ``[num_epochs]``.

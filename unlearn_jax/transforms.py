@@ -1,7 +1,7 @@
-"""Optax transformations of unlearning methods: an L1 pull, and frozen parameters.
+"""Optax transformations of unlearning methods: an L1 penalty, and frozen parameters.
 
-Both pass extra arguments on, so that a transformation behind or inside them gets the
-``model_state`` that :func:`unlearn_jax.train.train_step` gives.
+Both pass extra arguments on, so that a transformation after or inside them receives the
+``model_state`` of :func:`unlearn_jax.train.train_step`.
 """
 
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ def add_l1(weights: Array) -> optax.GradientTransformationExtraArgs:
     Chain it before an optimizer: ``optax.chain(add_l1(weights), tx)``.
 
     Args:
-      weights: ``[num_steps]``, weight of the penalty at each step; the last one counts
-        for all later steps.
+      weights: ``[num_steps]``, weight of the penalty at each step; the last one applies
+        to all later steps.
 
     Returns:
       The transformation. Its ``update`` needs ``params``.
@@ -75,14 +75,15 @@ def freeze_outside(
     Unlike ``optax.masked`` the mask selects entries, not whole leaves.
 
     Args:
-      tx: any transformation. It gets gradients and parameters with zeros outside the
-        mask, so that neither weight decay nor momentum nor a norm counts frozen
-        entries, and extra arguments as they are. One that bounds whole kernels, such as
-        FastClip, belongs behind it in a chain: inside, it bounds their moving part.
+      tx: any transformation. It receives gradients and parameters that are zero outside
+        the mask, so that frozen entries do not count in weight decay, momentum or a
+        norm; extra arguments are passed unchanged. A transformation that bounds whole
+        kernels, such as FastClip, belongs after this one in a chain: inside, it would
+        bound only their moving part.
       mask: pytree of bool like the parameters, True where they may move.
-      leak: as in SalUn's code before its fix of February 2026, and in AMUN's: only
-        gradients are masked, so that weight decay (and its momentum) still moves the
-        other parameters. False keeps them bit for bit.
+      leak: whether to mask only the gradients, as AMUN's code does, and as SalUn's did
+        before its fix of February 2026. Weight decay (and its momentum) then still
+        moves the other parameters. False keeps them bit for bit.
 
     Returns:
       The transformation, with the state of ``tx``.

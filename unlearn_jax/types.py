@@ -1,7 +1,10 @@
 """Contracts of the package: models, data sets, results, and the errors users see.
 
-Axis letters used in every docstring: ``B`` batch, ``C`` classes, ``D`` features, ``F``
-forget samples, ``K`` radii, ``M`` models, ``N`` samples, ``Z`` population.
+Axis letters of the docstrings: ``B`` batch, or bootstrap replicates; ``C`` classes;
+``D`` features; ``F`` forget samples; ``H``, ``W`` and ``ch`` height, width and channels
+of images; ``M`` models; ``N`` samples; ``R`` runs of a method, in a table; ``S`` seeds,
+forget sets or unlearned models; ``T`` targets of an audit; ``Z`` population. ``K`` and
+other letters have a meaning of their own in each docstring.
 """
 
 import dataclasses
@@ -25,19 +28,19 @@ class UnlearnError(Exception):
 
 
 class InputError(UnlearnError, ValueError):
-    """Unusable input; the message gives the fault and the remedy."""
+    """Unusable input; the message says what is wrong and what to do."""
 
 
 class DivergedError(UnlearnError, RuntimeError):
-    """Training produced a loss that is not finite."""
+    """Training loss that is not finite."""
 
 
 class ReportError(UnlearnError, RuntimeError):
-    """A finished run lacks a part of what it writes; its numbers are stored.
+    """Failure to write a part of a finished run, whose numbers are stored.
 
     Args:
-      message: one line, what is missing and why.
-      result: what the run would have returned.
+      message: one line that says what is missing and why.
+      result: value that the run would have returned.
     """
 
     def __init__(self, message: str, result: Any = None) -> None:
@@ -53,7 +56,7 @@ def first_line(error: BaseException) -> str:
 
 
 class DamagedFileError(UnlearnError, RuntimeError):
-    """A stored file is truncated or was changed since it was written."""
+    """Stored file that is truncated, or was changed after it was written."""
 
 
 class Variables(NamedTuple):
@@ -61,7 +64,7 @@ class Variables(NamedTuple):
 
     Attributes:
       params: trained leaves.
-      state: BatchNorm statistics and their like; an empty dict when the model has none.
+      state: BatchNorm statistics and the like; an empty dict if the model has none.
     """
 
     params: Params
@@ -129,15 +132,15 @@ class AttackResult(NamedTuple):
     Attributes:
       images: ``[B, H, W, ch]`` float32 in [0, 1]; the adversarial input, or the last
         iterate where none was found.
-      labels: ``[B]`` int32, the class the attacked model gives to ``images``; the label
-        to leave where the status is ``NOT_FINITE``.
+      labels: ``[B]`` int32, the class that the attacked model predicts for ``images``;
+        the given label where the status is ``NOT_FINITE``.
       epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for
         ``ALREADY_WRONG``).
       distance: ``[B]`` float32, distance between ``images`` and the clean input, at
         most ``epsilon``.
       status: ``[B]`` int32, a :class:`Status`.
-      num_gradients: ``[B]`` int32, gradients by this sample that were spent on it; what
-        padding and samples that wait for their batch cost does not count.
+      num_gradients: ``[B]`` int32, number of gradients computed for this sample. The
+        cost of padding, and of samples that wait for their batch, is not counted.
     """
 
     images: Array
@@ -157,8 +160,8 @@ class AttackResult(NamedTuple):
 class Count:
     """Number of samples that differs between the problems of one program.
 
-    Adds up with integers and other counts; as a shape it raises a TypeError, and
-    ``most`` is the size to pad to.
+    A count can be added to integers and other counts. It cannot be used as a shape
+    (TypeError): pad to ``most`` instead.
 
     Attributes:
       least: smallest value (static).
@@ -193,7 +196,7 @@ class Count:
     __rmul__ = __mul__
 
     def divided(self, size: int) -> "Count":
-        """Return the number of batches of a size, the last one filled up."""
+        """Return the number of batches of ``size`` samples, the last one filled up."""
         return Count(
             -(-self.least // size), -(-self.most // size), -(-self.value // size)
         )
@@ -205,7 +208,7 @@ def to_float(images: Array) -> Array:
 
 
 def value_of(number: int | Count) -> Array | int:
-    """Return a number of samples itself."""
+    """Return the value of a number of samples, which may be traced."""
     return number.value if isinstance(number, Count) else number
 
 
@@ -225,15 +228,15 @@ class Problem:
       model: the architecture (static).
       variables: the original model, trained on all of ``train``.
       train: the original training set, forget samples included.
-      forget: ``[N]`` bool, True where ``train`` must be forgotten.
-      num_forget: how many samples are forgotten (static: it sizes arrays and epochs);
-        a :class:`Count` where problems of several sizes share a program, for methods
-        that say ``is_padded``.
+      forget: ``[N]`` bool, True for the samples of ``train`` to forget.
+      num_forget: number of samples to forget (static: it sets the sizes of arrays and
+        epochs); a :class:`Count` if problems of several sizes share a program, for
+        methods that set ``is_padded``.
       adversarial: AMUN's D_A for the forget samples in ascending order, ``[F, ...]``;
         None if not yet computed.
-      removed: ``[N]`` bool, True where a sample was forgotten by an earlier request and
-        is part of neither D_F nor D_R; None if there are none.
-      num_removed: how many those are (static).
+      removed: ``[N]`` bool, True for samples that an earlier request forgot, which are
+        in neither D_F nor D_R; None if there are none.
+      num_removed: number of removed samples (static).
     """
 
     model: Model = dataclasses.field(metadata={"static": True})
@@ -264,9 +267,9 @@ class UnlearnInfo(NamedTuple):
         methods without training).
       num_gradients: per-sample gradient evaluations spent by the method, the cost that
         does not depend on the machine; those of an adversarial attack are not counted.
-      guard: measures of what the method assumes
-        (:class:`unlearn_jax.influence.Guard`), for whoever runs it to check on the
-        host; None for methods without.
+      guard: measures of the method's assumptions
+        (:class:`unlearn_jax.influence.Guard`), to be checked on the host by the caller;
+        None for methods without such measures.
     """
 
     losses: Array
@@ -279,10 +282,10 @@ UnlearnFn = Callable[[Array, Problem], tuple[Variables, UnlearnInfo]]
 
 
 def check_apply_fn(apply_fn: Any) -> None:
-    """Raise unless a model's function is given where one is wanted.
+    """Raise unless an argument is a model's apply function.
 
     Args:
-      apply_fn: what the caller passed as ``(variables, images) -> logits``.
+      apply_fn: argument that should be a function ``(variables, images) -> logits``.
 
     Raises:
       InputError: a :class:`Model`, a Flax module, or anything that cannot be called.

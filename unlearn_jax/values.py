@@ -1,9 +1,10 @@
-"""Values: settings to compare, print, replace, map over and store.
+"""Values: hyperparameters as frozen dataclasses that are JAX pytrees.
 
-A value is a frozen dataclass, every hyperparameter a typed field. Equal settings are
-equal and hash alike. To JAX a value is a pytree: its float fields are leaves, so that
-``jit`` compiles one program for all of them and ``vmap`` maps over them; all other
-fields are static, and nested values are subtrees.
+A value is a frozen dataclass with a typed field for every hyperparameter. It can be
+compared, hashed, printed, changed field by field, and stored as JSON. To JAX it is a
+pytree. Its float fields are leaves, so that ``jit`` compiles one program for all their
+values and ``vmap`` maps over them. Nested values are subtrees, and all other fields are
+static.
 
 >>> @value
 ... class Ridge:
@@ -37,16 +38,16 @@ Real = float | Array
 
 
 def static(*, default: float) -> Any:
-    """A float field that shapes the program, so that it is never traced.
+    """Make a float field that shapes the program, so that it is never traced.
 
     Args:
-      default: of the field.
+      default: default of the field.
     """
     return dataclasses.field(default=default, metadata={"static": True})
 
 
 def leaf() -> Any:
-    """A field without a default that holds an array, for JAX to see."""
+    """Make a field without a default that holds an array, a leaf of the pytree."""
     return dataclasses.field(metadata={"leaf": True})
 
 
@@ -58,15 +59,15 @@ def leaf() -> Any:
 def value(cls: type[T]) -> type[T]:
     """Make a class a frozen, keyword-only dataclass that is a pytree.
 
-    Fields annotated as ``float`` (or :data:`Real`, or an optional one) are leaves, but
-    for those made by :func:`static`, and so are those made by :func:`leaf`.
+    The leaves are the fields made by :func:`leaf`, and the fields annotated as
+    ``float`` or :data:`Real`, optional or not, except those made by :func:`static`.
     Construction checks the types of ``bool``, ``int``, ``float`` and ``Literal``
-    fields, converts integers given for floats, and then runs the class's own
-    ``__post_init__``. JAX's own transformations rebuild
-    values without these checks.
+    fields, converts integers to floats where a float is expected, and then runs the
+    class's own ``__post_init__``. JAX's transformations rebuild values without these
+    checks.
 
     Args:
-      cls: the class; the classes it inherits from must be values too.
+      cls: the class; its base classes must be values too.
 
     Returns:
       The same class.
@@ -87,14 +88,14 @@ def value(cls: type[T]) -> type[T]:
 
 
 def is_value(candidate: Any) -> bool:
-    """Return whether an object is an instance of a frozen dataclass with settings."""
+    """Return whether an object is a value: an instance, not a class, of a dataclass."""
     return dataclasses.is_dataclass(candidate) and not isinstance(candidate, type)
 
 
 def replace(settings: T, /, **changes: Any) -> T:
-    """Return a value with some fields changed, those of nested values included.
+    """Return a value with some fields changed, including those of nested values.
 
-    A name is looked for in the value itself first, then in the values it holds, level
+    A name is searched for in the value itself first, then in its nested values, level
     by level. A dotted name is a path: ``replace(amun, **{"optimizer.momentum": 0.5})``.
 
     Args:
@@ -105,7 +106,7 @@ def replace(settings: T, /, **changes: Any) -> T:
       A value of the same type.
 
     Raises:
-      InputError: a name that no field has, or that two values on one level have.
+      InputError: a name without a field, or with two fields on one level.
     """
     for name, new in changes.items():
         settings = _replace_at(settings, _find(settings, name), new)
@@ -115,8 +116,9 @@ def replace(settings: T, /, **changes: Any) -> T:
 def fields_of(settings: Any) -> dict[str, Any]:
     """Return the fields that :func:`replace` reaches by their short names.
 
-    Nested values are represented by their fields and by themselves. A name that an
-    outer value has hides that of an inner one; a name on one level twice is left out.
+    Nested values are included both as fields and by their own fields. A name of an
+    outer field hides the same name of an inner field; a name that occurs twice on one
+    level is left out.
 
     Args:
       settings: a value.
@@ -136,10 +138,10 @@ def is_traceable(settings: Any, name: str) -> bool:
 
     Args:
       settings: a value.
-      name: as :func:`replace` takes it.
+      name: name or path of the field, as in :func:`replace`.
 
     Raises:
-      InputError: a name that no field has.
+      InputError: a name without a field, or with two fields on one level.
     """
     path = _find(settings, name)
     owner = _get_at(settings, path[:-1])
@@ -147,15 +149,15 @@ def is_traceable(settings: Any, name: str) -> bool:
 
 
 def to_json(settings: Any) -> Any:
-    """Return a value as JSON: its type and its fields, nested values alike.
+    """Return a value as JSON: its type and its fields, including nested values.
 
     Args:
       settings: a value, or anything that a field may hold.
 
     Returns:
       Dictionaries, lists, strings and numbers. The type of a value is
-      ``subpackage.Name`` for this package's, ``module:Name`` for others. An array is
-      its nested list and its type.
+      ``subpackage.Name`` for this package's types, ``module:Name`` for others. An array
+      is stored as a nested list with its dtype.
 
     Raises:
       InputError: a field that JSON cannot hold, such as a function.
@@ -188,10 +190,10 @@ def from_json(stored: Any) -> Any:
     """Return the value that :func:`to_json` stored.
 
     Args:
-      stored: its output.
+      stored: output of :func:`to_json`.
 
     Raises:
-      InputError: a type that does not exist.
+      InputError: a type or a field that does not exist.
     """
     if isinstance(stored, list):
         return tuple(from_json(item) for item in stored)
@@ -228,7 +230,7 @@ def _type_of(name: str) -> type:
         raise InputError(f"there is no type {name!r} of values: {error}") from error
     # stored files are data: they may name dataclasses, and no other callable
     if not isinstance(held, type) or not dataclasses.is_dataclass(held):
-        raise InputError(f"{name!r} is no type of values: it is not a dataclass")
+        raise InputError(f"{name!r} is not a type of values: it is not a dataclass")
     return held
 
 
@@ -238,7 +240,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """Members of a union, or the hint itself."""
+    """Return the members of a union, or the hint itself."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if is_union else (hint,)
 
@@ -310,7 +312,7 @@ def _literals(options: tuple[Any, ...]) -> list[Any]:
 def _is_subtree(held: Any) -> bool:
     """Return whether a field holds a pytree of its own: a value, or several.
 
-    A dataclass that is no pytree is static, and so is a tuple that holds one.
+    A dataclass that is not a pytree is static, and so is a tuple that holds one.
     """
     if isinstance(held, tuple):
         return bool(held) and all(_is_subtree(item) for item in held)
@@ -318,7 +320,7 @@ def _is_subtree(held: Any) -> bool:
 
 
 def _split(settings: Any) -> tuple[list[str], tuple[tuple[str, Any], ...]]:
-    """Names of the fields that JAX sees, and the static fields."""
+    """Return the names of the fields that are children, and the static fields."""
     leaves = _float_fields(type(settings))
     dynamic = []
     fixed = []
@@ -354,7 +356,7 @@ Path = tuple[str, ...]
 
 
 def _paths_by_name(settings: Any) -> dict[str, list[Path]]:
-    """Return the paths of the fields, on the outermost level that has the name."""
+    """Return the paths of each field name on the outermost level where it occurs."""
     paths_by_name: dict[str, list[Path]] = {}
     level: list[Path] = [()]
     while level:

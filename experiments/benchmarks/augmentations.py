@@ -3,9 +3,9 @@
 Command: python experiments/benchmarks/augmentations.py
 Results: ``experiments/results/augmentations.json``
 
-Goal: random operations at 12,000 images per second on two cores, what a small network
-trains at there, or 167 us of processor time; AugMix, nine operations per image, apart.
-Reached by processor time.
+Goal: random operations at 12,000 images per second on two cores, the training speed of
+a small network there, or 167 us of processor time per image. AugMix, with nine
+operations per image, is exempt. Reached, by processor time.
 """
 
 import argparse
@@ -33,7 +33,7 @@ NAMES = ["crop", "crop_flip", *POLICIES, *(f"crop_flip+{name}" for name in POLIC
 
 
 def program(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return the sum of pixels of ``images``, augmented in one scan."""
+    """Return a program that sums the pixels of images, augmented in one scan."""
     augment = augmentation(name)
     assert augment is not None
 
@@ -50,7 +50,7 @@ def program(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
 def measure(
     run: Callable[[], jax.Array], repeats: int
 ) -> tuple[float, list[float], float]:
-    """Return seconds of first call and repeats, and the least processor seconds."""
+    """Return seconds of first call and of repeats, and the least processor seconds."""
     start = time.perf_counter()
     run().block_until_ready()
     first = time.perf_counter() - start
@@ -66,7 +66,7 @@ def measure(
 
 
 def main() -> int:
-    """Prints one row per augmentation."""
+    """Print one row per augmentation."""
     parser = argparse.ArgumentParser(description="Time augmentations inside a scan.")
     parser.add_argument(
         "--names",

@@ -11,8 +11,8 @@ Results: ``experiments/results/cached_logits.json``
 
 Goal: each attack on all 128 models, 60,000 samples and 10 classes in seconds on 2
 cores. Reached. With ``--scale``: a table's audit at sizes up to ImageNet's, in time
-linear in samples, models and replicates, and in memory that replicates do not add to.
-Each size runs in a process of its own.
+linear in samples, models and replicates, and in memory that does not grow with the
+replicates. Each size runs in a process of its own.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from unlearn_jax.audit import (
 )
 from unlearn_jax.data import membership_design
 
-CHECKED = 2  # models that are also audited alone, each taken out of the bank
+CHECKED = 2  # models that are also audited alone, each removed from the bank
 LOOP = 2_000  # samples of the Python loop
 SIZES = (60_000, 1_280_000)
 MODELS = (16, 128, 256)
@@ -59,8 +59,8 @@ def generate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Write made-up logits ``[M, N, C]`` model by model; return labels and membership.
 
-    The true class leads by a number of the sample's own, and by a little more where the
-    sample was trained on.
+    The true class leads by a number that differs by sample, and by a little more if the
+    model was trained on the sample.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, samples)
@@ -77,7 +77,7 @@ def generate(
 
 
 def signals(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The two signals ``[M, N]`` of the attacks; reads one model's logits at a time."""
+    """Return the attacks' two signals ``[M, N]``; read one model's logits at a time."""
     names = ("logit_margin", "taylor_softmax")
     both = jax.jit(lambda z: [SIGNALS[name](z, labels) for name in names])
     rows = [np.asarray(both(np.asarray(z))) for z in logits]
@@ -90,7 +90,7 @@ def signals(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
 def sample_loop(
     target: np.ndarray, shadow: np.ndarray, member: np.ndarray
 ) -> np.ndarray:
-    """LiRA by its definition, one sample at a time: the form most released code has."""
+    """Return LiRA's scores by definition, sample by sample, like most released code."""
     scores = []
     for x, values, trained in zip(
         target.astype(float), shadow.T.astype(float), member.T, strict=True
@@ -141,7 +141,10 @@ def measure(
 
 
 def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bool:
-    """Run every attack; True if all equal their definitions, leave-one-out too."""
+    """Run every attack; return whether all equal their definitions.
+
+    The leave-one-out audits must equal audits of single models by the others.
+    """
     margin = scores["logit_margin"]
     taylor = scores["taylor_softmax"]
     cases = {
@@ -195,7 +198,7 @@ def audit(scores: dict[str, np.ndarray], member: np.ndarray, repeats: int) -> bo
 
 
 def model_logits(num_samples: int, num_models: int) -> list[np.ndarray]:
-    """Return made-up logits ``[N, 10]`` of each model, all views of one array."""
+    """Return made-up logits ``[N, 10]`` of each model, as views of one array."""
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((2 * num_samples, 10), dtype=np.float32)
     logits[:, 0] += 2  # of the true class
@@ -256,7 +259,7 @@ def scale_case(num_samples: int, num_models: int) -> dict[str, float]:
 
 
 def scale() -> int:
-    """Print the cost of an audit at every size; return 1 if it is not linear."""
+    """Print the cost of an audit at every size; return 1 if memory is not bounded."""
     is_linear = True
     for num_samples in SIZES:
         for num_models in MODELS:

@@ -1,19 +1,19 @@
-"""Presets compiled for accelerators that are not there, and the plan of pods.
+"""Presets compiled for absent accelerators, and the plan of pods.
 
 Command::
 
-    # a minute of a core and more a row; one that is stored is not compiled again
+    # at least a minute of one core per row; stored rows are not compiled again
     python experiments/benchmarks/compiled.py compile DIR
-    # the rows that are there into the tables of experiments/results/compiled.json
+    # write the stored rows into the tables of experiments/results/compiled.json
     python experiments/benchmarks/compiled.py publish DIR
 
-A row is a preset, a target and some of its stages: one process each, one at a time,
-whose numbers go to ``DIR/PRESET--TARGET--PART.json``, and its output to ``.txt``. One
-that fails or takes longer than ``--timeout`` leaves a file ``.failed`` with the reason;
-remove it to try again. ``--rows`` chooses among the rows. ``--effort=-1`` (JAX's, 0 by
-default) compiles sooner, programs of some percent more memory and traffic: their rows
-name it. Times are the roofline's bound, and that bound at 30% of the peak; nothing is
-measured.
+A row is a preset, a target and some stages of the preset. Rows are compiled one after
+another, each in its own process. The numbers go to ``DIR/PRESET--TARGET--PART.json``,
+the output to ``.txt``. A row that fails or takes longer than ``--timeout`` leaves a
+file ``.failed`` with the reason; remove it to try again. ``--rows`` selects rows.
+``--effort=-1`` (JAX's option, 0 by default) compiles faster, but to programs with some
+percent more memory and traffic; their rows say that they used it. Times are the
+roofline's bound, and that bound at 30% of the peak; nothing is measured.
 """
 
 import argparse
@@ -49,7 +49,7 @@ PARTS = (
     ("resnet50_imagenet", "amun", "^(attack|unlearn-amun$)"),
     ("ensembles_cifar10", "training", "."),
 )
-"""Preset, name of a part, and its stages: of a study one variant."""
+"""Preset, name of a part, and its stages; of a study, those of one variant."""
 BEFORE = (
     ("references_resnet18", "h100", "vmap", "--mapper=vmap"),
     ("references_resnet18", "tpu-v5e:2x2", "vmap", "--mapper=vmap"),
@@ -60,7 +60,7 @@ PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v5e:4x8", "tpu-v4:2x2x1")
 REQUIRED = ("h100", "tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1")
 """Targets on which every preset should have a row."""
 MISSING = "Not compiled yet"
-"""Begin of the sentence about presets without one."""
+"""Start of the sentence about presets without a row."""
 KINDS = (
     "convolutions grouped",
     "operations counted at least",
@@ -76,11 +76,11 @@ HOSTS = {
         "tpu-v5e:4x4": ("tpu-v5e:4x8", "--replicas.across_hosts=True"),
     }
 }
-"""Targets, with options, in the place of others: a preset of many devices."""
+"""Targets, with options, that replace others for presets of many devices."""
 
 
 def number(value: float, digits: int = 2) -> Value:
-    """Return a number with some significant digits."""
+    """Return a number rounded to some significant digits."""
     if value == 0 or not math.isfinite(value):
         return Value(mean=Decimal(0))
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
@@ -90,7 +90,7 @@ def number(value: float, digits: int = 2) -> Value:
 def compile_rows(
     folder: pathlib.Path, timeout: float, effort: float, chosen_rows: str
 ) -> None:
-    """Compile the rows that are missing, one process at a time."""
+    """Compile the missing rows, one process at a time."""
     variables = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(effort)}
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -106,7 +106,7 @@ def compile_rows(
         is_done = done.exists() or failed.exists()
         if is_done or not re.search(chosen_rows, name):
             continue
-        # of a process that was killed
+        # a killed process leaves its lock
         lock = pathlib.Path(tempfile.gettempdir()) / "libtpu_lockfile"
         lock.unlink(missing_ok=True)
         unfinished = folder / f"{name}.part"
@@ -138,7 +138,7 @@ def compile_rows(
 
 
 def read_numbers(folder: pathlib.Path) -> dict[tuple[str, str], PresetNumbers]:
-    """Return the stored numbers by preset and target, parts together."""
+    """Return the stored numbers by preset and target, with parts combined."""
     presets: dict[tuple[str, str], PresetNumbers] = {}
     for file in sorted(folder.glob("*--*--*.json")):
         preset, target, part = file.stem.split("--")
@@ -217,7 +217,7 @@ def plan_row(numbers: PresetNumbers, devices: int) -> tuple[Cell, ...]:
 
 
 def publish_rows(folder: pathlib.Path) -> None:
-    """Write the rows that are there into the published tables.
+    """Write the stored rows into the published tables.
 
     Published rows of other presets and targets stay.
     """
@@ -248,12 +248,12 @@ def publish_rows(folder: pathlib.Path) -> None:
 def merge(
     before: Sequence[tuple[Cell, ...]], rows: Sequence[tuple[Cell, ...]], num_keys: int
 ) -> tuple[tuple[Cell, ...], ...]:
-    """Return new rows and those published before of other keys, in order.
+    """Return new rows and the published rows with other keys, in order.
 
     Args:
       before: published rows.
-      rows: that replace those of the same keys.
-      num_keys: leading cells that make a key.
+      rows: new rows, which replace published rows with the same key.
+      num_keys: number of leading cells that make a key.
     """
     replaced = {row[:num_keys] for row in rows}
     others = [row for row in before if row[:num_keys] not in replaced]

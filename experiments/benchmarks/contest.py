@@ -1,4 +1,4 @@
-"""Contests: the same work by several systems, each in its own process, in turns.
+"""Contests: several systems do the same work in turns, each in its own process.
 
 A script of this folder names its contestants and hands over; see ``race_training.py``::
 
@@ -8,12 +8,12 @@ A script of this folder names its contestants and hands over; see ``race_trainin
     if __name__ == "__main__":
         contest(CONTESTANTS, unit="images/s", first="ours")
 
-A contestant imports what it needs, sets up, and gives a ``Work``. It is warmed by one
-call (compilation and first run, shown apart), then timed for a number of calls. All
-contestants are run in turns, several rounds of it, so that a machine that slows down
-slows all of them; a ratio is taken within a round, and its spread over the rounds is
-what the table shows, with the processor's seconds of a call, over all threads. A
-contestant whose system is not installed is skipped by name, never silently.
+A contestant imports what it needs, prepares the work, and returns a ``Work``. One call
+warms it up (compilation and first run, shown separately), then some calls are timed.
+All contestants take turns for several rounds, so that a machine that slows down slows
+all of them. Ratios are taken within a round, and the table shows their spread over the
+rounds, together with the processor seconds of a call over all threads. A contestant
+whose system is not installed is skipped by name, never silently.
 """
 
 import argparse
@@ -34,24 +34,25 @@ class Work(NamedTuple):
     """Work of a contestant."""
 
     call: Callable[[], Any]
-    """Does the work once, and waits for its end."""
+    """Function that does the work once and waits for its end."""
     amount: float
-    """Work of a call: images, gradients or scores; ignored for seconds."""
+    """Amount of work in a call: images, gradients or scores; ignored for seconds."""
     packages: tuple[str, ...] = ("jax",)
-    """Packages whose versions to show."""
+    """Packages whose versions are shown."""
     result: Callable[[Any], float] | None = None
-    """Number from a call's result that shows that the work was the same."""
+    """Function from a call's result to a number that shows that the work is the same.
+    """
 
 
 def contest(
     contestants: Mapping[str, Callable[[], Work]], *, unit: str, first: str
 ) -> None:
-    """Runs all rows, prints the table in Markdown.
+    """Run all rows and print the table in Markdown.
 
     Args:
-      contestants: by name of the row.
+      contestants: contestants by name of their row.
       unit: "seconds" (less is better) or a rate such as "images/s" (more is better).
-      first: the row that ratios are taken to: its speed over each other row's.
+      first: name of the reference row; ratios are its speed over that of each row.
     """
     contests({"": contestants}, unit=unit, first=first)
 
@@ -59,12 +60,12 @@ def contest(
 def contests(
     tables: Mapping[str, Mapping[str, Callable[[], Work]]], *, unit: str, first: str
 ) -> None:
-    """Run several contests: a table each, under its name; all have a row ``first``.
+    """Run several contests, each a table with a name and a row ``first``.
 
     Args:
-      tables: by name, then by name of the row.
-      unit: as in :func:`contest`.
-      first: as in :func:`contest`.
+      tables: contestants by name of the table, then by name of their row.
+      unit: "seconds" (less is better) or a rate such as "images/s" (more is better).
+      first: name of the reference row; ratios are its speed over that of each row.
     """
     parser = argparse.ArgumentParser(
         description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0]
@@ -110,7 +111,7 @@ def contests(
 def _one_table(
     name: str, chosen: list[str], options: argparse.Namespace, unit: str, first: str
 ) -> None:
-    """Runs the rows of a table in turns and prints it."""
+    """Run the rows of a table in turns and print the table."""
     rounds = []
     versions = {f"Python {platform.python_version()}"}
     missing: dict[str, str] = {}
@@ -184,7 +185,7 @@ def in_a_process(name: str, row: str, calls: int) -> dict[str, Any]:
 
 
 def table(rounds: list[dict[str, dict[str, Any]]], unit: str, first: str) -> str:
-    """One row per contestant; "min / median / max" over rounds."""
+    """Return a table of one row per contestant, "min / median / max" over rounds."""
     per_call = unit == "seconds"
     lines = [
         f"| | {unit} | {first} is faster by | CPU s | first call s | peak MB |"

@@ -5,11 +5,11 @@ Command::
     python experiments/benchmarks/coverage.py --out coverage.json
 
 Each table is drawn from :mod:`unlearn_jax.contrib.testbeds.tables` and measured by the
-pipeline's own functions. ``Before`` is the former rule on the same draws, which
-equals the code of commit cf02767 to 1e-15: the percentile interval of the samples'
-bootstrap and the pigeonhole bootstrap of originals and forget sets, with fitted
-machines held fixed. A coverage of 95 % measured on 300
-tables has a standard error of 1.3 points.
+pipeline's own functions. ``Before`` is the former rule on the same draws, which equals
+the code of commit cf02767 to 1e-15. That rule is the percentile interval of the
+samples' bootstrap and the pigeonhole bootstrap of originals and forget sets, with
+fitted machines held fixed. A coverage of 95 % measured on 300 tables has a standard
+error of 1.3 points.
 """
 
 import argparse
@@ -55,9 +55,9 @@ def former_interval(
     """Return the former interval of ``summarize``.
 
     Args:
-      values: ``[R]``.
-      replicates: ``[B, R]``.
-      runs: ``[B, R]`` of :func:`unlearn_jax.audit.run_weights`.
+      values: ``[R]`` values of the runs.
+      replicates: ``[B, R]`` values under the samples' bootstrap.
+      runs: ``[B, R]`` weights from :func:`unlearn_jax.audit.run_weights`.
     """
     means = (runs * replicates).sum(1) / runs.sum(1)
     low, high = np.nanquantile(means, [0.025, 0.975])
@@ -105,7 +105,13 @@ def summarize(pool: AuditPool, one: Measured) -> audit.Estimate:
 
 
 def former(pool: AuditPool, one: Measured, seed: int) -> tuple[float, float]:
-    """Return the former interval of a fraction, in percent."""
+    """Return the former interval of a fraction, in percent.
+
+    Args:
+      pool: pool of the table.
+      one: values and replicates of the fraction.
+      seed: seed of the runs' bootstrap.
+    """
     assert one.replicates is not None
     drawn = len(one.replicates)
     runs = audit.run_weights(np.random.default_rng(seed), drawn, pool.factors)
@@ -113,7 +119,7 @@ def former(pool: AuditPool, one: Measured, seed: int) -> tuple[float, float]:
 
 
 def seeds_only(num_tables: int, seed: int) -> list[list]:
-    """Return coverage of a mean over seeds, by their number."""
+    """Return coverage of a mean over seeds, by the number of seeds."""
     rows = []
     for count in SEEDS:
         rng = np.random.default_rng([seed, count])
@@ -224,7 +230,7 @@ def measure_parts(
 
 
 def power(num_tables: int, seed: int) -> list[list]:
-    """Return how often a shift from retraining is found, and verdicts, in 3 x 3."""
+    """Return rates of detected shifts from retraining, and of verdicts, in 3 x 3."""
     rows = []
     design = design_of(3, 3, 0.1)
     for shift in (0.0, 0.12, 0.25, 0.36):
@@ -293,7 +299,7 @@ def refitted(num_tables: int, seed: int) -> list[list]:
                 key: list[int], design: TableDesign = design, shift: float = shift
             ) -> tuple[SimulatedTable, np.ndarray]:
                 table = simulate_table(np.random.default_rng(key), design, [0.0])
-                # retained samples are members: shifted; forgotten ones are not
+                # retained samples are members and shifted; forgotten ones are not
                 moved = table.scores[0] + shift * (table.train & ~table.forget)
                 return table, moved
 
@@ -328,8 +334,8 @@ def fixed_calls(pool: AuditPool, credits: Sequence[np.ndarray]) -> np.ndarray:
     """Return the former replicates ``[B, R]`` of machines that are held fixed.
 
     Args:
-      pool: of the table.
-      credits: of each model ``[N]``, NaN for samples that do not count.
+      pool: pool of the table.
+      credits: ``[N]`` for each model, with NaN for samples that do not count.
     """
     drawn = np.concatenate([block for _, block in pool.sample_weights])
     columns = [
@@ -360,14 +366,15 @@ def simulate_classes(
 ) -> np.ndarray:
     """Return logits ``[K, N, C]`` of models that push the last class to the first.
 
-    Samples are as hard for all models in part, as in :class:`TableDesign`.
+    A part of each sample's difficulty is shared by all models, as in
+    :class:`unlearn_jax.contrib.testbeds.tables.TableDesign`.
 
     Args:
       rng: source of randomness; advanced.
       labels: ``[N]``.
       train: ``[N]`` bool.
-      shifts: ``[K]`` from the forgotten class's logit to the first one's, and twice
-        that on its training samples.
+      shifts: ``[K]`` shifts from the forgotten class's logit to that of the first
+        class; doubled on the forgotten class's training samples.
     """
     num_samples = len(labels)
     shape = (len(shifts), num_samples, NUM_CLASSES)

@@ -1,16 +1,17 @@
-"""Training of a preset's models on the devices that are here: time, memory, MFU.
+"""Training of a preset's models on the devices of this machine: time, memory, MFU.
 
 Command::
 
     python experiments/benchmarks/device.py references_resnet18 --out h200.json
-    # on a CPU: does the script work?
+    # a test of the script on a CPU
     python experiments/benchmarks/device.py digits --mappers map --models 2 --out x.json
 
-Measures the training that ``unlearn-jax compile`` bounds, and nothing else of a preset:
-for every variant, mapper and number of models, a few steps on random images of the
-preset's shapes, compilation apart. Peak memory is the process's so far, so that rows go
-from few models to many. Each row is written as soon as it is done; a row that fails,
-such as out of memory, has its error. Not run on an accelerator yet.
+The script measures the training that ``unlearn-jax compile`` bounds, and nothing else
+of a preset. For every variant, mapper and number of models, it takes a few steps on
+random images of the preset's shapes, without the time of compilation. Peak memory is
+that of the process so far, so rows go from few models to many. Each row is written as
+soon as it is done; a row that fails, for example out of memory, has the error instead.
+Not run on an accelerator yet.
 """
 
 import argparse
@@ -41,10 +42,10 @@ def measure(
     """Return the numbers of one row.
 
     Args:
-      config: with ``data``, ``model`` and ``training``.
-      mapper_name: of :func:`unlearn_jax.replicas.mapper`.
-      num_models: trained at a time.
-      devices: to spread them over.
+      config: configuration with ``data``, ``model`` and ``training``.
+      mapper_name: form of :func:`unlearn_jax.replicas.mapper`.
+      num_models: number of models trained at a time.
+      devices: number of devices to spread the models over.
     """
     splits = load_data(config.data, by_shape=True)
     model = build_model(config.model, splits)
@@ -78,13 +79,13 @@ def measure(
         "seconds_with_compilation": seconds,
         "flops_per_sample": flops,
         "mfu": None if peak is None else flops * speed / (peak * devices),
-        # of the process: the largest row so far
+        # of the process, so that of the largest row so far
         "peak_bytes": memory.get("peak_bytes_in_use"),
     }
 
 
 def main() -> None:
-    """Measure the rows, and write each as it is done."""
+    """Measure the rows, and write each when it is done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset")
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -115,7 +116,7 @@ def main() -> None:
                 try:
                     row |= measure(config, mapper_name, num_models, row["devices"])
                 except Exception as error:
-                    # too large: smaller ones follow
+                    # such as a row that is too large; other variants may follow
                     row["error"] = first_line(error)[:200]
                 rows.append(row)
                 options.out.write_text(json.dumps(rows, indent=1) + "\n")

@@ -4,10 +4,11 @@ Command: python experiments/benchmarks/mappers.py            (JAX rows)
          python experiments/benchmarks/mappers.py --torch    (adds PyTorch)
 Results: ``experiments/results/mappers.json``
 
-CNN 16-32-64 on 32x32x3 images, batch 128, SGD with momentum and weight decay, one epoch
-of 4 steps per call, all data in memory, images gathered inside the compiled program.
-Every row runs in a process of its own; img/s is summed over models, minimum / median /
-maximum of 3 calls after the first, which is shown apart as compile + first call.
+The work is a CNN 16-32-64 on 32x32x3 images, batch 128, SGD with momentum and weight
+decay, one epoch of 4 steps per call, all data in memory, images gathered inside the
+compiled program. Every row runs in a process of its own. img/s is summed over models;
+it is the minimum / median / maximum of 3 calls after the first, which is shown
+separately as compile + first call.
 """
 
 import argparse
@@ -36,7 +37,7 @@ BATCH = 128
 STEPS = 4
 CALLS = 3
 SHAPE = (32, 32, 3)
-# one step, one call, and only for the fewest models
+# these rows make one call of one step, and only for the fewest models
 SLOW = {("map", "lax"), ("vmap", "lax"), ("vmap", "canonical")}
 
 
@@ -134,7 +135,7 @@ def torch_row(channels_last: bool) -> dict:
 
 
 def one(arguments: list[str]) -> dict:
-    """Measure a row in a process of its own, with its peak memory."""
+    """Return the measurement of a row, by a process of its own, with peak memory."""
     done = subprocess.run(
         [sys.executable, __file__, *arguments],
         capture_output=True,

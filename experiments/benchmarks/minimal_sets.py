@@ -1,11 +1,12 @@
 """Adversarial sets by search: gradients, distances and time on three networks.
 
 Command: python experiments/benchmarks/minimal_sets.py --data DATA_DIR
-Results: ``experiments/results/minimal_sets.json``, which it writes
+Results: ``experiments/results/minimal_sets.json``, which the script writes
 
 The networks and forget sets are the first of three presets: a perceptron on digits, a
-small CNN on MNIST and one on CIFAR-10 (JPEG). Every class is predicted again, one image
-at a time. Searches take turns; the time is the median of the rounds, compiled before.
+small CNN on MNIST and one on CIFAR-10 (JPEG). The class of every example is predicted
+again, one image at a time. Searches take turns; the time is the median of the rounds,
+without compilation.
 """
 
 import argparse
@@ -98,16 +99,16 @@ def trained(
     labels = jnp.asarray(splits.train.labels[index], jnp.int32)
     attacked = searches(config.attack.epsilon_init)
     if preset != "digits":
-        del attacked["Grid, PGD-50"]  # doubling's examples, in all radii at once
+        del attacked["Grid, PGD-50"]  # finds doubling's examples, all radii at once
     if preset == "amun_cifar10_cpu":
-        del attacked["Minimal, 500 steps of polish"]  # minutes, for a goal that is met
+        del attacked["Minimal, 500 steps of polish"]  # takes minutes; the goal is met
     return model.apply, state.variables, images, labels, attacked
 
 
 def measure(
     preset: str, path: str, rounds: int
 ) -> tuple[published.ResultTable, dict[str, tuple[float, float]]]:
-    """Return a network's table, and gradients and median distance ratio by search."""
+    """Return a network's table, and each search's gradients and distance ratio."""
     apply_fn, variables, images, labels, attacked = trained(preset, path)
 
     @jax.jit

@@ -5,19 +5,20 @@ Command::
     python experiments/benchmarks/mpru_tabular.py
     python experiments/benchmarks/mpru_tabular.py --data covtype --file covtype.data.gz
 
-Results: ``experiments/results/mpru_tabular.json``, which it writes
+Results: ``experiments/results/mpru_tabular.json``, which the script writes
 
-Each class is forgotten in turn, for several seeds (split and models; of the generated
-table the data too). MPRU takes class means from 15 % of the rows, held out; "training
-means" from the training set. The generated table is **made up** and has only
-Covertype's shape: 54 columns, 44 of them one-hot, and 7 unequal classes; digits and
-wine (178 wines, 13 measurements, 3 growers) are real and come with scikit-learn.
-Retrained models are conditioned on the retained classes too (a network keeps a small
-probability for a class that it never saw). Columns: absolute gap to the retrained
-model's accuracy on retained test samples; KL(retrained || filtered) in nats there, and
-on test samples of the forgotten class; fraction of these where both name the same
-class. A second retraining (another seed) is the best that can be expected. Intervals:
-crossed random effects of seeds and classes. KL's second argument is at least 0.001.
+Each class is forgotten in turn, for several seeds (of the split and the models, and for
+the generated table also of the data). MPRU takes class means from 15 % of the rows,
+held out; "training means" are from the training set. The generated table is **made
+up**: it shares with Covertype only its shape of 54 columns, 44 of them one-hot, and 7
+unequal classes. Digits and wine (178 wines, 13 measurements, 3 growers) are real and
+come with scikit-learn. Retrained models are conditioned on the retained classes too (a
+network keeps a small probability for a class that it never saw). The columns are: the
+absolute gap to the retrained model's accuracy on retained test samples; KL(retrained ||
+filtered) in nats on these samples, and on test samples of the forgotten class; the
+fraction of the latter for which both models predict the same class. A second retraining
+(another seed) is the best that can be expected. Intervals are from crossed random
+effects of seeds and classes. KL's second argument is at least 0.001.
 """
 
 import argparse
@@ -146,7 +147,10 @@ def grow(
     members: np.ndarray,
     seed: int,
 ) -> list[Predict]:
-    """Return a tree ensemble per row of ``members [M, N]``; unseen classes have 0."""
+    """Return a tree ensemble per row of ``members [M, N]``.
+
+    Its probability of a class that it never saw is 0.
+    """
     num_classes = int(y.max()) + 1
 
     def predict(
@@ -156,10 +160,10 @@ def grow(
         probs = np.zeros((len(features), num_classes))
         probs[:, trees.classes_] = trees.predict_proba(
             features
-        )  # a retrained one has no column for its class
+        )  # a retrained ensemble has no column for its forgotten class
         return probs
 
-    # boosting's threads spin: 20 times slower where another process needs a core
+    # boosting's threads spin: they are 20 times slower if another process needs a core
     with threadpool_limits(1):
         grown = [
             classifier(random_state=1000 * seed + m, **options).fit(x[of], y[of])
@@ -268,10 +272,10 @@ def compare(
 def table_of(
     title: str, runs: list[list[dict[str, np.ndarray]]]
 ) -> published.ResultTable:
-    """Return the means over seeds and classes with their intervals.
+    """Return a table of means over seeds and classes with their intervals.
 
     Args:
-      title: of the table.
+      title: title of the table.
       runs: metrics of every filter, by seed and class.
     """
     rows = []

@@ -9,18 +9,20 @@ Command::
     # anywhere: the plan
     python experiments/benchmarks/pods.py --out DIR --force-devices 8 --dry-run
 
-For 1, 2, 4 ... local devices it trains ``--per-device`` models on each (random images
-of CIFAR-10's shape; the model's and the recipe's time does not depend on them) and
-prints images per second over all models, minimum, median and maximum of ``--repeats``
-timed runs, compilation apart; scaling efficiency is the median over that of one device
-times their number. Hosts start together, each writes its numbers to the shared folder,
-and the first one adds them up and draws ``pods.png``. Forced host devices share the
-cores of one machine: they test the program, and what they lose beyond one per core is
-what the program adds; the second efficiency counts no more devices than cores.
+For 1, 2, 4 ... local devices, the script trains ``--per-device`` models on each device,
+on random images of CIFAR-10's shape (the time does not depend on their content). It
+prints images per second over all models: minimum, median and maximum of ``--repeats``
+timed runs, without compilation. The scaling efficiency on n devices is the median over
+n times the median of one device. Hosts start together, and each writes its numbers to
+the shared folder; the first one adds them up and draws ``pods.png``. Forced host
+devices share the cores of one machine. They test the program: with more devices than
+cores, any loss is overhead of the program. The second efficiency counts no more devices
+than cores.
 
-Measured: not on a pod yet. Forced devices of two CPU cores, Python 3.11, JAX 0.10.2,
-one run of
-``--model cnn --force-devices 8 --per-device 2 --batch 64 --steps 8 --repeats 5``::
+Not measured on a pod yet. On forced devices of two CPU cores, with Python 3.11 and JAX
+0.10.2, one run of
+``--model cnn --force-devices 8 --per-device 2 --batch 64 --steps 8 --repeats 5``
+printed::
 
      devices        min     median        max   images/s; efficiency; of the 2 cores
            1      2,350      2,650      2,940   1.00  1.00
@@ -31,7 +33,7 @@ one run of
 Devices share the machine's threads, so two of them do not always get both cores (1.05
 in another run, whose repeats differed by a factor of 2); four and eight keep both busy.
 Two processes of two devices each, on the loopback interface, print and draw one table
-of 2 and 4 devices; ``tests/test_pods.py`` runs both.
+of 2 and 4 devices; ``tests/pipeline/test_pods.py`` runs both cases.
 """
 
 import argparse
@@ -88,13 +90,13 @@ from unlearn_jax.types import Dataset  # noqa: E402
 
 
 def counts() -> list[int]:
-    """1, 2, 4 ... and all local devices."""
+    """Return the numbers of devices to measure: 1, 2, 4, ..., and all local ones."""
     every = len(jax.local_devices())
     return sorted({2**k for k in range(every.bit_length()) if 2**k <= every} | {every})
 
 
 def throughput(count: int) -> list[float]:
-    """Images per second of every timed run on ``count`` devices."""
+    """Return images per second of every timed run on ``count`` devices."""
     many = options.per_device * count
     samples = options.steps * options.batch
     rng = np.random.default_rng(0)
@@ -118,7 +120,7 @@ def throughput(count: int) -> list[float]:
 
 
 def report(throughputs: list[dict[str, list[float]]]) -> None:
-    """Adds the hosts up, prints, draws."""
+    """Add up the hosts' throughputs, print the table, and draw the figure."""
     rows = []
     for count in sorted(map(int, throughputs[0])):
         hosts = [host[str(count)] for host in throughputs]
@@ -195,7 +197,7 @@ def draw(rows: list[tuple[int, float, float, float]], one: float) -> None:
 
 
 def main() -> None:
-    """Measure as the command line says."""
+    """Measure with the options of the command line."""
     if options.distributed or options.coordinator:
         hosts.join(options.coordinator, options.num_processes, options.process_id)
     host = hosts.here()
@@ -212,7 +214,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     mine = options.out / f"host-{host.index}.json"
     mine.unlink(missing_ok=True)
-    if host.count > 1:  # all begin together, and what an earlier run left is gone
+    if host.count > 1:  # all begin together, after files of earlier runs are removed
         multihost_utils.sync_global_devices("begin")
     throughputs = {str(count): throughput(count) for count in counts()}
     draft = mine.with_suffix(".draft")

@@ -7,14 +7,14 @@ One radius, AMUN's search over radii, and the whole of AMUN. Command::
 
 Results: ``experiments/results/race_attack.json``
 
-The same trained CNN 16-32-64, images, radii, steps and start for all (ours climbs the
-log-odds, the others cross-entropy: steps of a given length go the same way by both). In
-the search, ours and PyTorch's continue with the unsolved images, foolbox attacks all
-images in all radii. The result is the fraction of images whose class changed, or the
-mean radius. The whole of AMUN is the search for the images to forget and a fine-tuning
-over all images and the examples; its result is its time over that of retraining by the
-same system, compiled before. Images per second, of AMUN those to forget, as minimum /
-median / maximum over rounds.
+All attack the same trained CNN 16-32-64, with the same images, radii, steps and start
+(ours climbs the log-odds, the others cross-entropy: for steps of a given length the
+directions are the same). In the search, ours and PyTorch's continue with the unsolved
+images, while foolbox attacks all images in all radii. The result is the fraction of
+images whose class changed, or the mean radius. The whole of AMUN is the search for the
+images to forget and a fine-tuning on all images and the examples. Its result is its
+time over that of retraining by the same system, without compilation. The table has
+images per second, for AMUN images to forget, as minimum / median / maximum over rounds.
 """
 
 import copy
@@ -50,7 +50,7 @@ TUNING_RATE = 0.01
 
 
 def prepare() -> None:
-    """Train the network and write it, with the images, to the file of the rows."""
+    """Train the network and write it, with the images, to the file that rows read."""
     import jax
 
     from unlearn_jax import models, train
@@ -94,7 +94,7 @@ def read() -> tuple[np.ndarray, np.ndarray, dict[str, dict[str, np.ndarray]]]:
 
 
 def in_jax(count: int) -> tuple[Any, ...]:
-    """Return the function of the network, its variables, images and labels."""
+    """Return the network's apply function and variables, images and labels."""
     import jax
     import jax.numpy as jnp
 
@@ -113,7 +113,7 @@ def in_jax(count: int) -> tuple[Any, ...]:
 
 
 def in_torch(count: int, *, nhwc: bool = False) -> tuple[Any, ...]:
-    """Return the network without gradients of its weights, images NCHW and labels."""
+    """Return the network without gradients for its weights, NCHW images, and labels."""
     import torch
     from torch import nn
 
@@ -200,7 +200,7 @@ def torchattacks_pgd() -> Work:
 def torch_pgd(*, nhwc: bool = False, compiled: bool = False) -> Work:
     """Race the same loop written out, for layouts that torchattacks refuses.
 
-    It calls ``view``, which needs contiguous images.
+    torchattacks calls ``view``, which needs contiguous images.
     """
     import torch
 
@@ -217,7 +217,7 @@ def torch_pgd(*, nhwc: bool = False, compiled: bool = False) -> Work:
 
 
 def torch_loop(torch: Any, forward: Any, x: Any, y: Any, epsilon: float) -> Any:
-    """Attack in PyTorch, a loop over steps."""
+    """Attack in PyTorch by a loop over steps, and return the images."""
     images = x.clone()
     for _ in range(NUM_STEPS):
         images.requires_grad_(True)
@@ -234,7 +234,7 @@ def torch_loop(torch: Any, forward: Any, x: Any, y: Any, epsilon: float) -> Any:
 
 
 def foolbox_pgd(*, jitted: bool) -> Work:
-    """Race foolbox's ``L2PGD`` on a ``JAXModel``: eager, or of a jitted function."""
+    """Race foolbox's ``L2PGD`` on a ``JAXModel`` of an eager or a jitted function."""
     import foolbox
     import jax
 
@@ -280,7 +280,7 @@ def search() -> Work:
 
 
 def torch_search(*, package: bool, nhwc: bool = False) -> Work:
-    """Race radii one after another on the unsolved images, in PyTorch."""
+    """Race a PyTorch search that tries radii in turn on the unsolved images."""
     import torch
 
     net, x, y = in_torch(SEARCH_IMAGES, nhwc=nhwc)
@@ -317,7 +317,7 @@ def torch_search(*, package: bool, nhwc: bool = False) -> Work:
 
 
 def foolbox_search() -> Work:
-    """Race foolbox's search: all radii for all images, of a jitted function."""
+    """Race foolbox's search with a jitted function: all radii for all images."""
     import foolbox
     import jax
 
@@ -338,7 +338,7 @@ def foolbox_search() -> Work:
 
 
 def amun(*, minimal: bool = False) -> Work:
-    """Race ``methods.AMUN`` with its attack, jitted, and ``train.fit`` for it."""
+    """Race ``methods.AMUN`` with its attack, jitted, against our own retraining."""
     import jax
 
     from unlearn_jax import attacks, methods, models, train
@@ -376,7 +376,7 @@ def amun(*, minimal: bool = False) -> Work:
 
 
 def torch_amun() -> Work:
-    """Race the same in PyTorch, in its best layout: a search, and loops to train."""
+    """Race AMUN in PyTorch, in its best layout: a search, and training loops."""
     import torch
 
     trained, x, y = in_torch(NUM_TRAIN, nhwc=True)
@@ -426,7 +426,7 @@ def torch_amun() -> Work:
 def over_retraining(
     call: Callable[[], Any], retrain: Callable[[], Any], packages: tuple[str, ...]
 ) -> Work:
-    """Return the work of unlearning, whose result is its time over retraining's."""
+    """Return the work of unlearning; its result is its time over that of retraining."""
 
     def seconds(function: Callable[[], Any]) -> float:
         began = time.perf_counter()
@@ -478,5 +478,5 @@ if __name__ == "__main__":
             os.environ[WEIGHTS] = str(Path(folder) / "weights.npz")
             subprocess.run(
                 [sys.executable, sys.argv[0], "--prepare"], check=True
-            )  # its memory is not the rows'
+            )  # in its own process, whose memory rows do not count
             contests(TABLES, unit="images/s", first="ours")

@@ -9,11 +9,12 @@ Command::
 
 Results: ``experiments/results/race_fastclip.json``
 
-A clip is, for each layer of ResNet-18, ten iterations from warm vectors, one gradient
-step on the kernel, and ten iterations more. The result is the distance that weights
-were moved, mean over layers: the same number of iterations, not the same numbers. Ours
-moves them further (it iterates on two vectors, and its line search is another), the
-exact line search much further. Seconds as minimum / median / maximum over rounds.
+For each layer of ResNet-18, a clip is ten iterations from warm vectors, one gradient
+step on the kernel, and ten more iterations. The result is the distance that the clip
+moves the weights, averaged over layers. The number of iterations is the same for all,
+but the result is not: ours moves the weights further (it iterates on two vectors, and
+has another line search), and the exact line search moves them much further. Seconds are
+minimum / median / maximum over rounds.
 """
 
 import copy
@@ -38,7 +39,8 @@ STEP = 0.35
 def kernels() -> list[tuple[str, np.ndarray, int, int]]:
     """Return ResNet-18's layers without BatchNorm: name, weight, stride, input side.
 
-    As at the start of a training, doubled, so that every layer has to be clipped.
+    Weights are drawn as at the start of training and doubled, so that every layer has
+    to be clipped.
     """
     rng = np.random.default_rng(0)
     width = int(os.environ.get(WIDTH, 64))
@@ -79,7 +81,7 @@ def kernels() -> list[tuple[str, np.ndarray, int, int]]:
 
 
 def described() -> tuple[list[Any], list[np.ndarray]]:
-    """Our descriptions of the layers, and their weights."""
+    """Return the library's descriptions of the layers, and their weights."""
     import jax
     import jax.numpy as jnp
 
@@ -115,7 +117,7 @@ def described() -> tuple[list[Any], list[np.ndarray]]:
 
 
 def distance(moved: list[np.ndarray]) -> float:
-    """Return the mean distance that clips moved weights by, to compare clips by."""
+    """Return the mean distance that a clip moved the weights, to compare clips."""
     return float(
         np.mean(
             [
@@ -162,7 +164,7 @@ def ours(**options: Any) -> Work:
 
 
 def toolbox() -> Any:
-    """``models/clip_toolbox.py`` of a clone."""
+    """Import and return ``models/clip_toolbox.py`` of a clone."""
     if not os.environ.get("FASTCLIP"):
         raise ModuleNotFoundError(name="the clone that FASTCLIP names")
     os.environ.setdefault("MPLBACKEND", "agg")
@@ -174,7 +176,7 @@ def toolbox() -> Any:
 
 
 def in_torch() -> tuple[list[Any], list[Any]]:
-    """PyTorch's layers with those weights, and an input of each."""
+    """Return PyTorch's layers with those weights, and an input for each layer."""
     import torch
 
     torch.manual_seed(0)
@@ -198,7 +200,7 @@ def in_torch() -> tuple[list[Any], list[Any]]:
 
 
 def back(moved: list[Any]) -> float:
-    """:func:`distance` of PyTorch's weights."""
+    """Return :func:`distance` of PyTorch's weights."""
     axes = {2: (1, 0), 4: (2, 3, 1, 0)}
     return distance([weight.numpy().transpose(axes[weight.ndim]) for weight in moved])
 
@@ -206,8 +208,8 @@ def back(moved: list[Any]) -> float:
 def released(*, period: int = 0) -> Work:
     """Run ``deflate_model_multi`` per layer, as released, and ten more iterations.
 
-    With a period, that many single iterations before it: its wrapper does one at every
-    training step.
+    With a period, that many single iterations come first, because its wrapper does one
+    at every training step.
     """
     import torch
 
@@ -253,7 +255,7 @@ def track(tools: Any, layer: Any, vector: Any, iters: int) -> Any:
 
 
 def rewritten(*, period: int = 0, nhwc: bool = False) -> Work:
-    """Run the released computation without autograd, second pass and QR of a vector."""
+    """Run the released computation without autograd, second pass or QR of a vector."""
     import torch
 
     made, starts = in_torch()
@@ -332,7 +334,7 @@ def miyato() -> Work:
 
 
 def of_width(width: int, contestant: Callable[[], Work]) -> Work:
-    """Return the work on a ResNet-18 of another width; of this process from then on."""
+    """Return the work on a ResNet-18 of another width, set for the whole process."""
     os.environ[WIDTH] = str(width)
     return contestant()
 

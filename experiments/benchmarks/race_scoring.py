@@ -11,9 +11,9 @@ Command::
 
 Results: ``experiments/results/race_scoring.json``
 
-RMIA and LiRA on the same arrays for all, in the form that each wants and ready before
-the clock starts; the result is the AUC. Seconds as minimum / median / maximum over
-rounds.
+RMIA and LiRA score the same arrays, in the form that each library needs and prepared
+before the clock starts. The result is the AUC. Seconds are minimum / median / maximum
+over rounds.
 """
 
 import importlib.util
@@ -52,14 +52,14 @@ def signals() -> tuple[np.ndarray, ...]:
 
 
 def area(member: np.ndarray) -> Callable[[np.ndarray], float]:
-    """The AUC of scores, high for members."""
+    """Return a function from scores, high for members, to their AUC."""
     from unlearn_jax.audit import auc
 
     return lambda scores: auc(np.asarray(scores), member)
 
 
 def clone(variable: str, file: str) -> Any:
-    """A module of a clone that an environment variable names."""
+    """Import and return a module of the clone that an environment variable names."""
     if not os.environ.get(variable):
         raise ModuleNotFoundError(name=f"the clone that {variable} names")
     spec = importlib.util.spec_from_file_location(
@@ -108,7 +108,7 @@ def rmia_privacy_meter() -> Work:
 
 
 def rmia_privacy_guard() -> Work:
-    """``RmiaAttack.run_attack`` on data frames that are ready."""
+    """Run ``RmiaAttack.run_attack`` on data frames that are prepared before."""
     import pandas
     from privacy_guard.analysis.mia.aggregate_analysis_input import AggregationType
     from privacy_guard.attacks.rmia_attack import RmiaAttack
@@ -172,7 +172,7 @@ def lira_ours(*, leave_one_out: bool = False) -> Work:
 
 
 def lira_tf_privacy() -> Work:
-    """Run ``compute_score_lira`` on ready lists of arrays; low for members."""
+    """Run ``compute_score_lira`` on prepared lists of arrays; low for members."""
     from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
         advanced_mia,
     )
@@ -188,7 +188,7 @@ def lira_tf_privacy() -> Work:
 
 
 def lira_papers() -> Work:
-    """``generate_ours`` of ``mi_lira_2021``, the published code."""
+    """Run ``generate_ours`` of ``mi_lira_2021``, the published code."""
     os.environ.setdefault("MPLBACKEND", "agg")
     script = clone("TF_PRIVACY", "research/mi_lira_2021/plot.py")
     _, _, member, margin = signals()

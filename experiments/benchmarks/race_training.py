@@ -5,14 +5,14 @@ Command: unlearn-jax doctor --build-onednn
          (PyTorch must be installed)
 Results: ``experiments/results/race_training.json``
 
-The same work: architecture, images (random around an image per class; the digits for
-the MLP), batches of 128, SGD with momentum 0.9 and weight decay 5e-4, as many steps,
-all data in memory as uint8. "result" is the mean loss of the last epoch: chance is
-2.303. PyTorch runs the loop its users write, one model after another; ours is
-``train.fit`` for one model and ``replicas.fit_many`` with the default mapper for
-several, on as many devices as cores, as the command line has it. "ours" takes oneDNN's
-convolutions where they were built; "without oneDNN" is the form that needs nothing.
-Rates are images per second over all models.
+The work is the same for both: architecture, images (random around an image per class;
+the digits for the MLP), batches of 128, SGD with momentum 0.9 and weight decay 5e-4,
+number of steps, all data in memory as uint8. "result" is the mean loss of the last
+epoch; chance is 2.303. PyTorch runs the loop that its users write, one model after
+another. Ours is ``train.fit`` for one model and ``replicas.fit_many`` with the default
+mapper for several, on as many devices as cores, like the command line. "ours" uses
+oneDNN's convolutions where they were built; "without oneDNN" is the form that needs no
+build. Rates are images per second over all models.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def ours(
     form: str = "auto",
     **options,
 ) -> Work:
-    """``train.fit`` of one model, ``replicas.fit_many`` of several, with defaults."""
+    """Run ``train.fit`` for one model, ``replicas.fit_many`` for several."""
     import os
 
     import jax
@@ -129,7 +129,7 @@ def theirs(
 
 
 def torch_network(network: str, widths: tuple[int, ...] = (), width: int = 64):
-    """The library's architectures, in PyTorch."""
+    """Return one of the library's architectures in PyTorch."""
     import torch
     from torch import nn
 
@@ -181,7 +181,7 @@ def torch_network(network: str, widths: tuple[int, ...] = (), width: int = 64):
 def rows(
     *, layouts: bool = True, split: bool = False, **work
 ) -> dict[str, Callable[[], Work]]:
-    """The contestants of one kind of work."""
+    """Return the contestants of one kind of work."""
     if not layouts:
         return {"ours": partial(ours, **work), "PyTorch": partial(theirs, **work)}
     contestants = {

@@ -25,7 +25,7 @@ GAMMA = 2.0
 
 
 def chunked_pairwise(ratio: np.ndarray, chunk: int = 32) -> np.ndarray:
-    """Return scores by definition, ``chunk`` samples against all others at a time."""
+    """Return scores by definition, ``chunk`` samples at a time against all others."""
     bounds = GAMMA * ratio
     counts = np.empty(ratio.size, np.int64)
     for start in range(0, ratio.size, chunk):
@@ -37,7 +37,7 @@ def chunked_pairwise(ratio: np.ndarray, chunk: int = 32) -> np.ndarray:
 
 
 def sample_loop(ratio: np.ndarray) -> np.ndarray:
-    """The definition, one sample at a time: the form most released code has."""
+    """Return scores by definition, sample by sample, as most released code does."""
     bounds = GAMMA * ratio
     counts = np.empty(ratio.size, np.int64)
     for i in range(ratio.size):
@@ -48,7 +48,7 @@ def sample_loop(ratio: np.ndarray) -> np.ndarray:
 def measure(
     function: Callable[[], np.ndarray], repeats: int
 ) -> tuple[list[float], float, np.ndarray]:
-    """Return milliseconds of the repeats, peak MiB of one call, and the result."""
+    """Return the repeats' milliseconds, the peak MiB of one call, and the result."""
     result = function()
     times = []
     for _ in range(repeats):
@@ -63,7 +63,7 @@ def measure(
 
 
 def row(name: str, times: list[float], peak: float) -> None:
-    """Prints min, median and max of the repeats, and the peak memory."""
+    """Print minimum, median and maximum of the repeats, and the peak memory."""
     low = min(times)
     middle = statistics.median(times)
     high = max(times)
@@ -74,7 +74,7 @@ def row(name: str, times: list[float], peak: float) -> None:
 
 
 def main() -> int:
-    """Runs the comparison; the exit status is 1 if any pair of results differs."""
+    """Run the comparison; return 1 if any pair of results differs."""
     parser = argparse.ArgumentParser(
         description="Time RMIA scoring against the pairwise definition."
     )

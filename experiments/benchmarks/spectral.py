@@ -8,10 +8,10 @@ Command::
 
 Results: ``experiments/results/spectral.json``
 
-One row is one compiled call for all layers, from the same random start, or, for
-PowerQR, that many calls of one iteration each, as in training. An iteration is one
-product with the map and one with its adjoint for each of the K vectors; each call of
-PowerQR adds one product for its values. The truth is Lanczos with ``--reference-iters``
+A row of Lanczos is one compiled call for all layers, from the same random start. A row
+of PowerQR is as many calls as iterations, as in training. An iteration is one product
+with the map and one with its adjoint for each of the K vectors; each call of PowerQR
+adds one product for its values. The truth is Lanczos with ``--reference-iters``
 iterations.
 """
 
@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def vectors(spectra: dict[str, Spectrum]) -> dict[str, Any]:
-    """Return what the next call starts from."""
+    """Return the vectors from which the next call starts, by layer."""
     return {path: spectrum.vectors for path, spectrum in spectra.items()}
 
 
@@ -76,9 +76,9 @@ def row(name: str, count: int, error: np.ndarray, milliseconds: float) -> None:
 
 
 def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> bool:
-    """Print one model's table.
+    """Print one model's table, and return whether its values are sound.
 
-    Returns whether no value is above the truth and the longest Lanczos is within 1e-4.
+    They are if none is above the truth and the longest Lanczos is within 1e-4 of it.
     """
     model = models.build(name, SHAPE, NUM_CLASSES)
     variables = jax.jit(model.init)(jax.random.key(0))
@@ -124,12 +124,12 @@ def compare(name: str, iters: list[int], reference_iters: int, repeats: int) -> 
 
 
 def overhead(batch_norm: bool, period: int, repeats: int) -> None:
-    """Print how much longer ``period`` training steps take when the last one clips.
+    """Print the added time of ``period`` training steps of which the last one clips.
 
-    Images are scikit-learn's digits, enlarged; two periods come before the first one
-    that is timed, since the first clip has most to do. Steps with and without FastClip
-    take turns, so that other work on the machine slows both; processor time hardly
-    depends on it (and says nothing of an accelerator).
+    Images are scikit-learn's digits, enlarged. Two periods come before the first timed
+    one, since the first clip has the most work. Steps with and without FastClip take
+    turns, so that other work on the machine slows both. Processor time hardly depends
+    on that other work (and says nothing about an accelerator).
     """
     digits = data.load_digits().train
     images = np.repeat(np.repeat(np.repeat(digits.images, 4, 1), 4, 2), 3, 3)
@@ -195,10 +195,10 @@ def true_norm(layer: Layer) -> float:
 
 
 def estimators(num_clips: int = 10) -> None:
-    """Print time and errors of FastClip's estimators on two layers that noise moves.
+    """Print time and errors of FastClip's estimators on two layers moved by noise.
 
-    Before each clip 5% of the kernel's length is added to it at random; the estimators
-    take turns. Errors are of the last five clips.
+    Before each clip, noise of 5% of the kernel's norm is added to the kernel. The
+    estimators take turns. Errors are those of the last five clips.
     """
     rng = np.random.default_rng(0)
     dense = {"w": jnp.asarray(rng.normal(size=(512, 512)) / 512**0.5, "f4")}

@@ -1,21 +1,21 @@
-"""Runs killed at random moments and started again, compared with whole ones by bits.
+"""Runs killed at random moments and resumed, compared bit for bit with whole ones.
 
 Commands::
 
-    survival.py moments --number 50      # each run once, at a moment of all of it
-    survival.py kills --number 50        # repeatedly, at moments of what is left
+    survival.py moments --number 50      # each run once, at any moment of the run
+    survival.py kills --number 50        # repeatedly, at moments of the rest of the run
     survival.py writes --number 20       # while a file is half written
     survival.py processes --number 8     # one of two processes of a run
     survival.py experiment --number 8    # artifacts of an experiment
 
 The run is small: a perceptron on digits, groups of models with checkpoints, adversarial
 sets, two methods, audit, report. It is killed with SIGKILL and started again by the
-same command until it ends. All numbers of ``results.json`` but times, every stored
-array and score, and the digests of the stored models must be those of an uninterrupted
-run. No kill may make the next run warn, nor leave a file half written.
+same command until it ends. All numbers of ``results.json`` except times, every stored
+array and score, and the digests of the stored models must equal those of an
+uninterrupted run. No kill may make the next run warn, or leave a file half written.
 
-The phase that a kill meets is read from the stacks of the process a moment before.
-Moments are uniform over 1.5 times what the run has left to do (``moments``: over the
+The phase of the run at a kill is read from the stacks of the process a moment before.
+Moments are uniform over 1.5 times the time that the run has left (``moments``: over the
 whole run); one in ten is uniform over the start instead.
 
 Results: ``experiments/results/survival.json``
@@ -122,12 +122,12 @@ jax.distributed.initialize = functools.partial(initialize, heartbeat_timeout_sec
 from unlearn_jax.cli import main
 sys.exit(main())
 """
-"""The command, with a thread that writes down where the process is.
+"""Program that runs the command, with a thread that writes the stacks of the process.
 
 On SIGUSR1 the interpreter wakes the thread, which reads the stacks while it holds the
-lock of the interpreter. ``faulthandler.register`` reads them in the signal's handler,
-while they change, and crashes the process now and then (python/cpython#116008). A lost
-process is noticed after 10 s, not 100.
+interpreter's lock. ``faulthandler.register`` would read them in the signal's handler,
+while they change, and crash the process now and then (python/cpython#116008). A lost
+process is noticed after 10 s instead of 100.
 """
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -153,7 +153,10 @@ PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("between stages", ("_run.py run",)),
     ("between stages", ("experiment.py run_experiment",)),
 )
-"""Phase of a process, by functions that are all on its stacks; the first that fits."""
+"""Phases of a process, each with functions that must all be on its stacks.
+
+The first phase that fits counts.
+"""
 OTHER = "start: imports, data, plan"
 
 WRITES = {
@@ -163,7 +166,7 @@ WRITES = {
     "unlearned models": "run/unlearn-*/.items-*[0-9]",
     "report": "run/.[acrt]*-*",
 }
-"""Files under way, by pattern."""
+"""Patterns of the files that are being written, by kind."""
 
 
 class Case(NamedTuple):
@@ -174,7 +177,7 @@ class Case(NamedTuple):
     processes: int = 1
 
     def start(self, folder: pathlib.Path) -> list[subprocess.Popen[str]]:
-        """The command, in each of its processes."""
+        """Start the command, and return its processes."""
         folder.mkdir(exist_ok=True)
         (self.root / "small.py").write_text(self.preset)
         env = {
@@ -213,12 +216,12 @@ class Case(NamedTuple):
         return started
 
     def finish(self, folder: pathlib.Path) -> str:
-        """Runs the command to its end; gives what it said on standard error."""
+        """Run the command to its end, and return its standard error."""
         return end(self.start(folder))
 
 
 def end(processes: list[subprocess.Popen[str]]) -> str:
-    """Waits for processes that must end well; what they said on standard error."""
+    """Wait for processes that must succeed, and return their standard error."""
     outputs = [process.communicate()[1] for process in processes]
     if any(process.returncode for process in processes):
         raise SystemExit(
@@ -233,7 +236,7 @@ def stacks(folder: pathlib.Path, index: int) -> pathlib.Path:
 
 
 def content(folder: pathlib.Path) -> dict[str, bytes]:
-    """Return what must be equal: numbers, bits of all arrays, and their manifests."""
+    """Return the content to compare: numbers, bits of all arrays, and manifests."""
     results = json.loads((folder / "run" / "results.json").read_text())
     for row in results.get("rows", []):
         row.pop("cost", None)
@@ -260,7 +263,7 @@ def stored(folder: pathlib.Path) -> dict[str, bytes]:
             # Orbax names its files at random; the manifest has digests of the values
             manifest = json.loads(file.read_text())
             if read_manifest(file.parent) is None:
-                raise SystemExit(f"{file.parent} is not whole")
+                raise SystemExit(f"{file.parent} is not complete")
             lasting = {**manifest, "cost": None, "files": None}
             files[name] = json.dumps(lasting, sort_keys=True).encode()
     return files
@@ -269,21 +272,21 @@ def stored(folder: pathlib.Path) -> dict[str, bytes]:
 def compare(
     folder: pathlib.Path, expected: dict[str, bytes], *, left: bool = False
 ) -> None:
-    """Stops at a difference, or at something left behind (unless that is expected).
+    """Stop the script if a run differs, or has left something behind.
 
     Args:
-      folder: of a finished run.
-      expected: the content of the uninterrupted one.
-      left: whether folders that were set aside are fine.
+      folder: folder of a finished run.
+      expected: content of the uninterrupted run.
+      left: whether the run may have left something, such as folders set aside.
     """
     files = content(folder)
     if files.keys() != expected.keys():
         raise SystemExit(
-            "other files than without interruption:"
+            "files differ from those of the uninterrupted run:"
             f" {sorted(files.keys() ^ expected.keys())[:5]}"
         )
     if different := [name for name, value in files.items() if value != expected[name]]:
-        raise SystemExit(f"not the result of the uninterrupted run: {different[:5]}")
+        raise SystemExit(f"content differs from the uninterrupted run: {different[:5]}")
     odd = [
         path
         for path in folder.rglob("*")
@@ -294,7 +297,7 @@ def compare(
 
 
 class Clock:
-    """Durations of an uninterrupted run's stages, to tell what another has left."""
+    """Durations of an uninterrupted run's stages, to estimate what another has left."""
 
     def __init__(self, folder: pathlib.Path, started: float) -> None:
         began = (folder / "run" / "config.json").stat().st_mtime
@@ -308,7 +311,7 @@ class Clock:
         self.last = (folder / "run" / "results.json").stat().st_mtime - began
 
     def left(self, folder: pathlib.Path) -> float:
-        """Seconds."""
+        """Return the seconds that a run in a folder still needs."""
         return self.last + sum(
             took for file, took in self.stages.items() if not (folder / file).exists()
         )
@@ -326,7 +329,7 @@ def phase(written: str) -> str:
 def kill(
     folder: pathlib.Path, victim: int, processes: list[subprocess.Popen[str]]
 ) -> str | None:
-    """Kills one of the processes: what it was at; None if it had ended."""
+    """Kill one of the processes; return its phase, or None if it had ended."""
     process = processes[victim]
     file = stacks(folder, victim)
     if file.exists() and process.poll() is None:
@@ -347,7 +350,7 @@ def kill(
 
 
 def begun(folder: pathlib.Path) -> int:
-    """Changes when a run has its directory."""
+    """Return the time (in ns) of a run's ``config.json``, or 0 if it has none."""
     with contextlib.suppress(FileNotFoundError):
         return (folder / "run" / "config.json").stat().st_mtime_ns
     return 0
@@ -356,7 +359,7 @@ def begun(folder: pathlib.Path) -> int:
 def wait_until(
     there: Callable[[], object], processes: list[subprocess.Popen[str]]
 ) -> None:
-    """Returns when something is there, or a process has ended."""
+    """Wait until a condition holds, or a process has ended."""
     while not there() and all(process.poll() is None for process in processes):
         time.sleep(0.001)
 
@@ -368,9 +371,10 @@ def at_a_moment(
     rng: random.Random,
     over: float = 1.5,
 ) -> tuple[list, str | None]:
-    """Start the command, kill it at a random moment, return processes and phase.
+    """Start the command, kill it at a random moment, and return processes and phase.
 
-    Moments are drawn over so many times what the run has left to do.
+    The moment is uniform over ``over`` times the time that the run has left. The phase
+    is None if the process had ended before.
     """
     before = begun(folder)
     left = clock.left(folder)
@@ -389,10 +393,15 @@ def at_a_moment(
 def at_a_write(
     case: Case, folder: pathlib.Path, rng: random.Random
 ) -> tuple[list, str | None]:
-    """Kill the command when a file of a kind appears; return True if it is partial."""
+    """Start the command, and kill it when a file of a random kind is being written.
+
+    Returns:
+      The processes, and a text that says whether the file is half written; None if the
+      command had ended before.
+    """
     kind = rng.choice(
         list(WRITES)
-    )  # one that is there already does not come again, and the run ends
+    )  # a file that exists already does not appear again, and the run ends
     seen = set(folder.glob(WRITES[kind]))
     processes = case.start(folder)
     wait_until(lambda: set(folder.glob(WRITES[kind])) - seen, processes)
@@ -417,11 +426,15 @@ def kill_often(
     """Kill until the number is reached, compare every finished run, count the phases.
 
     Args:
-      case: what is run.
-      expected: the content of the uninterrupted run.
-      number: of kills.
-      once: starts the command, and may kill it.
+      case: command to run.
+      expected: content of the uninterrupted run.
+      number: number of kills.
+      once: function that starts the command in a folder and may kill it; it returns the
+        processes and the phase of the kill, or None without one.
       again: whether a run that was killed may be killed again.
+
+    Returns:
+      The number of kills by phase.
     """
     where: collections.Counter[str] = collections.Counter()
     folder = case.root / "killed"
@@ -438,7 +451,7 @@ def kill_often(
             where[met] += 1
             errors = "\n".join(
                 process.communicate(timeout=300)[1] for process in processes
-            )  # the others end, too
+            )  # the other processes end, too
             print(
                 f"killed {where.total()} of {number}: {met}",
                 file=sys.stderr,
@@ -450,7 +463,7 @@ def kill_often(
             ends += 1
             shutil.rmtree(folder)
         if "unlearn-jax: warning" in errors:
-            raise SystemExit(f"not silent after a kill:\n{errors}")
+            raise SystemExit(f"a warning after a kill:\n{errors}")
         if met is None and where.total() == number:
             break
     print(
@@ -463,7 +476,11 @@ def kill_often(
 
 
 def uninterrupted(case: Case) -> tuple[Case, Clock, dict[str, bytes]]:
-    """Run the command once in ``whole``, with the cache that the killed runs find."""
+    """Run the command without a kill, in ``whole``, after a run that fills the cache.
+
+    Returns:
+      The command, the clock of the run, and the content of the run.
+    """
     case.finish(case.root / "warm")
     started = time.time()
     case.finish(case.root / "whole")
@@ -478,7 +495,7 @@ def uninterrupted(case: Case) -> tuple[Case, Clock, dict[str, bytes]]:
 
 
 def main() -> None:
-    """Kill and compare as the command line says."""
+    """Kill and compare runs with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "what", choices=("moments", "kills", "writes", "processes", "experiment")

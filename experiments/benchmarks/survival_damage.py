@@ -5,12 +5,13 @@ Commands::
     survival_damage.py                            # all of it, 20 minutes
     survival_damage.py finished --how deleted     # a part
 
-The run is that of ``survival.py``. In a finished one, a file of every kind of stored
+The run is that of ``survival.py``. In a finished run, a file of every kind of stored
 folder is truncated, has a bit flipped or is deleted, in turn, and so are the files that
-a run only writes; the same command must name every stored one, move its folder aside,
-recompute it and end in the same bits. Then come checkpoints of a group under way, the
-cache of compiled programs, a disk (in memory, mounted for the purpose) that is full at
-four places of the run or read-only, and the same command twice at once.
+a run writes but never reads. The same command must name every stored file, move its
+folder aside, recompute it and end in the same bits. The next cases are checkpoints of a
+group under way, the cache of compiled programs, a disk (in memory, mounted for this
+test) that is read-only or full at one of four points of the run, and the same command
+started twice at once.
 
 Results: ``experiments/results/survival_damage.json``
 """
@@ -44,12 +45,12 @@ DAMAGE: dict[str, Callable[[bytes], bytes] | None] = {
 
 
 def flip(data: bytes, place: int, bit: int) -> bytes:
-    """The data with one bit of one byte changed."""
+    """Return the data with one bit of one byte changed."""
     return data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
 
 
 def damage(file: pathlib.Path, how: str) -> None:
-    """Damages a file."""
+    """Damage a file in one of the ways of ``DAMAGE``."""
     if (change := DAMAGE[how]) is None:
         file.unlink()
     else:
@@ -108,7 +109,7 @@ def damage_finished(
                     flush=True,
                 )
             for file, before in zip(written, spoiled, strict=True):
-                # What follows the first bytes may hold times
+                # The bytes after the first ones may hold times
                 first = (whole / file.relative_to(folder)).read_bytes()[:4]
                 if file.read_bytes() == before or file.read_bytes()[:4] != first:
                     raise SystemExit(f"{file}, {how}: not rewritten")
@@ -120,14 +121,14 @@ def damage_finished(
 
 
 def set_aside(file: pathlib.Path) -> bool:
-    """Return whether the piece of a file was moved aside, and a sound one exists."""
+    """Return whether a file's folder was moved aside, and a sound one replaces it."""
     piece = next(path for path in file.parents if path.name.startswith("items-"))
     aside = piece.with_name(f"damaged-{piece.name}-0")
     return aside.is_dir() and find_manifest(piece) is not None
 
 
 def kind_of(file: pathlib.Path, folder: pathlib.Path) -> str:
-    """A file's place without numbers and keys."""
+    """Return a file's path without numbers and keys."""
     return re.sub(r"-?[0-9a-f]{8,}|-\d+|\d+/", "", str(file.relative_to(folder)))
 
 
@@ -136,7 +137,7 @@ def damage_checkpoints(
 ) -> None:
     """Damage checkpoints: training resumes from the one before, or restarts."""
     under_way = case.root / "under way"
-    # A kill that comes after the last epoch of a group finds no checkpoint: again
+    # A kill after the last epoch of a group finds no checkpoint: start again
     while len(steps_of(under_way)) < 2:
         shutil.rmtree(under_way, ignore_errors=True)
         processes = case.start(under_way)
@@ -172,7 +173,7 @@ def damage_checkpoints(
 
 
 def steps_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Finished checkpoints of the group under way, oldest first."""
+    """Return the finished checkpoints of the group under way, oldest first."""
     steps = [
         step for step in folder.glob("banks/*/unfinished-*/*") if step.name.isdecimal()
     ]
@@ -180,7 +181,7 @@ def steps_of(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder."""
+    """Return all files below a folder."""
     return [file for file in folder.rglob("*") if file.is_file()]
 
 
@@ -206,7 +207,7 @@ def damage_cache(
 
 
 def refused(case: Case, folder: pathlib.Path, status: int, message: str) -> None:
-    """Runs the command, which must end with this status, and one line that says why."""
+    """Run the command, which must end with a status and one line with a message."""
     (process,) = case.start(folder)
     _, output = process.communicate()
     if process.returncode != status or message not in output or output.count("\n") != 1:
@@ -216,7 +217,11 @@ def refused(case: Case, folder: pathlib.Path, status: int, message: str) -> None
 
 
 def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) -> None:
-    """Fill the disk in several places, make it read-only: one line, then the same."""
+    """Fill the disk at several points of the run, and make it read-only.
+
+    Each time the run must end with one line. With space on the disk, the same command
+    must then end in the same result.
+    """
     size = sum(
         -(-file.stat().st_size // 4096) * 4 for file in files_of(whole)
     ) + 4 * len(list(whole.rglob("*")))
@@ -236,7 +241,7 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
             compare_finished(disk, expected)
             subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
             if "unlearn-jax: warning" in case.finish(disk):
-                raise SystemExit("not silent after a full disk")
+                raise SystemExit("a warning after a full disk")
             compare(disk, expected)
             print(
                 f"ok  full disk with {done:2} folders finished: one line, none lost;"
@@ -253,16 +258,16 @@ def damage_disks(case: Case, whole: pathlib.Path, expected: dict[str, bytes]) ->
 
 
 def compare_finished(folder: pathlib.Path, expected: dict[str, bytes]) -> None:
-    """Stop unless what a stopped run has finished is what the whole one has."""
+    """Stop unless a stopped run's finished folders equal those of the whole run."""
     for manifest in folder.rglob("items-*/manifest.json"):
         for name, value in stored(manifest.parent).items():
             name = str((manifest.parent / name).relative_to(folder))
             if value != expected[name]:
-                raise SystemExit(f"{name} is not what the uninterrupted run has")
+                raise SystemExit(f"{name} differs from that of the uninterrupted run")
 
 
 def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
-    """Starts the command while it runs: the second refuses, the first continues."""
+    """Start the command while it runs: the second refuses, the first continues."""
     folder = case.root / "twice"
     processes = case.start(folder)
     wait_until(lambda: begun(folder), processes)
@@ -277,7 +282,7 @@ def two_at_once(case: Case, expected: dict[str, bytes]) -> None:
 
 
 def main() -> None:
-    """Damage and compare as the command line says."""
+    """Damage and compare the parts that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "what",

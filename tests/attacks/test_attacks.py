@@ -283,7 +283,7 @@ def test_unusable_input_is_refused(linear_problem):
         attacks.pgd(linear, variables, x.at[0].set(jnp.nan), y, x, epsilon=0.1)
     with pytest.raises(InputError, match="unknown search"):
         attacks.adversarial_set(linear, variables, x, y, search="binary")
-    with pytest.raises(InputError, match="cannot go on"):
+    with pytest.raises(InputError, match="cannot continue"):
         attacks.adversarial_set(linear, variables, x, y, search="grid", restart=False)
     with pytest.raises(InputError, match="must be a positive integer"):
         attacks.adversarial_set(linear, variables, x, y, num_radii=0)

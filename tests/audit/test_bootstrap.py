@@ -435,7 +435,7 @@ def test_treating_runs_as_independent_would_be_too_short():
         (lambda r: summarize([0.5, np.nan], np.ones((3, 2))), "NaN or infinite"),
         (lambda r: summarize([0.5, 0.5], np.ones((3, 3))), r"\[B, 2\]"),
         (lambda r: summarize([0.5, 0.5], None, np.ones((2, 1))), "integers"),
-        (lambda r: summarize([0.5, 0.5], None, [[0], [1], [2]]), "one row a value"),
+        (lambda r: summarize([0.5, 0.5], None, [[0], [1], [2]]), "one row per value"),
     ],
 )
 def test_bad_input_is_one_line(call, message):

@@ -134,7 +134,7 @@ REFUSED = [
     # bootstrap
     (
         lambda: audit.summarize_runs(ONES, factors=[[0], [1]]),
-        "2 rows of factors for 4 values: pass one row a value",
+        "2 rows of factors for 4 values: pass one row per value",
     ),
     (
         lambda: audit.sample_weights(RNG, 2, ONES),
@@ -184,7 +184,7 @@ REFUSED = [
     (lambda: audit.interval([1, INF], 1), "the estimate or a replicate is infinite"),
     (
         lambda: audit.summarize(ONES, BANK),
-        "replicates have shape \\(4, 3\\): pass \\[B, 4\\], one column a value",
+        "replicates have shape \\(4, 3\\): pass \\[B, 4\\], one column per value",
     ),
     # metrics
     (
@@ -315,7 +315,7 @@ REFUSED = [
     ),
     (
         rmia(bank=BANK[:3], member=DESIGN[:3]),
-        "3 references cannot hold each sample in half",
+        "no sample can be in exactly half of 3 references",
     ),
     (
         rmia(member=DESIGN & False),

@@ -288,7 +288,7 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
         (lambda: coresets.causes([], []), "one boolean per world"),
         (lambda: coresets.causes([True], [True, False]), "boolean mask"),
         (lambda: coresets.causes([1, 0], [True, False]), "boolean mask"),
-        (lambda: coresets.tian_pearl_bounds(1.2, 0.0), "no probability"),
+        (lambda: coresets.tian_pearl_bounds(1.2, 0.0), "not a probability"),
         (
             lambda: coresets.retrain_without(
                 keys, tiny, blobs, np.ones(60, bool), recipe, blobs.images

@@ -43,7 +43,7 @@ CORESETS = [
     (lambda: coresets.mean_margin(jnp.zeros((0, 2)), LABELS[:0]), "outputs have shape"),
     (lambda: coresets.forget_accuracy(OUTPUTS, LABELS - 1), "labels must lie in 0..1"),
     (lambda: coresets.suppressed(0.5, tolerance=NAN), "tolerance is nan"),
-    (lambda: coresets.tian_pearl_bounds(NAN, 0.5), "nan is no probability"),
+    (lambda: coresets.tian_pearl_bounds(NAN, 0.5), "nan is not a probability"),
     (lambda: worlds(ridge=NAN), "ridge must be positive and finite, got nan"),
     (lambda: worlds(ridge=INF), "ridge must be positive and finite, got inf"),
     (lambda: worlds(num_features=0), "num_features must be a positive integer"),
@@ -153,7 +153,7 @@ FEDERATED = [
         lambda: federated.yeom(
             jnp.array([NAN, 1.0]), jnp.array([True, False]), jnp.array([False, True])
         ),
-        "losses hold NaN",
+        "losses contain NaN",
     ),
     (
         lambda: federated.overlap(
@@ -173,14 +173,14 @@ FEDERATED = [
     ),
     (lambda: federated.rounds_to_reach([[0.5]], [0.1, 0.2]), "target must have shape"),
     (lambda: federated.rounds_to_reach([0.5], NAN), "a target is NaN"),
-    (lambda: federated.RecoveryRuns([], ["test"]), "the measures of one seed at least"),
+    (lambda: federated.RecoveryRuns([], ["test"]), "at least one seed"),
     (
         lambda: federated.RecoveryRuns([{"original": np.zeros((1, 2))}], ["a", "b"]),
         "no measures of the retrained model",
     ),
     (
         lambda: federated.RecoveryRuns([RUNS, RUNS | {"original": []}], ["a", "b"]),
-        "seeds differ",
+        "all seeds must have the same models",
     ),
     (lambda: federated.RecoveryRuns([RUNS], ["a"]), r"pass \[L, 1\] or"),
     (
@@ -251,7 +251,7 @@ def table(shifts=(0.0,), levels=(1.0,)):
 
 TESTBEDS = [
     (lambda: testbeds.Sizes(1.5, 5, 1, 0.1), "num_retain must be a positive integer"),
-    (lambda: testbeds.Sizes(10, 5, 11, 0.1), "no more active than retained"),
+    (lambda: testbeds.Sizes(10, 5, 11, 0.1), "must not exceed num_retain"),
     (lambda: testbeds.Sizes(10, 5, 1, NAN), "ridge must be positive and finite"),
     (lambda: testbeds.forces(SIZES, "much"), "alpha must be finite"),
     (lambda: testbeds.shared_minimizers(SIZES, -1.0), "alpha must be at least 0"),

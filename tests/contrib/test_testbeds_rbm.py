@@ -554,7 +554,7 @@ def chained(weights, batch_size):
             r"in \[0, 1\]",
         ),
         (lambda: chained(jnp.ones(2), 0), "batch_size"),
-        (lambda: chained(jnp.zeros(2), 1), "nothing to learn"),
+        (lambda: chained(jnp.zeros(2), 1), "weights of all samples are 0"),
         (
             lambda: annealing.bound_log_likelihood(
                 jax.random.key(0), machine(3, 2), jnp.zeros(3), jnp.ones((4, 2))

@@ -81,9 +81,9 @@ def raised(items, **options):
     ("items", "message"),
     [
         ([], "there are no items"),
-        ([gray(1)], "item 0 is no pair"),
-        ([(gray(1), 0), (gray(1), 0.5)], "item 1: a label is an integer, got 0.5"),
-        ([("cat.png", 0)], "an image is Pillow's or an array"),
+        ([gray(1)], "item 0 is not a pair"),
+        ([(gray(1), 0), (gray(1), 0.5)], "item 1: a label must be an integer, got 0.5"),
+        ([("cat.png", 0)], "an image must be a Pillow image or an array"),
         ([(np.zeros((3, 8, 8), "f4"), 0)], "channels come last"),
         ([(gray(1), 0), (gray(1, 5), 0)], "item 1 is 5x5, the first is 4x4"),
         ([(gray(1), 0), (gray(1) / 255, 0)], "dtype float64, the first uint8"),

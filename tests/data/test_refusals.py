@@ -198,7 +198,8 @@ REFUSED = [
     ),
     (
         lambda at: data.resplit(SPLITS, num_train=8, num_test=2, seed=0, balanced=True),
-        "num_train \\+ num_test = 10 takes 5 of each class, and one has only 4",
+        "num_train \\+ num_test = 10 needs 5 samples of each class, and one class has"
+        " only 4",
     ),
     # choosing classes
     (
@@ -344,7 +345,7 @@ REFUSED = [
     ),
     (
         lambda at: data.crop(keys(2), jnp.asarray(IMAGES)),
-        "keys of shape \\(2,\\) for 4 images: pass one for each",
+        "keys have shape \\(2,\\) for 4 images: pass one key per image",
     ),
     (
         lambda at: data.trivial_augment(keys(), IMAGES, num_bins=1),
@@ -450,7 +451,7 @@ REFUSED = [
     ),
     (
         lambda at: tfds_reader._resized("my", np.zeros((4, 4), np.uint16), (2, 2)),
-        r"my: images of type uint16 and shape \(4, 4\) cannot be resized: give no size",
+        r"my: images of type uint16 and shape \(4, 4\) cannot be resized: leave size unset",
     ),
 ]
 
@@ -495,7 +496,7 @@ ELSEWHERE = {
         ("data/iterables.py", start): f"{PAIRS}::test_bad_items_are_one_line"
         for start in (
             "{}: there are no items",
-            "{} is no pair of",
+            "{} is not a pair of",
             "{} is {}x{}, the first is",
             "{} has dtype {}, the first",
             "{}: images have {} and {} channels",

@@ -166,7 +166,7 @@ def test_folders_that_are_none(normed, trained, tmp_path):
     with pytest.raises(InputError, match="no model at"):
         models.load(tmp_path / "absent", like=normed)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no Orbax folder"):
+    with pytest.raises(InputError, match="not an Orbax folder"):
         models.load(tmp_path / "empty", like=normed)
     with ocp.CheckpointManager(tmp_path / "manager") as manager:
         manager.save(3, args=ocp.args.StandardSave({"params": trained.params}))

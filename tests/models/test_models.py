@@ -141,7 +141,7 @@ def test_canonical_second_derivatives(stride, key):
 @pytest.mark.parametrize("form", ["canonical", NATIVE])
 def test_forms_refuse_what_they_cannot_do(form):
     image, kernel = jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 1, 2))
-    with pytest.raises(InputError, match="no groups"):
+    with pytest.raises(InputError, match="dilation or groups"):
         models.CONVOLUTIONS[form](image, kernel, (1, 1), "SAME", feature_group_count=2)
     with pytest.raises(InputError, match="NHWC"):
         models.CONVOLUTIONS[form](
@@ -395,7 +395,7 @@ def test_build_names_what_is_wrong():
         models.build("mlp", (8, 8, 1), 10, depth=3)
     with pytest.raises(InputError, match="patches of side 3 do not divide"):
         models.build("vit", (8, 8, 1), 10, patch_size=3).init(jax.random.key(0))
-    with pytest.raises(InputError, match="a width of 8 is no multiple of 3 heads"):
+    with pytest.raises(InputError, match="a width of 8 is not a multiple of 3 heads"):
         models.build("vit", (8, 8, 1), 10, width=8, num_heads=3).init(jax.random.key(0))
     with pytest.raises(InputError, match="compute type"):
         models.build("mlp", (8, 8, 1), 10, dtype="int8")

@@ -191,7 +191,7 @@ REFUSED = {
     "Conv_0/bias has shape (5,), the model's has (4,)": lambda s: s.update(
         {"0.bias": np.ones(5, "f4")}
     ),
-    "the weights' 0.bias is no array": lambda s: s.update({"0.bias": "bias"}),
+    "the weights' 0.bias is not an array": lambda s: s.update({"0.bias": "bias"}),
 }
 
 

@@ -480,7 +480,7 @@ def test_lira_is_a_column_of_other_runs_too(splits, tmp_path):
                 "forget": ForgetConfig(seeds=(1,)),
                 "replicas": ReplicasConfig(references=4),
             },
-            "audit.targets is about",
+            "audit.targets needs forgotten",
         ),
         (
             {
@@ -558,7 +558,7 @@ def test_a_balanced_split_has_equally_many_of_each_class():
     assert not np.array_equal(again.train.labels, splits.train.labels)
     for bad, message in (
         ((1005, 200), "multiples"),
-        ((1700, 100), "one has only"),
+        ((1700, 100), "one class has only"),
         ((0, 10), "multiples"),
     ):
         with pytest.raises(InputError, match=message):
@@ -586,7 +586,7 @@ def test_classes_without_test_samples_are_refused_before_anything_is_trained(tmp
     )
     blind = dataclasses.replace(config, audit=AuditConfig(mia_nn=False))
     with pytest.raises(
-        InputError, match="class 0 has no test sample, which MIA-NN needs of all"
+        InputError, match="class 0 has no test sample, which MIA-NN needs for every"
     ):
         make_plan(config, tmp_path, splits=_made(train, [1, 2, 3, 4]))
     with pytest.raises(InputError, match="class 3 has no test sample: forget classes"):

@@ -140,7 +140,7 @@ def test_a_method_of_another_package_is_a_row(outside, name):
     ("name", "message"),
     [
         ("absent", "no method is called 'absent': .* keep"),
-        ("outside_columns:absent", "is none of the methods"),
+        ("outside_columns:absent", "is not one of the methods"),
         ("outside_columns:brier", "must be a method with its hyperparameters"),
         ("outside_columns:Keep", "must be a method with its hyperparameters"),
     ],
@@ -169,12 +169,12 @@ def test_a_column_that_fails_costs_no_other_column(outside):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": ("absent",)}, "'absent' is none of the columns"),
-        ({"columns": ("outside_columns:absent",)}, "is none of the columns"),
+        ({"columns": ("absent",)}, "'absent' is not one of the columns"),
+        ({"columns": ("outside_columns:absent",)}, "is not one of the columns"),
         ({"columns": ("outside_columns:brier",)}, "is a function: pass a pipeline"),
         ({"columns": ("outside_columns:FT_AUC",)}, "there is a column ft_auc: rename"),
         ({"signal": "absent"}, "unknown audit.signal 'absent'"),
-        ({"signal": "absent:function"}, "is none of the signals"),
+        ({"signal": "absent:function"}, "is not one of the signals"),
     ],
 )
 def test_names_of_nothing_are_one_line(outside, options, message):

@@ -626,7 +626,7 @@ def test_references_keep_what_is_asked_for_and_the_table_stays(
     opened = uj.open(tmp_path / "run")
     with pytest.raises(InputError, match="keep_references logits"):
         _ = opened.references.logits
-    with pytest.raises(InputError, match="has no models, they were not kept"):
+    with pytest.raises(InputError, match="has no models, because they were not kept"):
         _ = opened.references.models
     hard = ForgetConfig(kind="memorized", fraction=0.2)
     with pytest.raises(InputError, match="reads the references' logits"):
@@ -735,11 +735,11 @@ CASES = {
     ),
     "baseline that is no row": (
         {"rows": {"a": {"method": AMUN(), "baseline": "b"}}},
-        "the baseline 'b' is no other row",
+        "the baseline 'b' is not another row",
     ),
     "baseline that is the row": (
         {"rows": {"a": {"method": AMUN(), "baseline": "a"}}},
-        "the baseline 'a' is no other row",
+        "the baseline 'a' is not another row",
     ),
     "row with an unknown attack": (
         {"rows": {"a": {"method": AMUN(), "attack": "weak"}}},
@@ -768,7 +768,7 @@ CASES = {
             "tuning": {"trials": 2},
             "rows": {"a": {"method": AMUN(), "search": {"rate": [1]}}},
         },
-        "no hyperparameter of 'amun'",
+        "not a hyperparameter of 'amun'",
     ),
     "search without a range": (
         {
@@ -796,7 +796,7 @@ CASES = {
             "tuning": {"trials": 2},
             "rows": {"a": {"method": AMUN(), "search": {"adaptive": [True]}}},
         },
-        "no hyperparameter of 'amun'",
+        "not a hyperparameter of 'amun'",
     ),
     "search that is none": (
         {"rows": {"a": {"method": AMUN(), "search": "no"}}},
@@ -828,7 +828,7 @@ CASES = {
             "rows": {"a": {"method": AMUN(), "attack": "w", "adaptive": True}},
             "attacks": {"w": {"source": "other"}},
         },
-        "adaptive recomputes",
+        "adaptive needs an attack",
     ),
     "adaptive that is no truth value": (
         {"rows": {"a": {"method": AMUN(), "adaptive": "False"}}},

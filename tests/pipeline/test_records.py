@@ -42,8 +42,11 @@ def test_numbers_that_are_not_finite_are_null_in_json_and_nan_when_read():
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (records.SCHEMA + 1, "schema 3 of newer code, this one reads 2: update"),
-        (0, "schema 0 of older code, this one reads 2: run it again"),
+        (
+            records.SCHEMA + 1,
+            "schema 3 of newer code, but this version reads 2: update",
+        ),
+        (0, "schema 0 of older code, but this version reads 2: run it again"),
         (None, "of unlearn_jax 0.1: run it again in a new folder"),
     ],
 )

@@ -464,7 +464,7 @@ def test_directories_of_an_older_format_are_refused(lost, small, tmp_path, capsy
     status, said = small(capsys, tmp_path / "a")
     assert status == 2
     assert said.count("\n") == 1
-    assert "is of format 2, this version writes format 3: give --workdir a new" in said
+    assert "of format 2, but this version writes format 3: give --workdir a new" in said
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == before
 
 

@@ -134,7 +134,7 @@ def test_orders_become_prefixes():
 def test_refusals_are_one_line(config):
     for change, message in (
         ({"seeds": (0, 1)}, "at least 3"),
-        ({"judge_seeds": (0, 4, 5)}, "decided nothing"),
+        ({"judge_seeds": (0, 4, 5)}, "must not overlap"),
         ({"curve": (0.5, 1.0)}, "between 0 and 1"),
     ):
         with pytest.raises(InputError, match=message):

@@ -350,7 +350,7 @@ def test_steps_are_timed_with_compiling_apart(tiny, blobs):
         ({"attack": AttackPlan(num_samples=0)}, "at least 1"),
         ({"training": TrainingConfig(objective=TRADES())}, "name arms instead"),
         ({"overhead_steps": 7}, "multiple of clip.period"),
-        ({"pilot_seed": 3}, "none of the reported"),
+        ({"pilot_seed": 3}, "not be one of the reported"),
         ({"control": ControlConfig(arms=("clip",))}, "some of arms"),
         ({"attack": AttackPlan((4,), 4, every_epochs=-1)}, "not be negative"),
     ],

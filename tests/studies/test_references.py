@@ -92,8 +92,8 @@ def test_designs_and_refusals(config):
         resnet18._design(config, 4, 10, 9), membership_design(6, 9, seed=4)
     )
     for change, message in (
-        ({"counts": (4, 2)}, "even and rise"),
-        ({"counts": (3,)}, "even and rise"),
+        ({"counts": (4, 2)}, "even and ascending"),
+        ({"counts": (3,)}, "even and ascending"),
         ({"group": 0}, "at least 1"),
         ({"peak_tflops": 0.0}, "positive and finite"),
     ):

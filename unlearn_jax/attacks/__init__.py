@@ -1,8 +1,9 @@
 """Adversarial examples: gradient attacks, and AMUN's search for the closest ones.
 
-Attacks take a function and any pytree of variables, images in [0, 1], and evaluation
-mode: ``(apply_fn, variables, images, labels)``, after a ``key`` where they draw. Values
-such as :class:`PGD` hold the hyperparameters of an attack and are called alike.
+Attacks are functions of ``(apply_fn, variables, images, labels)``, with a ``key`` first
+if they draw random numbers. ``apply_fn`` runs the model in evaluation mode,
+``variables`` is any pytree, and images lie in [0, 1]. Values such as :class:`PGD` hold
+the hyperparameters of an attack; they are called with the same arguments and ``key=``.
 """
 
 from unlearn_jax.attacks._apgd import (

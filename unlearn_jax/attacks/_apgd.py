@@ -1,6 +1,6 @@
 """Auto-PGD and a small AutoAttack (Croce and Hein, arXiv 2003.01690).
 
-Attacks that adapt their step size.
+Both adapt their step size during the attack.
 """
 
 import math
@@ -36,19 +36,19 @@ from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree, Status
 
 _SMALL = 1e-12
-"""Keeps the ratio finite where all logits are equal; as in the released code."""
+"""Term that keeps the ratio finite if all logits are equal; from the released code."""
 
 
 def difference_of_logits_ratio(logits: Array, labels: Array) -> Array:
     """Return the DLR loss, ``-(z_y - max_{i != y} z_i) / (z_(1) - z_(3))``.
 
-    Equation 6 of arXiv 2003.01690. Does not change when the logits are shifted or
-    scaled, so that a confident model hides no gradient. Positive exactly where the
-    label is not the prediction.
+    Equation 6 of arXiv 2003.01690. The loss does not change when the logits are shifted
+    or scaled, so the gradients of a confident model do not vanish. It is positive
+    exactly where the label is not the prediction.
 
     Args:
-      logits: ``[..., C]`` with ``C >= 3``.
-      labels: ``[...]`` integer classes to leave.
+      logits: ``[..., C]`` logits with ``C >= 3``.
+      labels: ``[...]`` integer classes to move away from.
 
     Returns:
       ``[...]``, at most 1.
@@ -81,8 +81,8 @@ def targeted_difference_of_logits_ratio(
     Equation 7 of arXiv 2003.01690.
 
     Args:
-      logits: ``[..., C]`` with ``C >= 4``.
-      labels: ``[...]`` integer classes to leave.
+      logits: ``[..., C]`` logits with ``C >= 4``.
+      labels: ``[...]`` integer classes to move away from.
       targets: ``[...]`` integer classes to reach.
 
     Returns:
@@ -104,7 +104,7 @@ def targeted_difference_of_logits_ratio(
 
 
 class _Point(NamedTuple):
-    """Iterates ``[B, ...]`` with gradient alike, ``loss [B]`` and predicted classes."""
+    """Iterates and their ``gradient``, ``[B, ...]``, with ``loss [B]`` and classes."""
 
     images: Array
     gradient: Array
@@ -115,10 +115,10 @@ class _Point(NamedTuple):
 class _Climb(NamedTuple):
     """State of the ascent after ``step`` steps.
 
-    ``best`` has the highest loss so far; ``returned`` is the result if the ascent ends.
-    ``num_gradients [B]`` counts those spent.
-    ``rises`` counts the steps since the last checkpoint that raised the loss,
-    ``halved`` and ``record`` are the last checkpoint's decision and highest loss.
+    ``best`` has the highest loss so far; ``returned`` is the result if the ascent
+    ends now. ``num_gradients [B]`` counts the gradients spent. ``rises`` counts the
+    steps since the last checkpoint that raised the loss. ``halved`` and ``record`` are
+    the decision and the highest loss at the last checkpoint.
     """
 
     step: Array
@@ -139,11 +139,11 @@ def checkpoints(num_steps: int) -> list[int]:
     Section 3 of arXiv 2003.01690.
 
     Args:
-      num_steps: budget.
+      num_steps: number of steps of the attack.
 
     Returns:
       Increasing, each ``ceil(p_j * num_steps)`` with ``p_0 = 0``, ``p_1 = 0.22`` and
-      ``p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)``; 0 itself is left out.
+      ``p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)``, without the 0.
 
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
@@ -152,7 +152,7 @@ def checkpoints(num_steps: int) -> list[int]:
     fraction = 0.22
     steps = set()
     while fraction <= 1:
-        # Rounded first: 0.41 * 100 is a little more than 41 in floating point.
+        # Round first: 0.41 * 100 is slightly more than 41 in floating point.
         steps.add(math.ceil(round(fraction * num_steps, 9)))
         gap = fraction - previous
         previous = fraction
@@ -176,41 +176,44 @@ def apgd(
     min_rises: float | Array = 0.75,
     keep: Literal["first", "best"] = "first",
 ) -> AttackResult:
-    """Ascend the loss in a ball with momentum, halving steps that no longer pay.
+    """Ascend the loss in a ball with momentum, halving step sizes that stop helping.
 
-    Algorithm 1 of arXiv 2003.01690. The first step is ``2 * epsilon``. At each of the
-    :func:`checkpoints` a sample's step is halved, and the ascent continues from the
-    best point so far, if fewer than ``min_rises`` of the steps since the last one
-    raised the loss, or if neither the step nor the best loss changed since then. A
-    sample's path does not depend on the rest of the batch. May be jitted, vmapped over
+    Algorithm 1 of arXiv 2003.01690. The first step size is ``2 * epsilon``. At each of
+    the :func:`unlearn_jax.attacks._apgd.checkpoints`, a sample's step size is halved,
+    and its ascent continues from its best point so far, in two cases: less than the
+    fraction ``min_rises`` of the steps since the previous checkpoint raised the loss,
+    or neither the step size nor the best loss changed since then. A sample's path does
+    not depend on the rest of the batch. The function may be jitted, and vmapped over
     ``epsilon`` or over models.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
-      images: ``[B, ...]`` clean float images within ``bounds``: centers of the balls.
-      labels: ``[B]`` integer labels to leave.
-      start: ``[B, ...]`` first iterates; ``images`` itself, or
+      images: ``[B, ...]`` clean float images within ``bounds``, the centers of the
+        balls.
+      labels: ``[B]`` integer labels to move away from.
+      start: ``[B, ...]`` initial iterates: ``images`` itself, or points drawn by
         :func:`unlearn_jax.attacks.random_start`.
       epsilon: radius, ``[]`` or ``[B]``, in units of ``norm``.
-      num_steps: gradient steps at most.
+      num_steps: maximum number of gradient steps.
       norm: the ball's norm.
-      bounds: the image box.
-      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased;
-        :func:`difference_of_logits_ratio` is the other one of the paper.
-      momentum: weight of the new step, the rest goes to the last one (alpha).
-      min_rises: fraction of rising steps below which the step is halved (rho).
+      bounds: smallest and largest pixel value.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, loss to be increased;
+        :func:`difference_of_logits_ratio` is the other loss of the paper.
+      momentum: weight of the new step (alpha); the previous step has the rest.
+      min_rises: fraction of rising steps below which the step size is halved (rho).
       keep: ``"first"`` returns the first misclassified iterate and stops once every
         sample has one; ``"best"`` takes all steps and returns the misclassified iterate
-        of the highest loss, for attacks that must transfer.
+        with the highest loss, for attacks that must transfer.
 
     Returns:
-      The result, as of :func:`unlearn_jax.attacks.pgd`. Failures keep the iterate of
-      the highest loss.
+      A result like that of :func:`unlearn_jax.attacks.pgd`. Failed samples keep the
+      iterate with the highest loss.
 
     Raises:
-      InputError: as :func:`unlearn_jax.attacks.pgd`; no steps, or an unknown ``keep``.
-      AssertionError: starts of another shape.
+      InputError: the causes listed for :func:`unlearn_jax.attacks.pgd`, no steps, or
+        an unknown ``keep``.
+      AssertionError: ``start`` and ``images`` of different shapes.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
     check_functions(norm=norm, loss=loss)
@@ -303,11 +306,11 @@ def apgd(
 
 
 def _reconsider(climb: _Climb, window: Array, min_rises: float | Array) -> _Climb:
-    """Halve the steps that no longer pay at a checkpoint, and return to the best point.
+    """Halve step sizes that stopped helping at a checkpoint; reset to the best point.
 
-    Algorithm 1 of arXiv 2003.01690, lines 13 to 17: fewer than ``min_rises`` of the
-    steps rose, or nothing was gained with a step that was not halved at the last
-    checkpoint.
+    Algorithm 1 of arXiv 2003.01690, lines 13 to 17. A step size is halved if less than
+    the fraction ``min_rises`` of the steps raised the loss, or if the best loss did not
+    increase and the step size was not halved at the last checkpoint.
     """
     length = window[climb.step]
     is_checkpoint = length > 0
@@ -328,9 +331,9 @@ def _choose(where: Array, one: _Point, other: _Point) -> _Point:
 
 
 def _windows(num_steps: int) -> np.ndarray:
-    """Return ``[num_steps + 1]`` int32: at a checkpoint the steps since the last one.
+    """Return the number of steps since the previous checkpoint, at each checkpoint.
 
-    Zero elsewhere.
+    The result is ``[num_steps + 1]`` int32, zero at all other steps.
     """
     steps = checkpoints(num_steps)
     window = np.zeros(num_steps + 1, np.int32)
@@ -352,34 +355,37 @@ def autoattack_small(
     bounds: tuple[float, float] = (0.0, 1.0),
     batch_size: int = 128,
 ) -> AttackResult:
-    """Attack by APGD on cross-entropy, then on targeted DLR losses: worst case of all.
+    """Attack by APGD on cross-entropy, then on targeted DLR losses.
 
-    The white-box half of AutoAttack. The first attack goes for every sample that is
-    classified correctly, the others only for those that still are: one attack per
-    target, the classes in descending order of the clean logits. Each starts from a
-    point of its own drawn uniformly from the ball. FAB and Square, the other half, are
-    missing: a model that hides its gradients (rounding, noise, zero gradients) looks
-    more robust here than under the whole of AutoAttack; read the statuses.
+    This is the white-box half of AutoAttack. The first attack runs on every sample that
+    is classified correctly. Then one attack per target runs on the samples that still
+    are; the targets are the other classes, in descending order of the clean logits.
+    A sample's first success is returned, so the success rate is the worst case over all
+    attacks. Each attack starts from its own point, drawn uniformly from the ball. FAB
+    and Square, the other half, are missing: a model that hides its gradients (rounding,
+    noise, zero gradients) looks more robust here than under the full AutoAttack, so
+    read the statuses.
 
     Args:
-      key: for the starts; consumed.
+      key: PRNG key for the random starts; consumed.
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ...]`` clean float images within ``bounds``.
-      labels: ``[B]`` labels to leave.
+      labels: ``[B]`` labels to move away from.
       epsilon: radius in units of ``norm``. May be traced.
-      num_steps: of each attack.
-      num_targets: targeted attacks; at most ``C - 1`` are made. 0 for none.
+      num_steps: maximum number of gradient steps per attack.
+      num_targets: number of targeted attacks, capped at ``C - 1``; 0 for none.
       norm: the ball's norm.
-      bounds: the image box.
+      bounds: smallest and largest pixel value.
       batch_size: samples attacked at a time; changes memory, not values.
 
     Returns:
       One row per sample, in the order given.
 
     Raises:
-      InputError: as :func:`unlearn_jax.attacks.pgd`; unusable sizes, or targets in
-        fewer than four classes, where the targeted loss is undefined.
+      InputError: the causes listed for :func:`unlearn_jax.attacks.pgd`, unusable
+        sizes, or targeted attacks with fewer than four classes, for which their loss is
+        undefined.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
     check_functions(norm=norm)
@@ -467,7 +473,8 @@ def check_autoattack(
     """Raise on unusable sizes of :func:`autoattack_small`.
 
     Raises:
-      InputError: sizes below 1, negative targets, or a radius that is not positive.
+      InputError: sizes below 1, a negative number of targets, or a radius that is not
+        positive.
     """
     check_counts(num_steps=num_steps, batch_size=batch_size)
     check_counts(0, num_targets=num_targets)

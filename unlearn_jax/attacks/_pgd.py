@@ -30,11 +30,11 @@ from unlearn_jax.types import (
 
 Keep = Literal["first", "last"]
 AttackLoss = Callable[[Array, Array], Array]
-"""``(logits [B, C], labels [B]) -> [B]``, to be increased."""
+"""``(logits [B, C], labels [B]) -> [B]``, loss to be increased."""
 
 
 UNDEFINED = -1
-"""The class of logits that are not finite; it differs from every label."""
+"""Class assigned to logits that are not finite; it differs from every label."""
 
 
 def check_attacked(
@@ -44,14 +44,14 @@ def check_attacked(
     labels: Array,
     bounds: tuple[float, float],
 ) -> None:
-    """Raise unless a model, images and labels can be attacked.
+    """Raise unless a model can be attacked with these images and labels.
 
-    Of traced arrays only shapes and types are checked.
+    Traced arrays are checked by shape and type only.
 
     Raises:
-      InputError: ``apply_fn`` is no function or does not return logits; images and
-        labels that are no arrays, empty, of other types, outside the bounds or the
-        classes, or not one label per image.
+      InputError: ``apply_fn`` is not a function or does not return logits; images or
+        labels that are not arrays, are empty, have a wrong type or are out of range; or
+        not one label per image.
     """
     check_apply_fn(apply_fn)
     check_bounds(bounds)
@@ -77,8 +77,8 @@ def widened(images: Array) -> Array:
 def predict_class(logits: Array) -> Array:
     """Return the class ``[...]`` int32 of logits ``[..., C]``.
 
-    ``UNDEFINED`` where the largest logit is not finite. (Minus infinity rules a class
-    out, and is allowed for the others.)
+    The class is ``UNDEFINED`` where the largest logit is not finite. Other logits may
+    be minus infinity, which rules out their classes.
     """
     chosen = jnp.argmax(logits, -1).astype(jnp.int32)
     return jnp.where(jnp.isfinite(jnp.max(logits, -1)), chosen, UNDEFINED)
@@ -88,12 +88,12 @@ def class_margin(logits: Array, labels: Array) -> Array:
     """Return the margin ``z_y - max_{i != y} z_i`` of the labels.
 
     Args:
-      logits: ``[..., C]``.
-      labels: ``[...]`` integers.
+      logits: ``[..., C]`` logits.
+      labels: ``[...]`` integer classes.
 
     Returns:
       ``[...]``, positive where the label is the prediction; minus infinity for labels
-      of no class, such as -1.
+      that are not a class, such as -1.
     """
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)
@@ -102,12 +102,12 @@ def class_margin(logits: Array, labels: Array) -> Array:
 
 
 def per_sample(numbers: Array, images: Array) -> Array:
-    """Return one number per sample, ``[B]``, shaped to broadcast against images."""
+    """Reshape one number per sample, ``[B]``, to broadcast against images."""
     return numbers.reshape(numbers.shape + (1,) * (images.ndim - 1))
 
 
 def unattacked(images: Array, labels: Array) -> AttackResult:
-    """Return the result before any attack: nothing found, nothing spent."""
+    """Return the result before any attack: no examples found, no gradients spent."""
     zeros = jnp.zeros(labels.shape, images.dtype)
     return AttackResult(
         images=images,
@@ -120,7 +120,7 @@ def unattacked(images: Array, labels: Array) -> AttackResult:
 
 
 def is_flat(gradient: Array, norm: Norm) -> Array:
-    """Return where gradients ``[B, ...]`` are zero or not finite, ``[B]`` bool."""
+    """Return a mask ``[B]`` of gradients ``[B, ...]`` that are zero or not finite."""
     return jax.vmap(lambda one: jnp.all(norm.direction(one) == 0))(gradient)
 
 
@@ -134,16 +134,16 @@ def ascent_step(
     norm: Norm,
     bounds: tuple[float, float],
 ) -> Array:
-    """Move points up a gradient, back into their balls, and into the image box.
+    """Move points up a gradient, project them into their balls, and clip their pixels.
 
     Args:
       points: ``[B, ...]`` iterates.
-      gradient: ``[B, ...]`` of the loss at the points.
+      gradient: ``[B, ...]`` gradients of the loss at the points.
       images: ``[B, ...]`` centers of the balls.
       step_size: ``[B]`` length of the step, in units of ``norm``.
       epsilon: ``[B]`` radius.
-      norm: of the balls.
-      bounds: the image box.
+      norm: norm of the balls.
+      bounds: smallest and largest pixel value.
 
     Returns:
       ``[B, ...]``, ``clip(images + project(points + step - images))``.
@@ -165,18 +165,18 @@ def attack_result(
     norm: Norm,
     num_gradients: Array,
 ) -> AttackResult:
-    """Return the result of an attack from its last iterates.
+    """Build the result of an attack from its last iterates.
 
     Args:
       images: ``[B, ...]`` clean images.
       points: ``[B, ...]`` iterates to return.
-      flat: ``[B]`` bool, :func:`is_flat` of the loss's gradients at the points.
-      predicted: ``[B]`` classes that the model gives to the points, or ``UNDEFINED``.
-      labels: ``[B]`` classes to leave.
+      flat: ``[B]`` bool, :func:`is_flat` for the loss gradients at the points.
+      predicted: ``[B]`` classes that the model assigns to the points, or ``UNDEFINED``.
+      labels: ``[B]`` classes to move away from.
       already: ``[B]`` bool, True where the clean image was misclassified.
       epsilon: ``[B]`` radius.
-      norm: of the balls.
-      num_gradients: ``[B]`` int32, spent on each sample.
+      norm: norm of the balls.
+      num_gradients: ``[B]`` int32, gradients spent on each sample.
     """
     status = jnp.select(
         [predicted == UNDEFINED, already, predicted != labels, flat],
@@ -199,7 +199,7 @@ def attack_result(
 
 
 class _Point(NamedTuple):
-    """Iterates ``images [B, ...]`` with ``gradient`` alike and predicted ``labels``.
+    """Iterates and their ``gradient``, ``[B, ...]``, with predicted classes ``labels``.
 
     ``is_flat`` marks iterates whose gradient has no direction: no step leaves them.
     """
@@ -211,7 +211,7 @@ class _Point(NamedTuple):
 
 
 class _Climb(NamedTuple):
-    """State of the ascent after ``step`` steps, and the gradients ``[B]`` spent."""
+    """State of the ascent after ``step`` steps and ``num_gradients [B]`` gradients."""
 
     step: Array
     point: _Point
@@ -237,23 +237,25 @@ def pgd(
 
     One step is ``project(z + step_ratio * epsilon * direction(gradient))`` followed by
     clipping to ``bounds``. A sample's path does not depend on the rest of the batch.
-    Loops over steps inside the compiled program and stops once every sample is
-    misclassified, or has a gradient without direction; may be jitted, vmapped over
-    ``epsilon`` or over models.
+    The loop over steps runs inside the compiled program. It stops once every sample is
+    misclassified (with ``keep="last"``, at the clean image) or has a gradient without
+    direction. The function may be jitted, and vmapped over ``epsilon`` or over models.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: first argument of ``apply_fn``, any pytree.
-      images: ``[B, ...]`` clean float images within ``bounds``: centers of the balls.
-      labels: ``[B]`` integer labels to leave.
-      start: ``[B, ...]`` first iterates; ``images``, or :func:`random_start`.
+      images: ``[B, ...]`` clean float images within ``bounds``, the centers of the
+        balls.
+      labels: ``[B]`` integer labels to move away from.
+      start: ``[B, ...]`` initial iterates: ``images``, or points drawn by
+        :func:`random_start`.
       epsilon: radius, ``[]`` or ``[B]``, in units of ``norm``.
-      num_steps: gradient steps at most.
+      num_steps: maximum number of gradient steps.
       step_ratio: step length over ``epsilon``, ``[]`` or ``[B]``.
       norm: the ball's norm.
-      bounds: the image box.
-      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased. The default has
-        cross-entropy's direction without its underflow on confident samples.
+      bounds: smallest and largest pixel value.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, loss to be increased. The default
+        has cross-entropy's direction without its underflow on confident samples.
       keep: ``"first"`` returns the first misclassified iterate, ``"last"`` takes all
         steps.
 
@@ -262,10 +264,10 @@ def pgd(
       keep their last iterate.
 
     Raises:
-      InputError: ``apply_fn`` is no function or does not return logits; unusable
-        images or labels; numbers that are negative or not finite; a norm or a loss that
-        is no function.
-      AssertionError: starts of another shape.
+      InputError: ``apply_fn`` is not a function or does not return logits; unusable
+        images or labels; numbers that are negative or not finite; a norm that is not a
+        :class:`unlearn_jax.attacks.Norm`; a loss that is not a function.
+      AssertionError: ``start`` and ``images`` of different shapes.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
     check_functions(norm=norm, loss=loss)
@@ -347,17 +349,17 @@ def fast_gradient(
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ...]`` clean float images within ``bounds``.
-      labels: ``[B]`` integer labels to leave.
+      labels: ``[B]`` integer labels to move away from.
       epsilon: length of the step, ``[]`` or ``[B]``, in units of ``norm``.
-      norm: of the step.
-      bounds: the image box.
-      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased.
+      norm: norm of the step.
+      bounds: smallest and largest pixel value.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, loss to be increased.
 
     Returns:
-      The result, as of :func:`pgd`.
+      A result like that of :func:`pgd`.
 
     Raises:
-      InputError: as :func:`pgd`.
+      InputError: the causes listed for :func:`pgd`.
     """
     return pgd(
         apply_fn,
@@ -382,14 +384,14 @@ def random_start(
     norm: Norm = l2,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Array:
-    """Draw points uniformly from the balls around images, clipped to the image box.
+    """Draw points uniformly from the balls around images, clipped to the bounds.
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       images: ``[B, ...]`` clean images.
       epsilon: radius, ``[]`` or ``[B]``.
       norm: the ball's norm.
-      bounds: the image box.
+      bounds: smallest and largest pixel value.
 
     Returns:
       ``[B, ...]``, each within ``epsilon`` of its image.

@@ -1,8 +1,8 @@
-"""Transfer rates between models, and robust accuracy from within and from outside.
+"""Transfer rates between models, and white-box and black-box robust accuracy.
 
 Definition 3.1.2 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993), definition
-3.2 of LOTOS (arXiv 2410.05136). Everything is kept per sample, so that intervals can be
-computed (``unlearn_jax.audit.bootstrap``); the rates are means.
+3.2 of LOTOS (arXiv 2410.05136). Outcomes are kept per sample, so that intervals can be
+computed (``unlearn_jax.audit.bootstrap``); rates are means over samples.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ from unlearn_jax.types import (
 )
 
 Classifier = tuple[ApplyFn, PyTree]
-"""One model of several: its function and its variables.
+"""A model, as its function and its variables.
 
-An ensemble is one, too (``unlearn_jax.ensembles.ensemble_apply``).
+An ensemble can be such a model, too (``unlearn_jax.ensembles.ensemble_apply``).
 """
 
 Condition = Literal["fooled", "right"]
@@ -54,15 +54,15 @@ class Transfer(NamedTuple):
     target_fooled: Array
 
     def counted(self, condition: Condition = "fooled") -> Array:
-        """Return the samples that a rate is a mean over, ``[S, T, B]`` bool.
+        """Return a mask of the samples that a rate averages over, ``[S, T, B]`` bool.
 
         Args:
-          condition: ``"fooled"`` is the published definition: source and target are
-            right on the clean image, and the attack on the source succeeds. A robust
-            source succeeds with strong perturbations only, so this rate rises with the
-            source's robustness for a reason that has nothing to do with the target.
-            ``"right"`` counts all samples that both get right, and is free of that
-            selection.
+          condition: ``"fooled"``, the published definition, counts samples whose clean
+            image both source and target classify correctly and on which the attack on
+            the source succeeds. Attacks on a robust source succeed only with strong
+            perturbations, so this rate rises with the source's robustness for a reason
+            that has nothing to do with the target. ``"right"`` counts all samples that
+            both classify correctly, and avoids that selection.
 
         Raises:
           InputError: an unknown condition.
@@ -84,8 +84,8 @@ class Robustness(NamedTuple):
 
     Attributes:
       right: ``[B]`` bool, the clean image is classified correctly.
-      robust: ``[B]`` bool, and the adversarial one too: its mean is the robust
-        accuracy.
+      robust: ``[B]`` bool, the adversarial image is classified correctly as well; the
+        mean is the robust accuracy.
     """
 
     right: Array
@@ -102,34 +102,35 @@ def transfer(
     attack: Attack,
     batch_size: int = 512,
 ) -> Transfer:
-    """Attack every source and classify its adversarial examples by every target.
+    """Attack every source and classify its adversarial examples with every target.
 
-    * The members of an ensemble as both give the pairwise table; the mean over ordered
-      pairs is the T_rate.
-    * Independently trained surrogates as sources and the ensemble as the one target is
-      the black-box protocol.
+    * With the members of an ensemble as sources and as targets, the outcome is the
+      pairwise table. The mean over ordered pairs is the T_rate.
+    * With independently trained surrogates as sources and the ensemble as the only
+      target, this is the black-box protocol.
 
     Args:
-      key: consumed; every source has one of its own.
-      sources: the models attacked, each ``(apply_fn, variables)``.
-      targets: the models that classify the results; None for the sources themselves.
+      key: PRNG key, consumed; each source gets its own.
+      sources: models to attack, each ``(apply_fn, variables)``.
+      targets: models that classify the adversarial examples; None for the sources
+        themselves.
       images: ``[B, ...]`` clean float images in [0, 1].
       labels: ``[B]`` true labels.
-      attack: such as ``PGD(norm="linf", keep="last", search=FixedRadius())``, or a
-        function called alike.
+      attack: attack such as ``PGD(norm="linf", keep="last", search=FixedRadius())``, or
+        a function with the same arguments.
       batch_size: images classified at a time; changes memory, not values.
 
     Returns:
-      One column per sample.
+      The outcome, with one column per sample.
 
     Raises:
-      InputError: no models, an ``apply_fn`` that is no function, or unusable images or
-        labels.
+      InputError: no models, an ``apply_fn`` that is not a function, or unusable images
+        or labels.
       AssertionError: shapes that do not fit.
     """
     targets = sources if targets is None else targets
     if not sources or not targets:
-        raise InputError("transfer takes one source and one target at least")
+        raise InputError("transfer takes at least one source and one target")
     for apply_fn, variables in (*sources, *targets):
         check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
     check_counts(batch_size=batch_size)
@@ -158,15 +159,15 @@ def transfer(
 
 
 def transfer_rates(outcome: Transfer, *, condition: Condition = "fooled") -> Array:
-    """Return the fraction of the counted samples that fool the target, by pair.
+    """Return the fraction of counted samples that fool the target, for each pair.
 
     Args:
-      outcome: of :func:`transfer`.
-      condition: which samples count, see :meth:`Transfer.counted`.
+      outcome: result of :func:`transfer`.
+      condition: samples to count; see :meth:`Transfer.counted`.
 
     Returns:
-      ``[S, T]`` float32 in [0, 1]; NaN where no sample counts. Row: source, column:
-      target.
+      ``[S, T]`` float32 in [0, 1], one row per source and one column per target; NaN
+      where no sample counts.
     """
     counted = outcome.counted(condition)
     return jnp.sum(counted & outcome.target_fooled, -1) / jnp.sum(counted, -1)
@@ -176,11 +177,11 @@ def transfer_rate(rates: Array) -> Array:
     """Return the T_rate of an ensemble: the mean over ordered pairs of two members.
 
     Args:
-      rates: ``[N, N]`` of :func:`transfer_rates` with the members as sources and
-        targets.
+      rates: ``[N, N]`` result of :func:`transfer_rates` with the members as sources
+        and as targets.
 
     Returns:
-      ``[]``; pairs for which no sample counts are left out, NaN if that is all.
+      ``[]``. Pairs for which no sample counts are left out; NaN if no pair remains.
     """
     others = ~jnp.eye(len(rates), dtype=bool) & jnp.isfinite(rates)
     return jnp.sum(jnp.where(others, rates, 0.0)) / jnp.sum(others)
@@ -190,12 +191,12 @@ def black_box_accuracy(outcome: Transfer, *, condition: Condition = "fooled") ->
     """Return each target's accuracy on the adversarial examples of all surrogates.
 
     Args:
-      outcome: of :func:`transfer` with independent surrogates as sources.
-      condition: which samples count: the published protocol is ``"fooled"``.
+      outcome: result of :func:`transfer` with independent surrogates as sources.
+      condition: samples to count; ``"fooled"`` is the published protocol.
 
     Returns:
-      ``[T]``, one minus the mean over surrogates of the rate; surrogates for which no
-      sample counts are left out.
+      ``[T]``, one minus the mean transfer rate of the surrogates. Surrogates for which
+      no sample counts are left out.
     """
     rates = transfer_rates(outcome, condition=condition)
     usable = jnp.isfinite(rates)
@@ -215,22 +216,22 @@ def robustness(
     """Return the white-box robustness of one model, or of an ensemble as a whole.
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ...]`` clean float images in [0, 1].
       labels: ``[B]`` true labels.
-      attack: such as ``PGD(norm="linf", search=FixedRadius())`` or
-        ``AutoAttackSmall()``, or a function called alike.
+      attack: attack such as ``PGD(norm="linf", search=FixedRadius())`` or
+        ``AutoAttackSmall()``, or a function with the same arguments.
       batch_size: images classified at a time; changes memory, not values.
 
     Returns:
-      One entry per sample. ``mean(robust)`` is the robust accuracy as RobustBench means
-      it; LOTOS's code reports ``sum(robust) / sum(right)``, the fraction of the samples
-      right on clean images that stay right.
+      One entry per sample. ``mean(robust)`` is the robust accuracy as RobustBench
+      defines it. LOTOS's code reports ``sum(robust) / sum(right)``, the fraction of
+      correctly classified samples that remain correct under attack.
 
     Raises:
-      InputError: ``apply_fn`` is no function, or unusable images, labels or radii.
+      InputError: ``apply_fn`` is not a function, or unusable images, labels or radii.
     """
     check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
     labels = jnp.asarray(labels).astype(jnp.int32)
@@ -248,12 +249,12 @@ def correct(
     *,
     batch_size: int = 512,
 ) -> Array:
-    """Return the images that a model classifies correctly, such as adversarial ones.
+    """Return a mask of the images that a model classifies correctly.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
-      images: ``[B, ...]`` float images in [0, 1].
+      images: ``[B, ...]`` float images in [0, 1], clean or adversarial.
       labels: ``[B]`` true labels.
       batch_size: images classified at a time; changes memory, not values.
 
@@ -261,7 +262,7 @@ def correct(
       ``[B]`` bool.
 
     Raises:
-      InputError: ``apply_fn`` is no function.
+      InputError: ``apply_fn`` is not a function.
     """
     check_apply_fn(apply_fn)
     check_counts(batch_size=batch_size)
@@ -270,7 +271,7 @@ def correct(
 
 
 def _as_pytree(attack: Attack) -> PyTree:
-    """Return an attack that ``jit`` takes: a value as it is, a function as static."""
+    """Convert an attack for ``jit``: keep a value, make a function static."""
     is_function = jax.tree_util.all_leaves([attack])
     return Partial(attack) if is_function else attack
 
@@ -304,20 +305,20 @@ def risk_gap_bound(
 
     ``clean_gap + 2 L epsilon`` (LOTOS, proposition 3.3). If the losses of both models
     are ``L``-Lipschitz in the image, an input moved by at most ``epsilon`` moves each
-    loss by at most ``L epsilon``. So the smoother the two are, the nearer their losses
-    on the same adversarial examples: the reason why clipping alone makes attacks
-    transfer.
+    loss by at most ``L epsilon``. So the smoother the two models are, the closer their
+    losses are on the same adversarial examples. This is why clipping alone makes
+    attacks transfer.
 
     Args:
-      clean_gap: ``|R_f - R_g|``, the difference of their mean losses on clean images;
-        or per sample.
-      lipschitz: ``L`` of the losses in the norm of ``epsilon``. Cross-entropy is
-        ``sqrt(2)``-Lipschitz in the logits (L2), so ``sqrt(2)`` times the network's
-        constant serves.
+      clean_gap: ``|R_f - R_g|``, the difference of their mean losses on clean images,
+        or of their losses per sample.
+      lipschitz: Lipschitz constant ``L`` of the losses in the norm of ``epsilon``.
+        Cross-entropy is ``sqrt(2)``-Lipschitz in the logits (L2), so ``sqrt(2)`` times
+        the network's constant is valid.
       epsilon: length of the perturbation.
 
     Returns:
-      The bound, of the arguments' shape.
+      The bound, in the shape of the arguments.
 
     >>> float(risk_gap_bound(0.5, lipschitz=2.0, epsilon=0.25))
     1.5

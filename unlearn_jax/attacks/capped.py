@@ -1,4 +1,4 @@
-"""Attacks with a last radius, imitated from the result of an attack without one."""
+"""Attacks with a capped radius, simulated from results of attacks without a cap."""
 
 import chex
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from unlearn_jax.types import (
 )
 
 _NUM_HALVINGS = 16
-"""After these the clean image itself is taken."""
+"""Halvings of the perturbation before the clean image itself is used."""
 
 
 def cap_failures(
@@ -29,34 +29,36 @@ def cap_failures(
     fraction: float | Array,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Return the result of an attack whose radius is capped so that a fraction fails.
+    """Return an attack's result with the radius capped so that a fraction fails.
 
-    The cap is a quantile of the distances: half-way between the largest that stays and
-    the smallest that fails. A failing sample comes back inside the ball of that radius,
-    on the segment from its image to its adversarial example: at the cap's distance, or,
-    if that point is misclassified too, at half of it, a quarter and so on until it is
-    not. So exactly ``round(fraction * B)`` samples fail and each of them really has the
-    label to be left, with two exceptions: a sample that is misclassified from the start
-    never fails, and one that failed before still does (it is counted first).
+    The cap is a quantile of the distances, halfway between the largest that remains a
+    success and the smallest that becomes a failure. A failing sample is moved into the
+    ball of the capped radius, along the segment from its image to its adversarial
+    example. It is placed at the cap's distance or, while that point is misclassified
+    too, at half that distance, a quarter, and so on. So exactly ``round(fraction * B)``
+    samples fail, and the model really gives each of them its label, with two
+    exceptions: a sample that is misclassified from the start never fails, and a sample
+    that failed before still fails (such samples are counted first).
 
     Args:
-      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode, of
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode;
         the attacked model.
       variables: any pytree.
       images: ``[B, ...]`` clean float images.
-      labels: ``[B]`` labels to leave.
-      result: of an attack on them, of any norm.
-      fraction: of the samples to fail, in [0, 1]; may be traced. 0 returns the result
-        as it is.
-      batch_size: images at a time; changes memory, not values.
+      labels: ``[B]`` labels to move away from.
+      result: result of an attack on these samples, in any norm.
+      fraction: fraction of the samples to fail, in [0, 1]; may be traced. 0 returns
+        the result unchanged.
+      batch_size: images classified at a time; changes memory, not values.
 
     Returns:
-      One row per sample. ``epsilon`` is at most the cap; failing rows hold the cap
-      itself (those that failed before too, unless no other fails), their status is
-      ``NOT_FOUND``, and ``labels`` is the model's prediction.
+      One row per sample. ``epsilon`` is at most the cap. In failing rows it is the cap
+      itself, also in rows that failed before, unless there are no new failures. New
+      failures have the status ``NOT_FOUND``, and their ``labels`` are the model's
+      predictions.
 
     Raises:
-      InputError: ``apply_fn`` is no function, or a concrete fraction outside [0, 1].
+      InputError: ``apply_fn`` is not a function, or a concrete fraction outside [0, 1].
       AssertionError: shapes that do not fit.
     """
     check_apply_fn(apply_fn)
@@ -71,7 +73,7 @@ def cap_failures(
     fails = (rank < jnp.round(fraction * len(images))) & ~never
     outside = jnp.min(jnp.where(fails, reach, jnp.inf))
     inside = jnp.max(jnp.where(~fails & result.success, reach, 0.0))
-    cap = (outside + inside) / 2  # infinite where none but old failures fail
+    cap = (outside + inside) / 2  # infinite if only earlier failures fail
 
     is_cut = fails & (result.success | (result.distance > cap))
     length = jnp.maximum(result.distance, jnp.finfo(images.dtype).tiny)

@@ -12,20 +12,20 @@ def certified_distance(
 ) -> Array:
     """Return a lower bound on the L2 distance of every adversarial example.
 
-    The difference of two logits changes by at most ``sqrt(2) L`` times the distance, so
-    that no image within ``margin / (sqrt(2) L)`` gets another class, whatever attack
-    looks for it (Tsuzuku et al., arXiv 1802.04034, proposition 1). An example found at
-    twice this distance is at most twice as far as the closest. The bound is loose:
+    The difference of two logits changes by at most ``sqrt(2) L`` times the distance.
+    So no image within ``margin / (sqrt(2) L)`` gets another class, whatever the attack
+    (Tsuzuku et al., arXiv 1802.04034, proposition 1). An example found at twice this
+    distance is at most twice as far away as the closest one. The bound is loose:
     products of layers' norms exceed the slopes of deep networks by orders of magnitude.
 
     Args:
-      logits: ``[..., C]`` of the clean images.
-      labels: ``[...]`` integer classes to leave.
-      log10_lipschitz: decimal logarithm of a bound ``L`` on the Lipschitz constant of
-        the logits in the image, in L2, ``[]`` or ``[...]``: of
-        :func:`unlearn_jax.theory.log10_lipschitz_bound`, or the product of converged
-        norms, :func:`unlearn_jax.spectral.log10_lipschitz_product`. For the model they
-        bound only: a chain without residual sums.
+      logits: ``[..., C]`` logits of the clean images.
+      labels: ``[...]`` integer classes to move away from.
+      log10_lipschitz: ``[]`` or ``[...]``, decimal logarithm of a bound ``L`` on the L2
+        Lipschitz constant of the logits as a function of the image, from
+        :func:`unlearn_jax.theory.log10_lipschitz_bound` or, for converged norms,
+        :func:`unlearn_jax.spectral.log10_lipschitz_product`. Both are bounds only for a
+        chain of layers without residual sums.
 
     Returns:
       ``[...]``, 0 where the label is not the prediction.

@@ -41,28 +41,28 @@ def pgd_curve(
     keep: Keep = "last",
     batch_size: int = 512,
 ) -> AttackResult:
-    """Run PGD from random starts at several radii, in one program for all of them.
+    """Run PGD from random starts at several radii, in one program.
 
     Args:
-      key: consumed; every radius has a random start of its own.
-      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode; an
-        ensemble's is :func:`unlearn_jax.ensembles.ensemble_apply`.
+      key: PRNG key, consumed; each radius has its own random start.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode; for
+        an ensemble, :func:`unlearn_jax.ensembles.ensemble_apply`.
       variables: any pytree.
       images: ``[B, ...]`` clean float images in [0, 1].
       labels: ``[B]`` true labels.
-      radii: ``[R]`` in units of ``norm``.
-      num_steps: gradient steps at each radius.
+      radii: ``[R]`` radii in units of ``norm``.
+      num_steps: number of gradient steps per radius.
       step_ratio: step length over radius.
-      norm: of the balls.
+      norm: norm of the balls.
       keep: ``"last"`` takes all steps, which transfers better; ``"first"`` returns the
         first misclassified iterate.
       batch_size: samples attacked at a time; changes memory, not values.
 
     Returns:
-      Leaves ``[R, B, ...]``.
+      The result with leaves ``[R, B, ...]``.
 
     Raises:
-      InputError: ``apply_fn`` is no function, or unusable images, labels, radii or
+      InputError: ``apply_fn`` is not a function, or unusable images, labels, radii or
         sizes.
     """
     radii = jnp.asarray(radii, jnp.float32)

@@ -1,4 +1,4 @@
-"""PGD as LOTOS's and FastClip's released code runs it, to compare with its numbers."""
+"""PGD as in the released code of LOTOS and FastClip, to compare with its numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +24,18 @@ def _project_exactly(delta: Array, radius: Array) -> Array:
 
 
 _EXACT_LINF = linf._replace(project=_project_exactly, direction=jnp.sign)
-"""Without this package's margin inside the ball, as in the released code."""
+"""L-infinity norm that projects exactly onto the ball, as in the released code.
+
+The projection of :data:`unlearn_jax.attacks.linf` ends slightly inside the ball.
+"""
 
 
 def check_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Raise on means or deviations that no image can be normalized with.
+    """Raise on means or standard deviations that cannot normalize images.
 
     Raises:
-      InputError: numbers that are not finite, a deviation that is not positive, or not
-        one of each per channel.
+      InputError: numbers that are not finite, a deviation that is not positive, or
+        different numbers of means and deviations.
     """
     check_positive(std=std)
     if len(mean) != len(std) or not np.all(np.isfinite(mean)):
@@ -55,34 +58,35 @@ def legacy_pgd(
     num_steps: int = 50,
     batch_size: int = 512,
 ) -> AttackResult:
-    """Attack by the protocol of LOTOS's and FastClip's code; **not** a fair attack.
+    """Attack by the protocol of LOTOS's and FastClip's code, **not** a fair attack.
 
-    There images are normalized by the loader and PGD (cross-entropy, L-infinity, step
+    In that code, the loader normalizes the images. PGD (cross-entropy, L-infinity, step
     ``epsilon / 10``, random start, all steps) runs on the normalized values
-    ``(x - mean) / std``, but clips them to [0, 1]. So the radius is 0.04 of a standard
-    deviation, about 2/255 of a pixel; and every pixel below the mean or more than a
-    standard deviation above it is moved into that range, far outside the ball. Neither
-    numbers nor orders of magnitude compare with an attack in [0, 1]. The model attacked
-    still takes images in [0, 1] and normalizes inside.
+    ``(x - mean) / std`` but clips them to [0, 1]. So the radius is 0.04 of a standard
+    deviation, about 2/255 in pixel units. The clipping moves every pixel below the
+    mean, or more than a standard deviation above it, into that range, far outside the
+    ball. Results are not comparable with those of an attack in [0, 1], not even in
+    order of magnitude. The attacked model still takes images in [0, 1] and normalizes
+    them itself.
 
     Args:
-      key: for the starts; consumed.
+      key: PRNG key for the random starts; consumed.
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ..., ch]`` clean float images in [0, 1].
-      labels: ``[B]`` labels to leave.
-      mean: per channel; CIFAR-10's by default.
-      std: per channel.
+      labels: ``[B]`` labels to move away from.
+      mean: channel means; CIFAR-10's by default.
+      std: channel standard deviations; CIFAR-10's by default.
       epsilon: radius in normalized units; 0.04 in LOTOS, 0.02 in FastClip.
-      num_steps: gradient steps.
+      num_steps: number of gradient steps.
       batch_size: samples attacked at a time; changes memory, not values.
 
     Returns:
-      One row per sample; ``epsilon`` and ``distance`` are the L-infinity distance in
-      pixel units, the clipping included.
+      One row per sample. ``epsilon`` and ``distance`` are both the L-infinity distance
+      in pixel units, including the effect of the clipping.
 
     Raises:
-      InputError: unusable images, or another number of channels.
+      InputError: unusable images, or a number of channels that differs from ``mean``'s.
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))

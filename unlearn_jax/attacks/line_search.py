@@ -24,10 +24,11 @@ from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree, Status
 
 
 class _Line(NamedTuple):
-    """State of one sample: next ``step`` of the line of a ``restart``, last point.
+    """State of the search for one sample.
 
-    ``label`` is the class of the last point, ``radius`` the length walked to it, and
-    ``usable`` whether the line's gradient had a direction.
+    ``restart`` and ``step`` are the indices of the line and of its next step. ``image``
+    is the last point, ``label`` its class, and ``radius`` the length walked to it.
+    ``usable`` is true if the line's gradient had a direction.
     """
 
     restart: Array
@@ -55,37 +56,38 @@ def fast_adversarial_set(
 ) -> AttackResult:
     """Find an adversarial example of every sample along lines, at low cost.
 
-    Computes the gradient once, at the clean image, and moves along its direction (its
-    sign, for ``linf``) in steps of ``epsilon_init`` until the predicted class changes.
-    After ``num_steps`` steps without success it restarts at a point drawn uniformly
-    from the ball of radius ``epsilon_init`` around the clean image. The distances are
-    mostly larger than those of a search over radii. All loops are bounded and run
-    inside the compiled program, and a sample's result does not depend on the rest of
-    its batch. May be jitted and mapped over models and ``epsilon_init``.
+    The gradient is computed once, at the clean image. The search moves along its
+    direction (its sign, for ``linf``) in steps of ``epsilon_init`` until the predicted
+    class changes. After ``num_steps`` steps without success, the search restarts, with
+    a new gradient, at a point drawn uniformly from the ball of radius ``epsilon_init``
+    around the clean image. The distances are mostly larger than those of a search over
+    radii. All loops are bounded and run inside the compiled program. A sample's result
+    does not depend on the rest of its batch. The function may be jitted, and mapped
+    over models and ``epsilon_init``.
 
-    The paper describes the attack in words, without its sizes, and released no code of
-    it; the defaults are ours.
+    The paper describes the attack in words, without sizes, and no code was released;
+    the defaults are this library's.
 
     Args:
-      key: for the restarts; consumed.
+      key: PRNG key for the restarts; consumed.
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ...]`` clean float images within ``bounds``.
-      labels: ``[B]`` labels to leave.
+      labels: ``[B]`` labels to move away from.
       epsilon_init: length of a step, in units of ``norm``. May be traced.
-      num_steps: steps along one gradient.
-      num_restarts: restarts after the first line.
-      norm: gives the direction, the distance, and the ball of the restarts.
-      bounds: the image box.
-      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased.
+      num_steps: number of steps along one gradient.
+      num_restarts: number of restarts after the first line.
+      norm: norm of the direction, of the distance, and of the restarts' ball.
+      bounds: smallest and largest pixel value.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, loss to be increased.
       batch_size: samples attacked at a time.
 
     Returns:
-      One row per sample; ``epsilon`` is the length walked, a restart's displacement
-      counted as one step. ``num_gradients`` is one for each line.
+      One row per sample. ``epsilon`` is the length walked, in which a restart's
+      displacement counts as one step. ``num_gradients`` is the number of lines.
 
     Raises:
-      InputError: ``apply_fn`` is no function, unusable images or sizes.
+      InputError: ``apply_fn`` is not a function, or unusable images or sizes.
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
@@ -110,7 +112,7 @@ def fast_adversarial_set(
             return start, norm.direction(jax.grad(loss_of)(start))
 
         def visit(line: _Line, start: Array, direction: Array) -> _Line:
-            """Move to the line's next point; the first one is its start."""
+            """Move to the next point of the line; the first point is its start."""
             radius = jnp.asarray(
                 epsilon_init * (line.step + (line.restart > 0)), images.dtype
             )
@@ -160,7 +162,8 @@ def check_line_search(
     """Raise on unusable sizes of :func:`fast_adversarial_set`.
 
     Raises:
-      InputError: sizes below 1, negative restarts, or a step that is not positive.
+      InputError: sizes below 1, a negative number of restarts, or a step that is not
+        positive.
     """
     check_counts(num_steps=num_steps, batch_size=batch_size)
     check_counts(0, num_restarts=num_restarts)

@@ -23,31 +23,35 @@ from unlearn_jax.attacks.norms import Norm
 from unlearn_jax.types import ApplyFn, Array, AttackResult, PyTree, Status
 
 _NUM_NEWTON = 8
-"""Steps to the linearized boundary within the image box; each frees no pixel again."""
+"""Newton steps to the linearized boundary within the bounds.
+
+A pixel that reaches a bound stays there in later steps."""
 
 _SLACK = 0.1
-"""DDN's radius aims beyond the boundary by this fraction of its linear estimate."""
+"""Fraction of the linear estimate by which DDN's radius extends past the boundary."""
 
 _MIN_SHRINKAGE = 1e-3
 _MAX_SHRINKAGE = 0.1
-"""Bounds of what DDN's next radius is below the distance of the closest example."""
+"""Bounds on the fraction by which DDN's radius is below the closest distance so far."""
 
 _ROUNDING = 32
 _ROUNDING_OF_HALF = 2
-"""Units in the last place of the largest logit by which an example must be wrong.
+"""Margin, in units in the last place of the largest logit, that an example must exceed.
 
-Networks round differently alone and in a batch; closer to the boundary, two of 1,200
-examples on CIFAR-10 were classified right again. Products of types of 16 bits are
-summed in float32, so that their logits are off by less of their own units."""
+Networks round differently for one image and for a batch. With smaller margins, two of
+1,200 examples on CIFAR-10 were classified correctly again. Products of 16-bit types are
+accumulated in float32, so the error of their logits is fewer of their own, larger
+units."""
 
 
 class _Slots(NamedTuple):
-    """Samples under work, one per slot.
+    """Samples being attacked, one per slot.
 
-    ``row [W]`` is the sample, B in an empty slot. ``points [W, ...]`` are evaluated
-    next; ``best [W, ...]`` is the closest example yet, with its class ``labels`` and
-    its ``distance``, infinite before there is one. ``excess`` is the depth in the
-    margin at which linear steps aim. ``is_last`` marks points beyond the boundary.
+    ``row [W]`` is the index of the sample, or B in an empty slot. ``points [W, ...]``
+    are evaluated next. ``best [W, ...]`` is the closest example so far, with its class
+    ``labels`` and its ``distance``, which is infinite until an example is found. Linear
+    steps aim at a margin of ``-excess``. ``is_last`` marks points of the depth step,
+    beyond the closest example.
     """
 
     row: Array
@@ -76,40 +80,45 @@ def linearized_set(
     depth: Array | float,
     batch_size: int,
 ) -> AttackResult:
-    """Return the examples that linear steps on the margin find, and polish them.
+    """Find examples by linear steps on the margin, then polish them.
 
     The margin ``m(x) = z_y - max_{i != y} z_i`` is nearly linear between an image and
-    the boundary. (The log-odds are not: linear steps on them found a third.)
+    the boundary. (The log-odds are not: linear steps on them found only a third of the
+    examples.)
 
-    1. *Linear steps* take the shortest way within the image box to where the
-       linearized margin is ``-overshoot * m(x)``, and beyond what rounding changes,
-       until the class does.
-    2. *Polish*: a step along the gradient, as long as the radius at first and less by a
-       cosine, then back to a sphere around the clean image. Its radius is that of the
-       linearized boundary, where DDN changes it by a fixed factor.
-    3. *Depth*: ``x + (1 + depth) (x' - x)`` replaces the closest example ``x'``.
+    1. *Linear steps* follow the shortest path within the bounds to the point where
+       the linearized margin is ``-overshoot * m(x)``, or lower if that is within the
+       rounding error. They are repeated until the class changes.
+    2. *Polish*: a step down the gradient of the margin, then back to a sphere around
+       the clean image. The step is as long as the sphere's radius at first and decays
+       by a cosine schedule. The sphere touches the linearized boundary; in DDN, its
+       radius changes by a fixed factor instead.
+    3. *Depth*: ``x + (1 + depth) (x' - x)`` replaces the closest example ``x'`` of the
+       image ``x``.
 
-    Slots of a fixed number are evaluated together, in one loop of one program. A sample
-    that is done leaves its slot to the next, so that the work is about the sum of what
-    the samples need.
+    A fixed number of slots is evaluated together, in one loop of one program. When a
+    sample is done, the next one takes its slot, so the work is about the sum of the
+    work that each sample needs.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ...]`` clean float images within ``bounds``.
-      labels: ``[B]`` int32 labels to leave.
-      radii: ``[K]`` ascending; no example lies beyond the last.
-      norm: of the distance.
-      bounds: the image box.
-      num_linear: linear steps at most.
-      num_polish: steps of the polish.
-      overshoot: fraction of the margin.
-      depth: fraction of the distance, not negative.
-      batch_size: slots at most.
+      labels: ``[B]`` int32 labels to move away from.
+      radii: ``[K]`` ascending radii; no example lies beyond the last.
+      norm: norm of the distance.
+      bounds: smallest and largest pixel value.
+      num_linear: maximum number of linear steps.
+      num_polish: number of polish steps.
+      overshoot: fraction of the clean image's margin by which linear steps aim past the
+        boundary.
+      depth: fraction of the closest example's distance by which the result lies beyond
+        it; not negative.
+      batch_size: maximum number of slots.
 
     Returns:
-      One row per sample; ``NOT_FOUND`` with the clean image where the class did not
-      change.
+      One row per sample. Where the class did not change, the row holds the clean image
+      and the status ``NOT_FOUND``.
     """
     count = len(images)
     width = min(batch_size, count)
@@ -127,7 +136,7 @@ def linearized_set(
         num_gradients = slots.num_gradients + 1
         excess = jnp.where(is_first, overshoot * margin, slots.excess)
 
-        # The closest example yet; a point beyond the boundary is taken instead of it.
+        # The closest example so far; a valid point of the depth step replaces it.
         reach = jax.vmap(norm.measure)(slots.points - image)
         is_defined = predicted != UNDEFINED
         already = is_first & is_defined & (predicted != label)
@@ -212,7 +221,7 @@ def linearized_set(
 def _evaluate(
     apply_fn: ApplyFn, variables: PyTree, points: Array, labels: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Return margins of points, their rounding, the classes, the margins' gradients."""
+    """Return the points' margins, rounding errors, classes and margin gradients."""
 
     def total(points: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         logits = apply_fn(variables, points)
@@ -234,11 +243,12 @@ def _to_boundary(
     norm: Norm,
     bounds: tuple[float, float],
 ) -> Array:
-    """Lower a linear function by ``drop`` the shortest way within the image box.
+    """Lower a linear function by ``drop`` along the shortest path within the bounds.
 
-    The way is ``clip(point - length * direction)``, and the drop along it is concave in
-    the length: Newton's steps never pass the solution, and where no pixel is at a bound
-    the first is exact. Without a solution the result is the box's lowest point.
+    The path is ``clip(point - length * direction)``. The drop along the path is concave
+    in the length, so Newton's method never passes the solution, and its first step is
+    exact if no pixel reaches a bound. If there is no solution, the result is the
+    function's lowest point in the box.
     """
     unit = norm.direction(gradient)
 
@@ -265,8 +275,8 @@ def _polish(
     norm: Norm,
     bounds: tuple[float, float],
 ) -> Array:
-    """Step down the margin and back to the sphere that touches its linearization."""
-    # Pixels that would leave the box cannot move, and take no part in the direction.
+    """Step down the margin, then move to the sphere at the linearized boundary."""
+    # Pixels that would leave the box cannot move: exclude them from the direction.
     is_stuck = (point <= bounds[0]) & (gradient > 0)
     is_stuck |= (point >= bounds[1]) & (gradient < 0)
     gradient = jnp.where(is_stuck, 0.0, gradient)

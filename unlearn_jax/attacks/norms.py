@@ -11,9 +11,9 @@ from unlearn_jax.types import Array
 NormName = Literal["l2", "linf"]
 
 _INSIDE = 1.0 - 1e-6
-"""Projections aim this much inside the ball.
+"""Fraction of the radius at which projections end, slightly inside the ball.
 
-Rounding would otherwise put some distances above the radius.
+Otherwise, rounding would put some distances above the radius.
 """
 
 
@@ -21,8 +21,8 @@ class Norm(NamedTuple):
     """A norm as four functions of one perturbation ``delta [H, W, ch]``.
 
     Attributes:
-      measure: ``delta -> []``, its length.
-      project: ``(delta, radius) -> delta``, the nearest point of the ball.
+      measure: ``delta -> []``, the length of the perturbation.
+      project: ``(delta, radius) -> delta``, the nearest point in the ball.
       direction: ``gradient -> delta``, the step of length 1 that increases the loss
         fastest; zero for a gradient that is zero or not finite.
       sample: ``(key, shape) -> delta``, uniform in the unit ball.
@@ -44,8 +44,8 @@ def _l2_project(delta: Array, radius: Array) -> Array:
 
 
 def _l2_direction(gradient: Array) -> Array:
-    # Divided by its largest entry first: squares of small gradients underflow. The
-    # scaled gradient is then 0 or has a length of at least 1, so that 0.5 only guards
+    # Divide by the largest entry first: squares of small gradients underflow. The
+    # scaled gradient is then 0 or has a length of at least 1, so 0.5 only guards
     # the division of a zero gradient.
     largest = jnp.max(jnp.abs(gradient))
     scaled = gradient / jnp.maximum(largest, jnp.finfo(gradient.dtype).tiny)
@@ -84,4 +84,4 @@ linf = Norm(_linf_measure, _linf_project, _linf_direction, _linf_sample)
 """Largest absolute change of a pixel."""
 
 NORMS: dict[NormName, Norm] = {"l2": l2, "linf": linf}
-"""Norms by the names that values take."""
+"""Norms by name, for the ``norm`` field of attacks."""

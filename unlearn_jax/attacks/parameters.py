@@ -1,4 +1,4 @@
-"""Checks of an attack's image box, norm and loss, before anything is traced."""
+"""Checks of an attack's bounds, norm and loss, before anything is traced."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +8,12 @@ from unlearn_jax.types import InputError
 
 
 def check_bounds(bounds: Any) -> None:
-    """Raise unless an image box is its least and its largest pixel.
+    """Raise unless bounds are the smallest and the largest pixel value.
 
-    They may be infinite, where perturbations are not of images.
+    They may be infinite, for inputs that are not images.
 
     Raises:
-      InputError: naming it.
+      InputError: bounds that are not an increasing pair; the message shows them.
     """
     is_pair = isinstance(bounds, tuple | list) and len(bounds) == 2
     if is_pair and not any(isinstance(bound, str) for bound in bounds):
@@ -24,10 +24,10 @@ def check_bounds(bounds: Any) -> None:
 
 
 def check_functions(*, norm: Any, loss: Callable[..., Any] | None = None) -> None:
-    """Raise on a norm or a loss that is given by its name.
+    """Raise on a norm that is not a ``Norm`` or a loss that is not a function.
 
     Raises:
-      InputError: naming what to pass.
+      InputError: such an argument, for example a name; the message says what to pass.
     """
     if not isinstance(norm, Norm):
         raise InputError(

@@ -67,67 +67,72 @@ def adversarial_set(
 ) -> AttackResult:
     """Find the closest adversarial example of every sample.
 
-    The radii are ``epsilon_init * 2**k``, ``k < num_radii``. The searches over radii
-    return the success in the smallest one, and the same result where both apply:
+    The radii are ``epsilon_init * 2**k``, ``k < num_radii``. Two searches return the
+    success in the smallest radius; with ``restart=True`` they find the same examples:
 
-    * ``"grid"`` attacks in all radii at once (``jax.vmap`` over radii, one trace):
-      ``num_radii`` times the work of one attack, in one wide program, for accelerators.
-    * ``"doubling"`` goes through the radii and gathers the samples still unsolved into
-      full batches of fixed shape, so its work is about the number of radii a sample
-      needs; the default, and far cheaper on CPU.
+    * ``"grid"`` attacks in all radii at once (``jax.vmap`` over radii, one trace). It
+      does ``num_radii`` times the work of one attack, in one wide program, for
+      accelerators.
+    * ``"doubling"`` tries one radius after another and gathers the samples still
+      unsolved into full batches of fixed shape, so its work per sample is about the
+      number of radii that the sample needs. It is the default, and far cheaper on CPU.
 
-    Neither finds the closest example: the result lies up to a step beyond the boundary,
-    where the ascent happened to cross it. The third search goes for that one:
+    Neither finds the closest example: the result lies up to a step beyond the point
+    where the ascent happened to cross the boundary. The third search looks for the
+    closest example:
 
-    * ``"minimal"`` linearizes the margin to the boundary and moves along it towards the
-      clean image (:mod:`unlearn_jax.attacks.minimal`), at about ``num_polish + 3``
-      gradients a sample; doubling attacks what that does not find within the last
-      radius. ``epsilon`` is the smallest radius that holds the example. It is not the
-      published search: its examples are closer, and not as deep in the other class.
+    * ``"minimal"`` linearizes the margin to reach the boundary, then moves along the
+      boundary toward the clean image (:mod:`unlearn_jax.attacks.minimal`). This takes
+      about ``num_polish + 3`` gradients per sample. Doubling attacks the samples for
+      which it finds no example within the last radius. ``epsilon`` is the smallest
+      radius whose ball contains the example. This is not the published search: its
+      examples are closer, and not as deep in the other class.
 
-    Where no radius works, the sample comes back with its last iterate and its status;
-    no sample is dropped, and the search always ends (the released AMUN code has no
-    last radius). May be jitted and mapped over models, ``epsilon_init``, ``step_ratio``
-    and ``depth``.
+    If no radius works, the row of the sample holds its last iterate and its status. No
+    sample is dropped, and the search always ends (the released AMUN code has no last
+    radius). The function may be jitted, and mapped over models, ``epsilon_init``,
+    ``step_ratio`` and ``depth``.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ...]`` clean float images within ``bounds``.
-      labels: ``[B]`` labels to leave.
+      labels: ``[B]`` labels to move away from.
       epsilon_init: smallest radius, in units of ``norm``; AMUN's is 0.04 for CIFAR-10
         in L2. May be traced.
       num_radii: number of radii; 12 from 0.04 reach 81.92, more than the diagonal of a
         CIFAR image (55.4).
-      num_steps: gradient steps per radius.
+      num_steps: number of gradient steps per radius.
       step_ratio: step length over radius. May be traced.
-      norm: of the balls.
-      bounds: the image box.
-      loss: ``(logits [B, C], labels [B]) -> [B]``, to be increased.
+      norm: norm of the balls.
+      bounds: smallest and largest pixel value.
+      loss: ``(logits [B, C], labels [B]) -> [B]``, loss to be increased.
       keep: ``"first"`` returns the first misclassified iterate, ``"last"`` takes all
         steps.
-      search: ``"doubling"``, ``"grid"`` or ``"minimal"``; for the last one ``loss`` and
-        ``num_steps`` to ``restart`` are doubling's.
+      search: ``"doubling"``, ``"grid"`` or ``"minimal"``. With ``"minimal"``,
+        ``num_steps``, ``step_ratio``, ``loss`` and ``restart`` apply only to its
+        doubling.
       batch_size: samples attacked at a time.
-      restart: start each radius from the clean image, as in the paper; False continues
-        from the last iterate, as the released code does (``"doubling"`` only).
-      num_linear: linear steps to the boundary, at most.
-      num_polish: steps along the boundary; 0 for DeepFool.
-      overshoot: linear steps aim beyond the boundary, by this fraction of the clean
-        image's margin.
-      depth: take ``x + (1 + depth) (x' - x)``, clipped to ``bounds``, for the closest
-        example ``x'`` of the image ``x``: so many times its distance beyond the
-        boundary, for one gradient more. 0 is the closest example. ``x'`` stays where
-        that point is classified correctly or lies beyond the last radius. May be
-        traced. The examples that doubling finds are not moved.
+      restart: whether each radius starts from the clean image, as in the paper; False
+        continues from the last iterate, as in the released code (``"doubling"`` only).
+      num_linear: maximum number of linear steps to the boundary.
+      num_polish: number of steps along the boundary; 0 for DeepFool.
+      overshoot: fraction of the clean image's margin by which linear steps aim past the
+        boundary.
+      depth: fraction of the closest example's distance by which the result lies beyond
+        it. For the closest example ``x'`` of the image ``x``, the result is
+        ``x + (1 + depth) (x' - x)``, clipped to ``bounds``; it costs one more gradient.
+        0 returns ``x'``. A result that is classified correctly or lies beyond the last
+        radius is replaced by ``x'``. Examples found by doubling are not moved. May be
+        traced.
 
     Returns:
       One row per sample, in the order given.
 
     Raises:
-      InputError: ``apply_fn`` is no function, unusable images, an unknown search,
+      InputError: ``apply_fn`` is not a function, unusable images, an unknown search,
         ``restart=False`` with ``"grid"``, ``keep="last"`` with ``"minimal"``, sizes
-        that are no integers or below 1, or numbers that are negative or not finite.
+        that are not integers or below 1, or numbers that are negative or not finite.
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)
@@ -136,8 +141,8 @@ def adversarial_set(
     check_choice("keep", keep, get_args(Keep))
     if search == "grid" and not restart:
         raise InputError(
-            "the grid search attacks all radii at once and cannot go on from the last:"
-            " use search='doubling'"
+            "the grid search attacks all radii at once and cannot continue from the"
+            " last iterate: use search='doubling'"
         )
     if search == "minimal" and keep == "last":
         raise InputError(
@@ -206,8 +211,8 @@ def check_minimal(
     """Raise on hyperparameters that the minimal search cannot use.
 
     Raises:
-      InputError: no linear step, a number of steps that is negative or no integer, a
-        depth that is negative or not finite, or an overshoot that is not positive.
+      InputError: no linear step, a number of steps that is negative or not an integer,
+        a depth that is negative or not finite, or an overshoot that is not positive.
     """
     check_counts(num_linear=num_linear)
     check_counts(0, num_polish=num_polish)
@@ -222,16 +227,16 @@ def in_batches(
     *rest: Array,
     batch_size: int,
 ) -> AttackResult:
-    """Attack batches of fixed shape, one after the other in one program.
+    """Attack batches of fixed shape, one after another, in one program.
 
     Args:
-      attack_batch: ``(images, labels, *rest) -> AttackResult``. The padding of the last
-        batch has the label ``NO_CLASS``, which every attack takes for misclassified, so
-        that it takes no step.
+      attack_batch: ``(images, labels, *rest) -> AttackResult``. Padding in the last
+        batch has the label ``NO_CLASS``: attacks treat it as misclassified and take no
+        step.
       images: ``[B, ...]`` clean images.
-      labels: ``[B]`` int32 labels to leave.
-      *rest: further arrays with a row per sample.
-      batch_size: samples at a time.
+      labels: ``[B]`` int32 labels to move away from.
+      *rest: further arrays with one row per sample.
+      batch_size: number of samples per batch.
 
     Returns:
       One row per sample.
@@ -265,23 +270,23 @@ def retry_failures(
     *rest: Array,
     batch_size: int,
 ) -> AttackResult:
-    """Attack the samples without success again, gathered into full batches.
+    """Attack the failed samples again, gathered into full batches.
 
-    Batches of samples that succeeded take no step, so that the work is about that of
-    attacking the failed ones alone.
+    Batches of samples that succeeded take no step, so the work is about that of
+    attacking the failed samples alone.
 
     Args:
       attack_batch: ``(images, labels, *rest) -> AttackResult``.
-      result: of the attack before.
+      result: result of the previous attack.
       images: ``[B, ...]`` clean images.
-      labels: ``[B]`` int32 labels to leave.
-      *rest: further arrays with a row per sample.
-      batch_size: samples at a time.
+      labels: ``[B]`` int32 labels to move away from.
+      *rest: further arrays with one row per sample.
+      batch_size: number of samples per batch.
 
     Returns:
-      One row per sample; those that succeeded before are unchanged.
+      One row per sample; rows that succeeded before are unchanged.
     """
-    order = jnp.argsort(result.success)  # stable: the failed first, in their order
+    order = jnp.argsort(result.success)  # stable: failed samples first, in order
     labels = jnp.where(result.success, NO_CLASS, labels)
     retried = in_batches(
         attack_batch,
@@ -326,23 +331,23 @@ def _doubling(
     batch_size: int,
     restart: bool,
 ) -> AttackResult:
-    """Attack radius by radius, in each only the samples still unsolved.
+    """Attack one radius after another, each time only the samples still unsolved.
 
     Args:
       attack_batch: ``(images, labels, start, radius) -> AttackResult``.
-      first: result of what was tried before.
+      first: result before the first radius.
       images: ``[B, ...]`` clean images.
-      labels: ``[B]`` int32 labels to leave.
-      radii: ``[K]`` ascending.
-      batch_size: samples at a time.
-      restart: each radius starts from the clean image.
+      labels: ``[B]`` int32 labels to move away from.
+      radii: ``[K]`` ascending radii.
+      batch_size: number of samples per batch.
+      restart: whether each radius starts from the clean image.
     """
     count = len(images)
     num_padding = -count % batch_size
 
     def attack_unsolved(k: Array, best: AttackResult) -> AttackResult:
         unsolved = ~best.success
-        order = jnp.argsort(~unsolved)  # stable: the unsolved first, in their order
+        order = jnp.argsort(~unsolved)  # stable: unsolved samples first, in order
         order = jnp.pad(order, (0, num_padding))
         num_unsolved = jnp.sum(unsolved)
 
@@ -370,10 +375,10 @@ def status_counts(result: AttackResult) -> dict[str, int]:
     """Count the samples of each :class:`unlearn_jax.types.Status`.
 
     Args:
-      result: with concrete arrays, any leading axes.
+      result: result with concrete arrays and any leading axes.
 
     Returns:
-      ``{status name in lower case: count}``, every status present.
+      ``{status name in lower case: count}``, with every status present.
     """
     values = np.asarray(result.status)
     return {status.name.lower(): int(np.sum(values == status)) for status in Status}

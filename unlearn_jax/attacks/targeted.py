@@ -25,32 +25,34 @@ def target_runner_up(
     bounds: tuple[float, float] = (0.0, 1.0),
     batch_size: int = 128,
 ) -> AttackResult:
-    """Attack the failed samples of a search again, towards their second class.
+    """Attack the failed samples of a search again, toward their runner-up class.
 
-    That class comes second at the clean image. Runs :func:`unlearn_jax.attacks.pgd`
-    from the clean image within the last radius of each failed sample, up the log-odds
-    of that one class. Any class but ``labels`` ends the attack, as everywhere. The
-    failed samples are gathered into full batches, so that the work is about that of
-    attacking them alone.
+    The target of a sample is the class, other than its label, with the largest logit at
+    the clean image. :func:`unlearn_jax.attacks.pgd` starts at the clean image and
+    increases the log-odds of the target, in a ball of the last radius that the search
+    tried for the sample (``result.epsilon``). As in every attack, any class other than
+    ``labels`` is a success. The failed samples are gathered into full batches, so the
+    work is about that of attacking them alone.
 
     Args:
       apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
       variables: any pytree.
       images: ``[B, ...]`` clean float images within ``bounds``.
-      labels: ``[B]`` labels to leave.
-      result: of a search on them; rows that succeeded come back as they are.
-      num_steps: gradient steps.
+      labels: ``[B]`` labels to move away from.
+      result: search result for these samples; rows that succeeded are returned
+        unchanged.
+      num_steps: number of gradient steps.
       step_ratio: step length over radius. May be traced.
-      norm: of the search.
-      bounds: the image box.
+      norm: norm that the search used.
+      bounds: smallest and largest pixel value.
       batch_size: samples attacked at a time.
 
     Returns:
-      One row per sample. Where this fails too, the row holds this attack's last
-      iterate, and its status.
+      One row per sample. Where this attack fails too, the row holds its last iterate
+      and its status.
 
     Raises:
-      InputError: ``apply_fn`` is no function, unusable images or sizes.
+      InputError: ``apply_fn`` is not a function, or unusable images or sizes.
       AssertionError: shapes that do not fit.
     """
     check_attacked(apply_fn, variables, images, labels, bounds)

@@ -1,8 +1,8 @@
 """Attacks as values: hyperparameters to compare, vary, map over and store.
 
-An attack is called ``attack(apply_fn, variables, images, labels, key=key)`` and returns
-one row per sample. To ``jit`` and ``vmap`` its radii and ratios are leaves, so that one
-compiled program serves all of them.
+An attack is called as ``attack(apply_fn, variables, images, labels, key=key)`` and
+returns one row per sample. For ``jit`` and ``vmap``, an attack is a pytree whose leaves
+are its radii and ratios, so one compiled program serves all their values.
 
 >>> from unlearn_jax.values import replace
 >>> attack = PGD(norm="linf", search=Grid(num_radii=8))
@@ -50,11 +50,11 @@ LOSSES: dict[LossName, AttackLoss] = {
     "cross_entropy": cross_entropy,
     "dlr": difference_of_logits_ratio,
 }
-"""Losses of attacks by the names that values take."""
+"""Losses by name, for the ``loss`` field of attacks."""
 
 
 class Attack(Protocol):
-    """An attack with its hyperparameters: a value of this module, or any function."""
+    """An attack with its hyperparameters: a value of this module, or a function."""
 
     def __call__(
         self,
@@ -65,7 +65,7 @@ class Attack(Protocol):
         *,
         key: Array,
     ) -> AttackResult:
-        """Attack images ``[B, ...]`` so that their class is not ``labels [B]``."""
+        """Attack images ``[B, ...]`` so that their classes are not ``labels [B]``."""
         ...
 
 
@@ -110,7 +110,7 @@ def _required(key: Array | None, attack: object) -> Array:
 
 @value
 class Doubling:
-    """A search over doubled radii that attacks unsolved samples only; for CPU.
+    """A search over doubled radii that attacks only unsolved samples; for CPU.
 
     Attributes:
       epsilon_init: smallest radius, in units of the attack's norm; AMUN's is 0.04 for
@@ -118,8 +118,8 @@ class Doubling:
       num_radii: number of radii; 12 from 0.04 reach 81.92, more than the diagonal of a
         CIFAR image (55.4).
       batch_size: samples attacked at a time.
-      restart: start each radius from the clean image, as in the paper; False continues
-        from the last iterate, as the released code does.
+      restart: whether each radius starts from the clean image, as in the paper; False
+        continues from the last iterate, as in the released code.
     """
 
     epsilon_init: Real = 0.04
@@ -158,24 +158,24 @@ class Grid:
 
 @value
 class Minimal:
-    """A search that goes for the closest example by linear steps; for any device.
+    """A search for the closest example by linear steps; for any device.
 
-    ``search="minimal"`` of :func:`unlearn_jax.attacks.adversarial_set`: DeepFool on the
-    margin of the two classes that compete, DDN along the boundary, doubling where both
-    fail.
+    The ``search="minimal"`` of :func:`unlearn_jax.attacks.adversarial_set`: DeepFool on
+    the margin between the label and the strongest other class, DDN along the boundary,
+    and doubling for samples on which both fail.
 
     Attributes:
       epsilon_init: smallest radius, in units of the attack's norm. The radii
         ``epsilon_init * 2**k`` are doubling's, and the last one bounds every distance.
       num_radii: number of radii.
-      batch_size: samples attacked at a time; samples that are done make room for the
-        next, so that small batches waste less.
-      num_linear: linear steps to the boundary, at most.
-      num_polish: steps along the boundary; 0 for DeepFool.
-      overshoot: linear steps aim beyond the boundary, by this fraction of the clean
-        image's margin.
-      depth: the example is taken beyond the closest one, by this fraction of its
-        distance; 0 is the closest.
+      batch_size: samples attacked at a time. A sample that is done is replaced by the
+        next, so small batches waste less.
+      num_linear: maximum number of linear steps to the boundary.
+      num_polish: number of steps along the boundary; 0 for DeepFool.
+      overshoot: fraction of the clean image's margin by which linear steps aim past the
+        boundary.
+      depth: fraction of the closest example's distance by which the result lies beyond
+        it; 0 returns the closest example.
     """
 
     epsilon_init: Real = 0.04
@@ -195,7 +195,7 @@ class Minimal:
 
 @value
 class FixedRadius:
-    """No search: one radius, as for robust accuracy and transfer.
+    """One fixed radius without a search, for robust accuracy and transfer.
 
     Attributes:
       epsilon: radius in units of the attack's norm; 8/255 for CIFAR-10 in L-infinity.
@@ -216,18 +216,18 @@ class PGD:
     """Projected gradient descent; by default AMUN's search for the closest examples.
 
     Attributes:
-      num_steps: gradient steps per radius.
+      num_steps: number of gradient steps per radius.
       step_ratio: step length over radius.
-      norm: of the balls, ``"l2"`` or ``"linf"``.
-      bounds: the image box.
-      loss: to be increased: ``"log_odds"`` has cross-entropy's direction without its
-        underflow on confident samples; ``"cross_entropy"``; ``"dlr"`` is
-        :func:`unlearn_jax.attacks.difference_of_logits_ratio`.
+      norm: norm of the balls, ``"l2"`` or ``"linf"``.
+      bounds: smallest and largest pixel value.
+      loss: loss to be increased: ``"log_odds"`` (cross-entropy's direction without its
+        underflow on confident samples), ``"cross_entropy"``, or ``"dlr"``
+        (:func:`unlearn_jax.attacks.difference_of_logits_ratio`).
       keep: ``"first"`` returns the first misclassified iterate; ``"last"`` takes all
         steps, which transfers better.
-      search: :class:`Doubling` or :class:`Grid` over radii, :class:`Minimal` (for which
-        ``num_steps``, ``step_ratio`` and ``loss`` are those of its doubling), or one
-        :class:`FixedRadius`.
+      search: :class:`Doubling` or :class:`Grid` over radii, :class:`Minimal`, or one
+        :class:`FixedRadius`. With :class:`Minimal`, ``num_steps``, ``step_ratio`` and
+        ``loss`` apply only to its doubling.
     """
 
     num_steps: int = 50
@@ -239,7 +239,7 @@ class PGD:
     search: Doubling | Grid | Minimal | FixedRadius = Doubling()
 
     def __post_init__(self) -> None:
-        """Raise on unusable sizes or another search."""
+        """Raise on unusable sizes or an unknown search."""
         check_bounds(self.bounds)
         check_counts(num_steps=self.num_steps)
         check_positive(step_ratio=self.step_ratio)
@@ -265,22 +265,22 @@ class PGD:
         *,
         key: Array | None = None,
     ) -> AttackResult:
-        """Attack images so that the model gives them other classes than their labels.
+        """Attack images so that the model assigns them classes other than their labels.
 
         Args:
           apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
           variables: any pytree.
           images: ``[B, ...]`` clean float images within ``bounds``.
-          labels: ``[B]`` labels to leave.
-          key: with :class:`FixedRadius`, draws the starts from the balls; None starts
-            from the images. A search over radii starts from the images and draws
-            nothing.
+          labels: ``[B]`` labels to move away from.
+          key: PRNG key for random starts in the balls with :class:`FixedRadius`; None
+            starts from the images. The other searches start from the images and ignore
+            the key.
 
         Returns:
           One row per sample.
 
         Raises:
-          InputError: ``apply_fn`` is no function, or unusable images or labels.
+          InputError: ``apply_fn`` is not a function, or unusable images or labels.
         """
         search = self.search
         if isinstance(search, FixedRadius):
@@ -325,20 +325,20 @@ class PGD:
         labels: Array,
         result: AttackResult,
     ) -> AttackResult:
-        """Attack the failed samples of a result again, towards their second class.
+        """Attack the failed samples of a result again, toward their runner-up class.
 
-        :func:`unlearn_jax.attacks.target_runner_up` with this attack's norm, steps,
-        bounds and batches.
+        Calls :func:`unlearn_jax.attacks.target_runner_up` with this attack's norm,
+        steps, bounds and batch size.
 
         Args:
           apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
           variables: any pytree.
           images: ``[B, ...]`` clean float images within ``bounds``.
-          labels: ``[B]`` labels to leave.
-          result: of this attack on them.
+          labels: ``[B]`` labels to move away from.
+          result: result of this attack on these samples.
 
         Returns:
-          One row per sample; rows that succeeded come back as they are.
+          One row per sample; rows that succeeded are returned unchanged.
         """
         return target_runner_up(
             apply_fn,
@@ -400,15 +400,15 @@ class PGD:
 class LineSearch:
     """The weak attack of AMUN's ablation: a straight line along one gradient.
 
-    :func:`unlearn_jax.attacks.fast_adversarial_set` with these hyperparameters.
+    Calls :func:`unlearn_jax.attacks.fast_adversarial_set` with these hyperparameters.
 
     Attributes:
       epsilon_init: length of a step, in units of ``norm``.
-      num_steps: steps along one gradient.
-      num_restarts: restarts after the first line.
-      norm: gives the direction, the distance, and the ball of the restarts.
-      bounds: the image box.
-      loss: to be increased.
+      num_steps: number of steps along one gradient.
+      num_restarts: number of restarts after the first line.
+      norm: norm of the direction, of the distance, and of the restarts' ball.
+      bounds: smallest and largest pixel value.
+      loss: loss to be increased.
       batch_size: samples attacked at a time.
     """
 
@@ -437,20 +437,20 @@ class LineSearch:
         *,
         key: Array | None = None,
     ) -> AttackResult:
-        """Attack images so that the model gives them other classes than their labels.
+        """Attack images so that the model assigns them classes other than their labels.
 
         Args:
           apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
           variables: any pytree.
           images: ``[B, ...]`` clean float images within ``bounds``.
-          labels: ``[B]`` labels to leave.
-          key: for the restarts; consumed.
+          labels: ``[B]`` labels to move away from.
+          key: PRNG key for the restarts; consumed.
 
         Returns:
           One row per sample.
 
         Raises:
-          InputError: no key, ``apply_fn`` is no function, or unusable images.
+          InputError: no key, ``apply_fn`` is not a function, or unusable images.
         """
         return fast_adversarial_set(
             _required(key, self),
@@ -474,14 +474,14 @@ class APGD:
 
     Attributes:
       epsilon: radius in units of ``norm``.
-      num_steps: gradient steps at most.
-      norm: of the ball.
-      bounds: the image box.
-      loss: to be increased; the paper takes ``"cross_entropy"`` and ``"dlr"``.
-      momentum: weight of the new step, the rest goes to the last one.
-      min_rises: fraction of rising steps below which the step is halved.
+      num_steps: maximum number of gradient steps.
+      norm: norm of the ball.
+      bounds: smallest and largest pixel value.
+      loss: loss to be increased; the paper uses ``"cross_entropy"`` and ``"dlr"``.
+      momentum: weight of the new step; the previous step has the rest.
+      min_rises: fraction of rising steps below which the step size is halved.
       keep: ``"first"`` returns the first misclassified iterate; ``"best"`` takes all
-        steps and returns the misclassified iterate of the highest loss.
+        steps and returns the misclassified iterate with the highest loss.
       batch_size: samples attacked at a time; changes memory, not values.
     """
 
@@ -513,20 +513,20 @@ class APGD:
         *,
         key: Array | None = None,
     ) -> AttackResult:
-        """Attack images so that the model gives them other classes than their labels.
+        """Attack images so that the model assigns them classes other than their labels.
 
         Args:
           apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
           variables: any pytree.
           images: ``[B, ...]`` clean float images within ``bounds``.
-          labels: ``[B]`` labels to leave.
-          key: draws the starts from the balls; None starts from the images.
+          labels: ``[B]`` labels to move away from.
+          key: PRNG key for random starts in the balls; None starts from the images.
 
         Returns:
           One row per sample.
 
         Raises:
-          InputError: ``apply_fn`` is no function, or unusable images or labels.
+          InputError: ``apply_fn`` is not a function, or unusable images or labels.
         """
         check_attacked(apply_fn, variables, images, labels, self.bounds)
         norm = NORMS[self.norm]
@@ -568,10 +568,10 @@ class AutoAttackSmall:
 
     Attributes:
       epsilon: radius in units of ``norm``.
-      num_steps: of each of its attacks.
-      num_targets: targeted attacks; 0 in fewer than four classes.
-      norm: of the ball.
-      bounds: the image box.
+      num_steps: maximum number of gradient steps per attack.
+      num_targets: number of targeted attacks; must be 0 with fewer than four classes.
+      norm: norm of the ball.
+      bounds: smallest and largest pixel value.
       batch_size: samples attacked at a time; changes memory, not values.
     """
 
@@ -599,21 +599,21 @@ class AutoAttackSmall:
         *,
         key: Array | None = None,
     ) -> AttackResult:
-        """Attack images so that the model gives them other classes than their labels.
+        """Attack images so that the model assigns them classes other than their labels.
 
         Args:
           apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
           variables: any pytree.
           images: ``[B, ...]`` clean float images within ``bounds``.
-          labels: ``[B]`` labels to leave.
-          key: for the starts; consumed.
+          labels: ``[B]`` labels to move away from.
+          key: PRNG key for the random starts; consumed.
 
         Returns:
           One row per sample.
 
         Raises:
-          InputError: no key, ``apply_fn`` is no function, unusable images, or targets
-            in fewer than four classes.
+          InputError: no key, ``apply_fn`` is not a function, unusable images, or
+            targeted attacks with fewer than four classes.
         """
         return autoattack_small(
             _required(key, self),
@@ -635,10 +635,10 @@ class LegacyPGD:
     """LOTOS's and FastClip's protocol: :func:`unlearn_jax.attacks.legacy_pgd`.
 
     Attributes:
-      mean: per channel; CIFAR-10's by default.
-      std: per channel.
+      mean: channel means; CIFAR-10's by default.
+      std: channel standard deviations; CIFAR-10's by default.
       epsilon: radius in normalized units; 0.04 in LOTOS, 0.02 in FastClip.
-      num_steps: gradient steps.
+      num_steps: number of gradient steps.
       batch_size: samples attacked at a time; changes memory, not values.
     """
 
@@ -664,20 +664,21 @@ class LegacyPGD:
         *,
         key: Array | None = None,
     ) -> AttackResult:
-        """Attack images so that the model gives them other classes than their labels.
+        """Attack images so that the model assigns them classes other than their labels.
 
         Args:
           apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
           variables: any pytree.
           images: ``[B, ..., ch]`` clean float images in [0, 1].
-          labels: ``[B]`` labels to leave.
-          key: for the starts; consumed.
+          labels: ``[B]`` labels to move away from.
+          key: PRNG key for the random starts; consumed.
 
         Returns:
           One row per sample.
 
         Raises:
-          InputError: no key, unusable images, or another number of channels.
+          InputError: no key, unusable images, or a number of channels that differs from
+            ``mean``'s.
         """
         return legacy_pgd(
             _required(key, self),
@@ -695,13 +696,13 @@ class LegacyPGD:
 
 @value
 class CappedFailures:
-    """An attack capped so that a fraction of the samples fails.
+    """An attack whose radius is capped so that a fraction of the samples fails.
 
-    :func:`unlearn_jax.attacks.cap_failures` of the attack's result.
+    Applies :func:`unlearn_jax.attacks.cap_failures` to the attack's result.
 
     Attributes:
-      attack: with any radius.
-      fraction: of the samples to fail, in [0, 1].
+      attack: attack to cap, with any radius.
+      fraction: fraction of the samples to fail, in [0, 1].
       batch_size: images classified at a time; changes memory, not values.
     """
 
@@ -723,20 +724,20 @@ class CappedFailures:
         *,
         key: Array | None = None,
     ) -> AttackResult:
-        """Attack images, then fail those with the largest distances.
+        """Attack images, then turn those with the largest distances into failures.
 
         Args:
           apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
           variables: any pytree.
           images: ``[B, ...]`` clean float images within the attack's bounds.
-          labels: ``[B]`` labels to leave.
-          key: for the attack.
+          labels: ``[B]`` labels to move away from.
+          key: PRNG key for the attack.
 
         Returns:
           One row per sample.
 
         Raises:
-          InputError: as the attack does.
+          InputError: arguments that the attack refuses.
         """
         result = self.attack(apply_fn, variables, images, labels, key=key)
         return cap_failures(

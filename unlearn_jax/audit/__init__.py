@@ -1,12 +1,12 @@
 """Membership attacks, ROC curves and intervals, from arrays to arrays.
 
 Signals (:mod:`~unlearn_jax.audit.signals`) are JAX functions of logits. Attacks and
-statistics take their outputs, NumPy or JAX, sort and count on the host in float64, and
-return NumPy; under ``jax.jit`` and ``jax.vmap`` they call
+statistics take signals as NumPy or JAX arrays, sort and count on the host in float64,
+and return NumPy arrays. Under ``jax.jit`` and ``jax.vmap`` they call the functions of
 :mod:`~unlearn_jax.audit.device`. :func:`shadow_signals` evaluates a stack of models.
 **A higher score always means a more likely member.** Bad input raises
-:class:`~unlearn_jax.types.InputError` with one line that says what to do; NaN is never
-ranked.
+:class:`~unlearn_jax.types.InputError` with one line that says what to do. NaN is
+refused rather than ranked.
 
 Axis letters: ``B`` bootstrap replicates, ``C`` classes, ``M`` reference models, ``N``
 samples, ``R`` runs, ``T`` targets, ``Z`` population.

@@ -1,4 +1,4 @@
-"""LiRA: likelihood ratios between models trained on a sample and models that were not.
+"""LiRA: likelihood ratios of models trained with and without a sample.
 
 Carlini, Chien, Nasr, Song, Terzis and Tramèr 2022, "Membership Inference Attacks From
 First Principles" (arXiv 2112.03570, algorithm 1). The reference (shadow) models of a
@@ -6,12 +6,13 @@ membership design give each sample two Gaussians, IN and OUT.
 
 The defaults are those of the released code (``mi_lira_2021``), from which the published
 numbers come: medians where the paper has means, a standard deviation per sample, and
-offline a density where the paper has a tail probability. Codes differ most in what they
-call a "fixed" variance; each of the three has a name here.
+offline a density where the paper has a tail probability. Implementations differ most in
+what they call a "fixed" variance; each of the three definitions has a name here.
 
-Host-side NumPy in float64, whatever the signals' dtype: no loop over samples, and the
-work for all leave-one-out targets together is linear in the number of models. Under
-``jax.jit`` these functions are :mod:`unlearn_jax.audit.device`'s.
+The functions use NumPy on the host in float64, whatever the signals' dtype. They have
+no loop over samples, and the work for all leave-one-out targets together is linear in
+the number of models. Under ``jax.jit`` these functions call their counterparts in
+:mod:`unlearn_jax.audit.device`.
 """
 
 import math
@@ -32,12 +33,13 @@ from unlearn_jax.audit.inputs import (
 )
 from unlearn_jax.types import InputError
 
-# Numbers worked on at once: they stay in cache, which stores powers of two badly.
+# Numbers per block, so that a block fits in cache. Not a power of two, whose strides
+# cause cache conflicts.
 _BLOCK = 125_000
 
 
 class _Options(NamedTuple):
-    """Options of :func:`lira`, checked."""
+    """Checked options of :func:`lira`."""
 
     mode: Mode
     variance: Variance
@@ -49,10 +51,12 @@ class _Options(NamedTuple):
 class _Side(NamedTuple):
     """Statistics of one side, IN or OUT, for each sample.
 
-    ``middle [4, N]`` holds the order statistics around the median, ascending: the one
-    below the upper median, both medians, and the one above the lower median. They give
-    the median of the others when any one model is left out. It has no rows where the
-    center is the mean. ``last`` is the value of the side's last model.
+    ``middle [4, N]`` holds the order statistics around the median, ascending: the value
+    just below the upper median, the lower median, the upper median, and the value just
+    above the lower median. They determine the median of the other models when any one
+    model is left out. ``middle`` has no rows if the center is the mean. ``last`` is the
+    value of the side's last model. ``size``, ``mean`` and ``squares`` are as in
+    :class:`_Fit`.
     """
 
     size: np.ndarray
@@ -63,7 +67,7 @@ class _Side(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """Statistics of a side, ``[N]``, or for each of some targets, ``[B, N]``.
+    """Statistics of a side, ``[N]``, or ``[B, N]`` with one row per target.
 
     ``size`` is the number of models, ``squares`` the sum of squared deviations from
     ``mean``.
@@ -89,60 +93,61 @@ def lira(
     """Return LiRA scores: the log-likelihood ratio of membership of each sample.
 
     Online, ``score(x) = log N(phi(x); c_in, s_in) - log N(phi(x); c_out, s_out)``,
-    where ``c`` and ``s`` are center and standard deviation of the sample's signal over
-    the reference models that were (IN) and were not (OUT) trained on it. Offline only
-    OUT models are read, and the score is ``-log N(phi(x); c_out, s_out)`` ("density")
-    or ``log Pr[Z < phi(x)]`` with ``Z ~ N(c_out, s_out)`` ("cdf"). With augmentations
-    the score is the mean over them. TF-Privacy's ``compute_score_lira`` gives the same
-    numbers with the opposite sign.
+    where ``c`` and ``s`` are the center and the standard deviation of the sample's
+    signal over the reference models that were (IN) and were not (OUT) trained on it.
+    Offline only OUT models are used, and the score is ``-log N(phi(x); c_out, s_out)``
+    ("density") or ``log Pr[Z < phi(x)]`` with ``Z ~ N(c_out, s_out)`` ("cdf"). With
+    augmentations the score is the mean over them. TF-Privacy's ``compute_score_lira``
+    gives the same numbers with the opposite sign.
 
-    The standard deviations divide by the number of values, not by one less. They are
+    Standard deviations divide by the number of values n, not by n - 1. The options are
 
-    * ``"per_sample"``: of the sample's own values (and of each augmentation's), IN and
-      OUT. Needs many models; with fewer than 64, a fixed one is usually the stronger
-      attack.
-    * ``"fixed_centered"``, or ``"fixed"``: one number for IN and one for OUT, of all
-      values less their sample's center (TF-Privacy's library). The recommended one: it
-      measures what training runs differ by.
-    * ``"fixed_global"``: one number for both sides, of all IN values as they are, so
-      that differences between samples widen it (``mi_lira_2021``; offline, of all OUT
-      values). It only scales the online scores of one target, and does not change their
-      order.
-    * ``"fixed_separate"``: the same, separately for IN and OUT (LeakPro below 64
-      models).
+    * ``"per_sample"``: one number per sample, augmentation and side, from the sample's
+      own values. This needs many models; with fewer than 64, a fixed variance is
+      usually the stronger attack.
+    * ``"fixed_centered"``, or ``"fixed"``: one number for IN and one for OUT, from all
+      values minus their sample's center (TF-Privacy's library). This is the recommended
+      fixed variance: it measures differences between training runs.
+    * ``"fixed_global"``: one number for both sides, from all IN values without
+      centering, so that differences between samples increase it (``mi_lira_2021``;
+      offline, from all OUT values). It only scales the online scores of a target and
+      does not change their order.
+    * ``"fixed_separate"``: as ``"fixed_global"``, but separately for IN and OUT
+      (LeakPro below 64 models).
 
-    Every model counts here; the released code cuts the lists of models to the shortest
-    of any sample. If the target is one of the references, pass it to
-    :func:`lira_leave_one_out` with the others: the target taken out, the numbers of IN
-    and OUT models would reveal membership.
+    All reference models are used; the released code uses only as many models per sample
+    as the sample with the fewest has. If the target is one of the references, pass all
+    references to :func:`lira_leave_one_out`: if only the target were left out, the
+    numbers of IN and OUT models would reveal its membership.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s), normally
         :func:`~unlearn_jax.audit.signals.logit_margin`, or ``[N, A]`` or ``[T, N, A]``
-        over augmentations.
+        with augmentations.
       reference: ``[M, N]``, or ``[M, N, A]``, the same signal under the reference
         models.
       member: ``[M, N]`` bool, True where the reference was trained on the sample.
-      mode: "online" compares IN with OUT; "offline" reads OUT values only, IN values
+      mode: "online" compares IN with OUT; "offline" uses OUT values only, and IN values
         may even be NaN.
-      variance: see above.
+      variance: definition of the standard deviation, see above.
       center: "median" (released code) or "mean" (paper) of the sample's values;
         standard deviations per sample are about the mean in either case.
-      offline_score: "density" (released code) calls a sample a member also where its
-        signal is far **below** the OUT models'; "cdf" (paper) only above.
-      min_std: smaller standard deviations are raised to it; positive, in units of the
-        signal. The default is about what float32 signals resolve. (Released codes add
-        1e-30, and constant values score up to 1e60.)
+      offline_score: "density" (released code) also calls a sample a member if its
+        signal is far **below** that of the OUT models; "cdf" (paper) only above.
+      min_std: lower limit of the standard deviations; positive, in units of the signal.
+        The default is about the resolution of float32 signals. (Released codes add
+        1e-30 instead, so that constant values score up to 1e60.)
 
     Returns:
       ``[N]`` or ``[T, N]`` float64, finite for signals of any size below 1e100; higher
-      = more likely member. 0 online is no evidence either way.
+      = more likely member. Online, 0 means no evidence either way.
 
     Raises:
       InputError: a sample without an IN (online) or OUT model, or with fewer than two
-        where the variance is per sample (TF-Privacy fills in the average over other
-        samples; a bank of half designs has no such sample); no two values to take a
-        fixed variance of; NaN or infinite signals; shapes or options that do not fit.
+        if the variance is per sample (TF-Privacy fills in the average over other
+        samples; a set of references with a half design has no such sample); fewer than
+        two values for a fixed variance; NaN or infinite signals; shapes that do not
+        match or unknown options.
 
     >>> reference = np.array([[2.0, 0.0], [4.0, 2.0], [-1.0, 4.0], [1.0, 6.0]])
     >>> member = np.array([[True, False], [True, False], [False, True], [False, True]])
@@ -179,29 +184,32 @@ def lira_leave_one_out(
     min_std: float = 1e-6,
     balance: bool = True,
 ) -> np.ndarray:
-    """Return LiRA scores of every reference model by all the others.
+    """Return LiRA scores of each model, with all other models as references.
 
-    Row m is :func:`lira` of model m with model m taken out. Nothing is fitted M times.
-    Leaving out a value moves a mean, a sum of squares and a median by closed formulas;
-    fixed variances follow from these. So row m equals the slow way up to rounding: the
-    squares of float64 values are subtracted, which loses digits where a value is a
-    million times farther out than the others are spread.
+    Row m is :func:`lira` of model m with model m left out of the references. No side is
+    fitted M times: leaving out a value changes the mean, the sum of squares and the
+    median by closed formulas, and fixed variances follow from these. Row m equals the
+    direct computation up to rounding. The formulas subtract squares in float64, which
+    loses digits if one value lies a million times farther out than the spread of the
+    others.
 
-    Taking out the target alone leaves a member one IN model less, and a non-member one
-    OUT model less. The smaller side fits worse, so the target looks less like its own
+    Leaving out only the target leaves a member one IN model fewer, and a non-member one
+    OUT model fewer. The smaller side fits worse, so the target looks less like its own
     side. With signals that are independent of membership, the AUC of a half design
-    falls below one half (40,000 samples, the defaults otherwise)::
+    falls below one half (40,000 samples, otherwise the defaults)::
 
         M                  6     8     16    32    64    128
         balance=False    .354  .421  .481  .494  .498  .498
         balance=True     .500  .499  .499  .500  .500  .499
 
-    ``balance`` therefore takes one model out of the **other** side too, its last. For a
-    half design that is what the released code does, which cuts the lists of models to
-    the shortest. The price is that the order of models matters a little.
+    ``balance`` therefore also leaves out the last model of the **other** side. For a
+    half design this equals the released code, which uses only as many models per sample
+    as the sample with the fewest has. The price is that the order of models matters
+    slightly.
 
     Args:
-      reference: ``[M, N]``, or ``[M, N, A]`` over augmentations; signals, all finite.
+      reference: ``[M, N]``, or ``[M, N, A]`` with augmentations; finite signals of the
+        models.
       member: ``[M, N]`` bool, True where the model was trained on the sample; the truth
         for row m is ``member[m]``.
       mode: as in :func:`lira`.
@@ -209,15 +217,16 @@ def lira_leave_one_out(
       center: as in :func:`lira`.
       offline_score: as in :func:`lira`.
       min_std: as in :func:`lira`.
-      balance: see above; False is exactly :func:`lira` with model m taken out.
+      balance: whether to also leave out a model of the other side, see above; False is
+        exactly :func:`lira` with model m left out.
 
     Returns:
       ``[M, N]`` float64; higher = more likely member. The fits differ between rows, so
-      one ROC curve of all rows together is not the mean of theirs.
+      one ROC curve of all rows together is not the mean of the rows' curves.
 
     Raises:
-      InputError: as :func:`lira`, where one more IN and OUT model is needed, since each
-        is left out in turn.
+      InputError: the same cases as :func:`lira`, with one more IN and OUT model needed
+        per sample, since each is left out in turn.
 
     >>> reference = np.array([[1, 3, 2, 9, -1, 1, 0, 7]], float).T
     >>> member = np.arange(8)[:, None] < 4
@@ -273,19 +282,20 @@ def _check_options(
 
 
 def _read(reference: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the references' signals and the mask, with their shapes checked."""
     reference = real_array("reference", reference, ndim=(2, 3))
     return reference, mask_array("member", member, reference.shape[:2])
 
 
 def _repeat(member: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return a mask ``[B, N]`` over flattened augmentations, ``[B, N * A]``."""
+    """Repeat a mask ``[B, N]`` over flattened augmentations, ``[B, N * A]``."""
     if reference.ndim == 2:
         return member
     return np.repeat(member, reference.shape[2], axis=1)
 
 
 def _mean_over_augmentations(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return ``[..., N * A] -> [..., N]``."""
+    """Average scores over augmentations, ``[..., N * A] -> [..., N]``."""
     return (
         scores
         if reference.ndim == 2
@@ -296,7 +306,7 @@ def _mean_over_augmentations(scores: np.ndarray, reference: np.ndarray) -> np.nd
 def _sides(
     reference: np.ndarray, member: np.ndarray, options: _Options, *, left_out: int
 ) -> tuple[_Side | None, _Side]:
-    """Return the statistics of the IN side, None offline, and of the OUT side."""
+    """Return the statistics of the IN side (None if offline) and of the OUT side."""
     inside = (
         _side(reference, member, "IN", options, left_out)
         if options.mode == "online"
@@ -327,7 +337,7 @@ def _side(
 def _check_counts(
     counts: np.ndarray, name: str, variance: Variance, left_out: int
 ) -> None:
-    """Raise on too few models for a sample, or for a fixed variance."""
+    """Raise if the models are too few for a sample or for a fixed variance."""
     need = (2 if variance == "per_sample" else 1) + left_out
     few = np.flatnonzero(counts < need)
     if few.size:
@@ -374,9 +384,9 @@ def _side_of_block(values: np.ndarray, chosen: np.ndarray, center: Center) -> _S
 
 
 def _where(chosen: np.ndarray, values: np.ndarray, other: float) -> np.ndarray:
-    """Return ``np.where(chosen, values, other)``, from the bits of the floats.
+    """Return ``np.where(chosen, values, other)``, computed from the bits of the floats.
 
-    Without branches, which irregular masks mislead.
+    The computation has no branches, because irregular masks defeat branch prediction.
     """
     integer = np.dtype(f"i{values.itemsize}")
     bits = values.view(integer)
@@ -394,9 +404,10 @@ def _whole(side: _Side) -> _Fit:
 def _without(
     side: _Side, values: np.ndarray, inside: np.ndarray, balance: bool
 ) -> _Fit:
-    """Return the fit to the others, ``values [B, K]`` taken out where ``inside``.
+    """Return the fit to the side without ``values [B, K]``.
 
-    With ``balance``, the side's last model is taken out elsewhere.
+    Values are left out where ``inside`` is True, that is where the target belongs to
+    the side. With ``balance``, the side's last model is left out elsewhere.
     """
     if balance:
         values = np.where(inside, values, side.last)
@@ -408,8 +419,8 @@ def _without(
     if not side.middle.size:
         return _Fit(size, mean, squares, mean)
     before, low, high, after = side.middle
-    # Without v, what was of rank r or r + 1 takes rank r: the former if v was above it.
-    # At a tie they are equal.
+    # Without v, the value of rank r is the old value of rank r if v was above it, and
+    # otherwise the old value of rank r + 1. At a tie both are equal.
     new_low = np.where(inside, np.where(values > before, before, high), low)
     new_high = np.where(inside, np.where(values > low, low, after), high)
     return _Fit(size, mean, squares, (new_low + new_high) / 2)
@@ -420,7 +431,8 @@ def _std(fit: _Fit, options: _Options) -> np.ndarray:
     if options.variance == "per_sample":
         variance = fit.squares / fit.size
     else:
-        # Of all values less an origin of each sample: within samples, and between them.
+        # Variance of all values minus an origin per sample: the part within samples
+        # plus the part between them.
         offset = (
             fit.mean - fit.center
             if options.variance in ("fixed", "fixed_centered")
@@ -437,7 +449,7 @@ def _std(fit: _Fit, options: _Options) -> np.ndarray:
 def _score(
     target: np.ndarray, inside: _Fit | None, outside: _Fit, options: _Options
 ) -> np.ndarray:
-    """Return scores ``[..., K]`` of ``target [..., K]``; offline without ``inside``."""
+    """Return scores ``[..., K]`` of ``target [..., K]``; offline if no ``inside``."""
     if inside is not None:
         std_in = _std(inside, options)
         std_out = (

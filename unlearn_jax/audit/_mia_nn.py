@@ -1,18 +1,22 @@
-"""MIA-NN: forgotten samples given to the neighboring class, against retrained models.
+"""MIA-NN: fraction of the forgotten class's samples claimed by its neighboring class.
 
 Wang, Ebrahimpour-Boroojeny and Sundaram 2025 (arXiv 2506.20893; CMIA in the ICML 2026
 version "Unlearning Isn't Forgetting"; thesis arXiv 2512.06993). **This is a
-reconstruction.** Neither code nor full text was available. What is published says that
-per-class discriminators (support vector machines) are trained on the logits of
-retrained models and then of the unlearned one, that the class nearest to the forgotten
-one is found from several retrained models, that the score is measured on the forgotten
-class's test samples, and that it should match the retrained models' score. Everything
-else is our reading: the choices are options, and no published number is claimed to be
-matched.
+reconstruction.** Neither code nor full text was available. The published descriptions
+say that
 
-It is a test of a distribution, not a decision about a sample, and its value means
-something only next to the retrained models' own score and its spread. Host-side NumPy
-and scikit-learn, float64.
+* discriminators, one support vector machine (SVM) per class, are trained on the logits
+  of retrained models and then on those of the unlearned model;
+* the class nearest to the forgotten class is determined from several retrained models;
+* the score is measured on the forgotten class's test samples, and should match the
+  retrained models' score.
+
+Everything else is our reading. The choices are options, and we do not claim to match
+any published number.
+
+MIA-NN tests a distribution; it does not decide about single samples. Its value is
+meaningful only next to the retrained models' scores and their spread. The functions
+use NumPy and scikit-learn on the host, in float64.
 """
 
 import dataclasses
@@ -27,7 +31,8 @@ from unlearn_jax.audit.predictions import softmax
 from unlearn_jax.checks import check_range
 from unlearn_jax.types import InputError
 
-# Half a minute; a linear machine on wide, overlapping logits may take many without it.
+# About half a minute. Without this limit, a linear SVM on wide, overlapping logits may
+# take many minutes.
 _MAX_ITERATIONS = 10**6
 
 Reading = Literal["neighbor_against_rest", "neighbor_against_forgotten"]
@@ -38,7 +43,7 @@ class Neighbor(NamedTuple):
     """The class nearest to a forgotten one.
 
     Attributes:
-      neighbor: the class, the first of equals.
+      neighbor: nearest class; the first one if several are tied.
       fractions: ``[R, C]`` fraction of the forgotten class's samples that each class's
         discriminator claims, per retrained model; 0 for forgotten classes, which
         have no discriminator. Rows need not sum to 1.
@@ -49,18 +54,18 @@ class Neighbor(NamedTuple):
 
 
 class MiaNN(NamedTuple):
-    """Outcome of MIA-NN for one forgotten class; all rates are in [0, 1].
+    """Result of MIA-NN for one forgotten class; all rates are in [0, 1].
 
     Attributes:
-      neighbor: the class that was used.
+      neighbor: neighboring class that was used.
       scores: ``[S]`` score of each unlearned model (see ``reading`` of :func:`mia_nn`).
-      reference_scores: ``[R]`` the same of each retrained model.
-      reference_mean: their mean.
-      reference_std: their standard deviation (``ddof=1``): a gap below about twice this
-        is retraining noise.
+      reference_scores: ``[R]`` score of each retrained model.
+      reference_mean: mean of ``reference_scores``.
+      reference_std: standard deviation of ``reference_scores`` (``ddof=1``); a gap
+        below about twice this is retraining noise.
       gap: ``[S]`` ``|scores - reference_mean|``; 0 is best.
-      called: ``[S, F]`` bool, the forgotten class's samples, in ascending order, that
-        are called "neighbor".
+      called: ``[S, F]`` bool, True where a sample of the forgotten class is called
+        "neighbor"; samples in ascending order.
     """
 
     neighbor: int
@@ -74,30 +79,31 @@ class MiaNN(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Discriminator:
-    """Training of a discriminator.
+    """Hyperparameters of a discriminator's training.
 
     Attributes:
-      kernel: of the support vector machine (scikit-learn's ``SVC``). A ``linear`` one
-        on logits that overlap and exceed about 20 stops after a million iterations with
+      kernel: kernel of the SVM (scikit-learn's ``SVC``). On logits that overlap and
+        exceed about 20, a ``linear`` kernel stops after a million iterations with
         scikit-learn's ConvergenceWarning.
-      C: its penalty; positive. 3 and ``gamma="auto"`` are those of the SVC attacks on
-        unlearning (see :func:`~unlearn_jax.audit.mis`).
-      gamma: width of the rbf kernel, ``exp(-gamma |a - b|^2)``: ``auto`` is 1 /
+      C: penalty of the SVM; positive. 3 and ``gamma="auto"`` are the values of the SVC
+        attacks on unlearning (see :func:`~unlearn_jax.audit.mis`).
+      gamma: inverse width of the rbf kernel, ``exp(-gamma |a - b|^2)``: ``auto`` is 1 /
         columns, ``scale`` is 1 / (columns x variance of the centered inputs), or a
-        positive number. Inputs are not scaled, so ``auto`` depends on the unit of the
-        logits: where they spread widely within a class, the kernel is so narrow that a
-        machine claims no new sample and retrained models score about 0 (0.04 for
-        the digit 8 of a perceptron on 8x8 digits, whose logits reach 20; 0.42 with
-        ``scale``). Look at ``reference_scores``, and use ``scale`` or
-        ``features="probabilities"`` then.
-      columns: inputs of the machine: ``all`` C, ``retained`` (without the forgotten
-        classes'), or ``neighbor`` (one: that of the class it is to recognize).
+        positive number. Inputs are not scaled, so the effect of ``auto`` depends on the
+        scale of the logits. If they spread widely within a class, the kernel is so
+        narrow that the SVM claims no new sample and retrained models score about 0
+        (0.04 for the digit 8 of a perceptron on 8x8 digits, whose logits reach 20; 0.42
+        with ``scale``). If ``reference_scores`` shows this, use ``scale`` or
+        ``features="probabilities"``.
+      columns: input columns of the SVM: ``all`` C, ``retained`` (without those of the
+        forgotten classes), or ``neighbor`` (only that of the class to recognize).
       features: ``logits``, or ``probabilities``, the softmax over all C classes.
-      balance: draw as many samples from each side; False takes all, up to the cap.
-      max_samples: cap on the samples of each side, because a machine's time grows with
-        their square; None for all.
-      seed: chooses the samples; the same for every model, so models are compared on the
-        same draw.
+      balance: whether to draw equally many samples from both sides; False takes all
+        samples, up to ``max_samples`` per side.
+      max_samples: upper limit of the number of samples per side, because the training
+        time grows with its square; None for no limit.
+      seed: seed of the choice of samples; the same for every model, so that models are
+        compared on the same samples.
     """
 
     kernel: Literal["rbf", "linear"] = "rbf"
@@ -110,7 +116,7 @@ class Discriminator:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise on values that no machine could use."""
+        """Raise on values out of range."""
         for name, value, allowed in (
             ("kernel", self.kernel, ("rbf", "linear")),
             ("columns", self.columns, ("all", "retained", "neighbor")),
@@ -137,7 +143,7 @@ class Discriminator:
         check_seed(self.seed)
 
     def draw(self, first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
-        """Draw the training samples of both sides from their indices."""
+        """Draw the indices of the training samples of both sides."""
         sizes = [
             min(side.size, self.max_samples or side.size) for side in (first, second)
         ]
@@ -150,7 +156,7 @@ class Discriminator:
         ]
 
     def inputs(self, logits: np.ndarray, label: int, left_out: list[int]) -> np.ndarray:
-        """Return the inputs ``[N, columns]`` of the discriminator of a class."""
+        """Return the inputs ``[N, columns]`` of class ``label``'s discriminator."""
         if self.features == "probabilities":
             logits = softmax(logits)
         if self.columns == "neighbor":
@@ -166,13 +172,23 @@ class Discriminator:
         second: np.ndarray,
         queries: np.ndarray,
     ) -> np.ndarray:
-        """Return the queries called first by a machine of first against second."""
+        """Train an SVM of first against second; return True for queries called first.
+
+        Args:
+          inputs: ``[N, columns]`` inputs of all samples.
+          first: indices of the samples of the first side.
+          second: indices of the samples of the second side.
+          queries: ``[Q]`` indices of the samples to call.
+
+        Returns:
+          ``[Q]`` bool.
+        """
         from sklearn.svm import SVC
 
         sides = self.draw(first, second)
         rows = inputs[np.concatenate(sides)]
-        # Neither kernel's machine depends on the origin, but its rounding does: a
-        # masked logit may be -1e10.
+        # With both kernels the SVM does not depend on the origin of the inputs, but its
+        # rounding does: a masked logit may be -1e10.
         center = np.median(rows, axis=0)
         machine = SVC(
             C=self.C,
@@ -196,27 +212,28 @@ def nearest_neighbor(
     also_forgotten: Sequence[int] = (),
     discriminator: Discriminator = _DEFAULT,
 ) -> Neighbor:
-    """Return the retained class whose discriminator claims most of the forgotten one.
+    """Return the retained class that most resembles the forgotten class.
 
-    On average over retrained models. For each retained class i a machine is trained on
-    the logits of a retrained model, samples of class i against samples of the other
-    retained classes, and asked about the forgotten class's samples.
+    For each retained class i and each retrained model, an SVM is trained on the model's
+    logits to separate samples of class i from samples of the other retained classes. It
+    then classifies the forgotten class's samples. The neighbor is the class whose SVMs
+    claim the largest fraction of them, on average over the retrained models.
 
     Args:
       reference_logits: ``[R, N, C]`` logits of R models retrained without the forgotten
         classes, on samples that none of them was trained on: test samples of the
-        retained classes, and of the forgotten one.
+        retained classes and of the forgotten class.
       labels: ``[N]`` integers in 0..C-1, the true classes.
-      forgotten: the forgotten class to look at.
-      also_forgotten: classes that were forgotten with it; their samples are not used.
-      discriminator: how the machines are trained.
+      forgotten: forgotten class whose neighbor is returned.
+      also_forgotten: other forgotten classes; their samples are not used.
+      discriminator: hyperparameters of the SVMs.
 
     Returns:
-      The neighbor and the fractions behind it.
+      The neighbor and the fractions it was chosen by.
 
     Raises:
       InputError: fewer than two retained classes, a class without samples, NaN or
-        infinite logits, labels or classes out of range, or shapes that do not fit.
+        infinite logits, labels or classes out of range, or shapes that do not match.
 
     >>> logits = np.eye(3)[[1, 1, 2, 2, 1]] + np.eye(3)[[0, 0, 0, 0, 2]] / 4
     >>> nearest_neighbor([logits], [1, 1, 2, 2, 0], 0).neighbor
@@ -236,7 +253,7 @@ def nearest_neighbor(
             for logits in models
         ]
     means = fractions.mean(axis=0)
-    # Where no machine claims anything, a forgotten class would be the first of equals.
+    # If no SVM claims any sample, argmax must not pick a forgotten class.
     means[forgotten_classes] = -1
     return Neighbor(int(means.argmax()), fractions)
 
@@ -252,22 +269,23 @@ def discriminator_calls(
 ) -> np.ndarray:
     """Return the forgotten class's samples that the neighbor's discriminator claims.
 
-    The machine is trained on this model's logits.
+    The discriminator is trained on this model's logits.
 
     Args:
-      logits: ``[N, C]`` of one model, as for :func:`nearest_neighbor`.
+      logits: ``[N, C]`` logits of one model, as for :func:`nearest_neighbor`.
       labels: ``[N]`` integers, the true classes.
-      neighbor: the class to recognize, against the other retained classes.
-      forgotten: the forgotten class to ask about.
-      also_forgotten: classes that were forgotten with it.
-      discriminator: how the machines are trained.
+      neighbor: class to recognize, against the other retained classes.
+      forgotten: forgotten class whose samples are called.
+      also_forgotten: other forgotten classes.
+      discriminator: hyperparameters of the SVM.
 
     Returns:
-      ``[F]`` bool, the forgotten class's samples in ascending order: True where called
-      "neighbor".
+      ``[F]`` bool, True where a sample of the forgotten class is called "neighbor";
+      samples in ascending order.
 
     Raises:
-      InputError: as :func:`nearest_neighbor`, or a neighbor that is forgotten.
+      InputError: the same cases as :func:`nearest_neighbor`; a neighbor that is
+        forgotten.
     """
     logits = _read_logits("logits", logits, ndim=(2,))
     labels = _read_labels(labels, logits)
@@ -290,26 +308,28 @@ def neighbor_credits(
     reading: Reading = "neighbor_against_rest",
     discriminator: Discriminator = _DEFAULT,
 ) -> np.ndarray:
-    """Return what every sample adds to a model's score: the score is the mean credit.
+    """Return the credit of each sample; a model's score is the mean credit.
 
-    Under ``neighbor_against_rest`` the samples of the forgotten class count, 1 where
-    called "neighbor". Under ``neighbor_against_forgotten`` those of both classes do,
-    ``n / (2 n_c)`` where the call is right: ``n_c`` of the ``n`` are of its own class.
+    Under ``neighbor_against_rest`` the samples of the forgotten class count: the credit
+    is 1 where a sample is called "neighbor", else 0. Under
+    ``neighbor_against_forgotten`` the ``n`` samples of both classes count: the credit
+    is ``n / (2 n_c)`` where the call is right, else 0, with ``n_c`` the number of
+    samples of the sample's class.
 
     Args:
-      logits: ``[N, C]`` of one model, as for :func:`nearest_neighbor`.
+      logits: ``[N, C]`` logits of one model, as for :func:`nearest_neighbor`.
       labels: ``[N]`` integers, the true classes.
-      neighbor: the class to recognize.
-      forgotten: the forgotten class to score.
-      also_forgotten: classes that were forgotten with it.
-      reading: of :func:`mia_nn`.
-      discriminator: how the machines are trained.
+      neighbor: class to recognize.
+      forgotten: forgotten class to score.
+      also_forgotten: other forgotten classes.
+      reading: definition of the score, see :func:`mia_nn`.
+      discriminator: hyperparameters of the SVMs.
 
     Returns:
-      ``[N]``, NaN for samples that do not count.
+      ``[N]`` float64, NaN for samples that do not count.
 
     Raises:
-      InputError: as :func:`mia_nn`.
+      InputError: the same cases as :func:`mia_nn`.
     """
     _check_reading(reading)
     logits = _read_logits("logits", logits, ndim=(2,))
@@ -344,42 +364,45 @@ def mia_nn(
     reading: Reading = "neighbor_against_rest",
     discriminator: Discriminator = _DEFAULT,
 ) -> MiaNN:
-    """Return MIA-NN of unlearned models, and the same scores of retrained models.
+    """Return the MIA-NN scores of unlearned models and of retrained models.
 
-    Two readings of the published descriptions, both with a machine trained on each
-    model's logits:
+    There are two readings of the published descriptions. Both train an SVM on each
+    model's logits.
 
-    * ``neighbor_against_rest`` (default): the machine learns the neighbor's samples
-      against the other retained classes'; score = fraction of the forgotten class's
-      samples that it calls "neighbor". A retrained model scores high, one that spreads
-      the forgotten class evenly scores low. Higher is better up to the retrained mean,
-      as the caption of the paper's table says.
-    * ``neighbor_against_forgotten``: the machine learns the neighbor's samples against
-      the forgotten class's; score = balanced accuracy on the half of these samples that
-      it was not trained on, each half once. Forgotten samples that stay recognizable
-      score high, so higher is **worse**; 0.5 is chance.
+    * ``neighbor_against_rest`` (default): the SVM separates the neighbor's samples from
+      those of the other retained classes. The score is the fraction of the forgotten
+      class's samples that it calls "neighbor". A retrained model scores high; a model
+      that spreads the forgotten class evenly scores low. Higher is better up to the
+      retrained mean, as the caption of the paper's table says.
+    * ``neighbor_against_forgotten``: the SVM separates the neighbor's samples from the
+      forgotten class's. The score is the balanced accuracy under two-fold
+      cross-validation: each half of the samples is called by an SVM trained on the
+      other half. Forgotten samples that stay recognizable score high, so higher is
+      **worse**; 0.5 is chance.
 
     Args:
       reference_logits: ``[R, N, C]`` logits of models retrained without the forgotten
         classes, R at least 2, on samples that no model was trained on: test samples of
-        all classes (other forgotten ones are ignored).
-      target_logits: ``[N, C]`` of one unlearned model or ``[S, N, C]`` of several,
-        on the same samples.
+        all classes (those of ``also_forgotten`` are ignored).
+      target_logits: ``[N, C]`` logits of one unlearned model, or ``[S, N, C]`` of
+        several, on the same samples.
       labels: ``[N]`` integers in 0..C-1, the true classes.
-      forgotten: the forgotten class to score. With several, call once for each.
-      also_forgotten: the other classes that were forgotten with it.
-      neighbor: the class to use; None searches it with :func:`nearest_neighbor` (C - 1
-        machines per retrained model), which is the same under both readings.
-      reading: see above.
-      discriminator: how the machines are trained.
+      forgotten: forgotten class to score. If several classes were forgotten, call once
+        for each.
+      also_forgotten: other forgotten classes.
+      neighbor: class to use as the neighbor; None determines it with
+        :func:`nearest_neighbor` (one SVM per retained class and retrained model), the
+        same for both readings.
+      reading: ``neighbor_against_rest`` or ``neighbor_against_forgotten``, see above.
+      discriminator: hyperparameters of the SVMs.
 
     Returns:
       Scores, gaps and calls; the same arguments give the same result.
 
     Raises:
-      InputError: as :func:`nearest_neighbor`; fewer than two retrained models; a
-        neighbor that is forgotten; fewer than two samples of either class under
-        ``neighbor_against_forgotten``; an unknown reading.
+      InputError: the same cases as :func:`nearest_neighbor`; fewer than two retrained
+        models; a neighbor that is forgotten; fewer than two samples of either class
+        under ``neighbor_against_forgotten``; an unknown reading.
     """
     reference = _read_logits("reference_logits", reference_logits, ndim=(3,))
     target = _read_logits("target_logits", target_logits, ndim=(2, 3))
@@ -392,8 +415,8 @@ def mia_nn(
         )
     if reference.shape[0] < 2:
         raise InputError(
-            "reference_logits has 1 model: pass at least 2, or the score has no spread"
-            " to be compared with"
+            "reference_logits has 1 model: pass at least 2, so that the scores have a"
+            " spread"
         )
     _check_reading(reading)
     labels = _read_labels(labels, reference)
@@ -441,7 +464,10 @@ def _calls_against_rest(
     label: int,
     forgotten_classes: list[int],
 ) -> np.ndarray:
-    """Return the ``[F]`` calls of a discriminator on the first forgotten class."""
+    """Return the ``[F]`` calls of class ``label``'s discriminator.
+
+    The calls are of the samples of the first forgotten class.
+    """
     first = np.flatnonzero(labels == label)
     rest = np.flatnonzero((labels != label) & ~np.isin(labels, forgotten_classes))
     queries = np.flatnonzero(labels == forgotten_classes[0])
@@ -456,6 +482,7 @@ def _score_against_rest(
     neighbor: int,
     forgotten_classes: list[int],
 ) -> tuple[float, np.ndarray]:
+    """Return the fraction called "neighbor", and the ``[F]`` calls."""
     called = _calls_against_rest(
         discriminator, logits, labels, neighbor, forgotten_classes
     )
@@ -469,7 +496,7 @@ def _score_against_forgotten(
     neighbor: int,
     forgotten_classes: list[int],
 ) -> tuple[float, np.ndarray]:
-    """Return balanced accuracy, and the ``[F]`` calls of the forgotten class."""
+    """Return the balanced accuracy, and the ``[F]`` calls of the forgotten class."""
     local, foreign = _calls_against_forgotten(
         discriminator, logits, labels, neighbor, forgotten_classes
     )
@@ -483,7 +510,10 @@ def _calls_against_forgotten(
     neighbor: int,
     forgotten_classes: list[int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the out-of-fold calls of the neighbor's samples and the forgotten ones."""
+    """Return the out-of-fold calls of the neighbor's and the forgotten class's samples.
+
+    True where a sample is called "neighbor".
+    """
     inputs = discriminator.inputs(logits, neighbor, forgotten_classes)
     sides = [np.flatnonzero(labels == k) for k in (neighbor, forgotten_classes[0])]
     if min(side.size for side in sides) < 2:
@@ -531,7 +561,7 @@ def _read_labels(labels: ArrayLike, logits: np.ndarray) -> np.ndarray:
 def _read_forgotten(
     forgotten: int, also: Sequence[int], labels: np.ndarray, num_classes: int
 ) -> list[int]:
-    """Return all forgotten classes, the one to score first."""
+    """Return all forgotten classes, checked; the class to score comes first."""
     forgotten_classes = [int(forgotten), *(int(k) for k in also)]
     has_duplicates = len(set(forgotten_classes)) < len(forgotten_classes)
     if has_duplicates or not all(0 <= k < num_classes for k in forgotten_classes):

@@ -1,13 +1,13 @@
 """RMIA: relative likelihoods against reference models, compared between samples.
 
 Zarifzadeh, Liu and Shokri 2024, "Low-Cost High-Power Membership Inference Attacks"
-(arXiv 2312.03262). The defaults are the variant AMUN's audit used: online, a plain mean
-over all references, every other sample as population, gamma 2.
+(arXiv 2312.03262). The defaults are those of AMUN's audit: online, a plain mean over
+all references, all other samples as population, gamma 2.
 
-Host-side NumPy: the whole attack is one mean, one sort and one binary search per
-target, with memory linear in the number of samples. Means are taken in float64 whatever
-the signals' dtype. Under ``jax.jit`` these functions are
-:mod:`unlearn_jax.audit.device`'s.
+The functions use NumPy on the host. The whole attack is one mean, one sort and one
+binary search per target, with memory linear in the number of samples. Means are taken
+in float64, whatever the signals' dtype. Under ``jax.jit`` these functions call their
+counterparts in :mod:`unlearn_jax.audit.device`.
 """
 
 from typing import Any, cast, get_args
@@ -45,43 +45,43 @@ def rmia(
 
     ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]`` with ``ratio(x) = Pr(x | target)
     / Pr(x)``; see :func:`rmia_ratio` for ``Pr(x)`` and :func:`dominated_fraction` for
-    the comparison and its edges. Several targets may share the references; each is
-    compared with its own ratios only.
+    the comparison and its edge cases. Several targets may share the references; the
+    ratios of a target are compared only with each other.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s), normally
-        :func:`~unlearn_jax.audit.signals.taylor_softmax`. They are divided by one
-        another: a signal that is negative (a loss, an entropy, a margin) would be
-        turned upside down.
+        :func:`~unlearn_jax.audit.signals.taylor_softmax`. RMIA divides signals, so a
+        negative signal (a loss, an entropy, a margin) would reverse the order.
       reference: ``[M, N]`` the same signal under the reference models.
       member: ``[M, N]`` bool, True where the reference was trained on the sample.
-      population: ``[Z]`` (``[T, Z]`` for many targets) signals of the audited model(s)
-        on other samples z. None: the population is all other samples of ``target``, x
-        itself left out.
-      reference_population: ``[M, Z]`` signals of the references on the same z; given
-        exactly when ``population`` is. In offline mode no reference may have been
-        trained on a z.
-      gamma: how much larger the ratio must be; positive. AMUN and the paper use 2,
-        newer code 1.
-      mode: "online" uses every reference, "offline" those that never saw the sample.
-      offline_a: the a of the offline correction, in [0, 1]; 0.3 for CIFAR-10, 0.6 for
-        CIFAR-100.
-      trim: fraction of references cut at each end of the mean, in [0, 0.5), online
+      population: ``[Z]`` (``[T, Z]`` for several targets) signals of the audited
+        model(s) on other samples z. With None, the population of x is all samples of
+        ``target`` except x.
+      reference_population: ``[M, Z]`` signals of the references on the same z;
+        required if and only if ``population`` is given. In offline mode no reference
+        may have been trained on any z.
+      gamma: factor by which ratio(x) must exceed ratio(z); positive. AMUN and the paper
+        use 2, newer code 1.
+      mode: "online" averages over all references, "offline" over those that were not
+        trained on the sample.
+      offline_a: coefficient a of the offline correction, in [0, 1]; 0.3 for CIFAR-10,
+        0.6 for CIFAR-100.
+      trim: fraction of references cut at each end before the mean, in [0, 0.5), online
         only. The paper's code uses 0.2.
-      check_design: online, insist that each sample is in exactly half the references
-        (the paper's design).
-      comparison: as in :func:`dominated_fraction`.
+      check_design: whether online mode requires that each sample is in exactly half of
+        the references (the paper's design).
+      comparison: ``product`` or ``quotient``, see :func:`dominated_fraction`.
 
     Returns:
       ``[N]`` or ``[T, N]`` float64 in [0, 1], multiples of 1 / (N - 1) or 1 / Z; higher
       = more likely member.
 
     Raises:
-      InputError: shapes that do not fit; fewer than two references; a sample not in
+      InputError: shapes that do not match; fewer than two references; a sample not in
         exactly half of them (online, ``check_design``); a sample in all of them
-        (offline); gamma, a or trim out of range; NaN or infinite signals; a population
-        without its references or the other way round; a single sample and no
-        population.
+        (offline); gamma, a or trim out of range; NaN or infinite signals;
+        ``population`` without ``reference_population`` or the reverse; a single sample
+        and no population.
 
     >>> target = np.array([0.9, 0.5, 0.2])
     >>> reference = np.array([[0.3, 0.6, 0.4], [0.1, 0.4, 0.4]])
@@ -138,30 +138,31 @@ def rmia_ratio(
     trim: float = 0.0,
     check_design: bool = True,
 ) -> np.ndarray:
-    """Return the target's signal over the references' average, RMIA without its ties.
+    """Return the target's signal divided by the references' average.
 
     ``ratio(x) = Pr(x | target) / Pr(x)``. Online, ``Pr(x)`` is the mean over all
-    references; offline it is ``((1 + a) mean_out(x) + (1 - a)) / 2`` over the
-    references that never saw x. For one target and one population, the RMIA score is a
-    monotone step function of this ratio.
+    references. Offline, ``Pr(x) = ((1 + a) mean_out(x) + (1 - a)) / 2``, with the mean
+    over the references that were not trained on x. For one target and one population,
+    the RMIA score is a monotone step function of this ratio; the ratio lacks the ties
+    that the steps cause.
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s).
-      reference: ``[M, N]`` signals of the references, finite; offline, only the OUT
-        entries matter.
-      member: ``[M, N]`` bool.
+      reference: ``[M, N]`` signals of the references, finite; offline, only those of
+        references not trained on the sample are used.
+      member: ``[M, N]`` bool, True where the reference was trained on the sample.
       mode: as in :func:`rmia`.
       offline_a: as in :func:`rmia`.
       trim: as in :func:`rmia`; ``int(trim * M)`` references are cut at each end.
       check_design: as in :func:`rmia`.
 
     Returns:
-      ``[N]`` or ``[T, N]`` float64; higher = more likely member. Where ``Pr(x)`` is 0
+      ``[N]`` or ``[T, N]`` float64; higher = more likely member. Where ``Pr(x)`` is 0,
       the ratio is 1 if the target's signal is 0 too (no evidence either way), otherwise
-      infinite with the signal's sign. SM-Taylor signals can make it negative.
+      infinite with the signal's sign. SM-Taylor signals can make the ratio negative.
 
     Raises:
-      InputError: as :func:`rmia`.
+      InputError: the same cases as :func:`rmia`.
     """
     if is_traced(target, reference, member, offline_a):
         ratio = device.rmia_ratio(
@@ -189,7 +190,9 @@ def reference_average(
     trim: float = 0.0,
     check_design: bool = True,
 ) -> np.ndarray:
-    """Return ``Pr(x)`` of :func:`rmia_ratio`, all that RMIA reads of the references.
+    """Return the references' average signal, ``Pr(x)`` of :func:`rmia_ratio`.
+
+    RMIA needs nothing else from the references.
 
     Args:
       reference: as in :func:`rmia_ratio`.
@@ -200,10 +203,10 @@ def reference_average(
       check_design: as in :func:`rmia`.
 
     Returns:
-      ``[N]`` float64, finite; for any number of targets.
+      ``[N]`` float64, finite; the same average serves any number of targets.
 
     Raises:
-      InputError: as :func:`rmia`.
+      InputError: the same cases as :func:`rmia`.
 
     >>> reference_average([[1.0, 2.0], [3.0, 2.0]], np.eye(2, dtype=bool))
     array([2., 2.])
@@ -226,7 +229,7 @@ def reference_average(
     else:
         raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
     refuse_infinite("the references' average", average)
-    # SM-Taylor signals may be negative, but of few samples
+    # SM-Taylor signals may be negative, but only for a few samples.
     if np.median(average) < 0:
         raise InputError(
             "the references' signals are negative for most samples: RMIA divides"
@@ -240,13 +243,14 @@ def ratio_to_average(target: ArrayLike, average: ArrayLike) -> np.ndarray:
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited model(s).
-      average: ``[N]`` of :func:`reference_average`.
+      average: ``[N]`` result of :func:`reference_average`.
 
     Returns:
-      ``[N]`` or ``[T, N]`` float64; where both are 0 the ratio is 1.
+      ``[N]`` or ``[T, N]`` float64; where signal and average are both 0, the ratio
+      is 1.
 
     Raises:
-      InputError: NaN or infinite signals, shapes that do not fit.
+      InputError: NaN or infinite signals, or shapes that do not match.
     """
     target = real_array("target", target, ndim=(1, 2))
     average = real_array("average", average, ndim=(1,))
@@ -268,35 +272,34 @@ def dominated_fraction(
     gamma: float = 2.0,
     comparison: Comparison = "product",
 ) -> np.ndarray:
-    """Return the fraction of the population whose ratio, times gamma, is smaller.
+    """Return the fraction of the population that each sample's ratio dominates.
 
-    RMIA from ratios: ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, strict,
-    **exactly** the pairwise comparison of the float64 numbers, because rounding ``gamma
-    * ratio(z)`` keeps its order. One sort and one binary search per row, instead of N x
-    Z comparisons.
+    This is the RMIA score of ratios, ``score(x) = mean_z [ratio(x) > gamma *
+    ratio(z)]``, with a strict inequality. One sort and one binary search per row do the
+    work of N x Z comparisons. The result **exactly** equals the pairwise comparison of
+    the float64 numbers, because rounding keeps the order of the ``gamma * ratio(z)``.
 
     The paper writes ``ratio(x) / ratio(z) > gamma``, and AMUN's released code divides.
-    ``comparison="product"`` equals that for every ratio(z) > 0, and at ratio(z) = 0 (a
-    positive ratio dominates, others do not). For ratio(z) < 0, which only signals
-    outside [0, 1] can cause, such as the Taylor forms', dividing turns the inequality
-    around and rewards a sample for being more negative. The product keeps the score
-    non-decreasing in ratio(x): such a z is dominated by every ratio(x) above gamma *
-    ratio(z). ``comparison="quotient"`` is the division, for parity with that code.
+    ``comparison="product"`` equals the division for every ratio(z) > 0, and for
+    ratio(z) = 0 (a positive ratio dominates, others do not). A ratio(z) < 0 arises only
+    from signals outside [0, 1], such as the Taylor signals. There the division reverses
+    the inequality and rewards a sample for being more negative. The product keeps the
+    score non-decreasing in ratio(x): every ratio(x) above gamma * ratio(z) dominates
+    such a z. ``comparison="quotient"`` divides, for parity with the released code.
 
     Args:
-      ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
-      population_ratio: ``[Z]`` or ``[T, Z]``. None: the population of x is all other
-        samples of its row.
-      gamma: positive and finite.
-      comparison: ``product`` or ``quotient``; they differ where ratio(z) < 0 only.
+      ratio: ``[N]`` or ``[T, N]`` ratios of :func:`rmia_ratio`; infinities are allowed.
+      population_ratio: ``[Z]`` or ``[T, Z]`` ratios of the population. With None, the
+        population of x is all other samples of its row.
+      gamma: factor by which ratio(x) must exceed ratio(z); positive and finite.
+      comparison: ``product`` or ``quotient``; they differ only where ratio(z) < 0.
 
     Returns:
       ``[N]`` or ``[T, N]`` float64 in [0, 1].
 
     Raises:
       InputError: NaN ratios, gamma not positive, an unknown comparison, different
-        numbers of targets, or one
-        sample and no population.
+        numbers of targets, or one sample and no population.
 
     >>> print(dominated_fraction([1.0, 3.0, 2.0, 7.0]))
     [0.         0.33333333 0.         1.        ]
@@ -342,11 +345,11 @@ def dominated_fraction(
 def _num_dominated(
     bounds: np.ndarray, ratio: np.ndarray, comparison: Comparison
 ) -> np.ndarray:
-    """Return how many of the ascending ``gamma * ratio(z)`` each ratio dominates."""
+    """Return the number of ascending ``gamma * ratio(z)`` that each ratio dominates."""
     counts = np.searchsorted(bounds, ratio, side="left")
     if comparison == "product":
         return counts
-    # Below zero the division turns the comparison around.
+    # Dividing by a negative number reverses the comparison.
     negative = bounds[: np.searchsorted(bounds, 0.0, side="left")]
     smaller = np.searchsorted(negative, ratio, side="left")
     larger = negative.size - np.searchsorted(negative, ratio, side="right")
@@ -356,12 +359,12 @@ def _num_dominated(
 def _fraction_of_others(
     ratio: np.ndarray, gamma: float, comparison: Comparison
 ) -> np.ndarray:
-    """Return one row of :func:`dominated_fraction`, each sample itself left out."""
+    """Return one row of :func:`dominated_fraction`, excluding each sample itself."""
     order = np.argsort(ratio)
     ordered = ratio[order]
     bounds = gamma * ordered
-    # Queries in ascending order keep the binary search in cache. A sample can dominate
-    # itself (gamma < 1, or a negative ratio), and that comparison must not count.
+    # Queries in ascending order keep the binary search in cache. A sample may dominate
+    # itself (gamma < 1, or a negative ratio); that comparison must not count.
     itself = ordered > bounds
     if comparison == "quotient":
         itself = np.where(ordered < 0, ordered < bounds, itself)
@@ -376,8 +379,8 @@ def _check_half(member: np.ndarray) -> None:
     models = member.shape[0]
     if models % 2:
         raise InputError(
-            f"{models} references cannot hold each sample in half: pass an even number,"
-            " or check_design=False"
+            f"no sample can be in exactly half of {models} references: pass an even"
+            " number, or check_design=False"
         )
     counts = member.view(np.int8).sum(axis=0, dtype=np.int32)
     wrong = np.flatnonzero(counts != models // 2)
@@ -398,7 +401,7 @@ def _trimmed_mean(reference: np.ndarray, trim: float) -> np.ndarray:
     if cut:
         ranked = np.partition(reference, (cut, models - cut - 1), axis=0)
         reference = ranked[cut : models - cut]
-    # Infinities of both signs have no mean: the caller refuses it.
+    # Infinities of both signs give NaN, which the caller refuses.
     with np.errstate(invalid="ignore"):
         return reference.mean(axis=0, dtype=np.float64)
 
@@ -406,7 +409,7 @@ def _trimmed_mean(reference: np.ndarray, trim: float) -> np.ndarray:
 def _offline_mean(
     reference: np.ndarray, member: np.ndarray, offline_a: float
 ) -> np.ndarray:
-    """Return ``((1 + a) mean_out + (1 - a)) / 2`` of references without the sample."""
+    """Return ``((1 + a) mean_out + (1 - a)) / 2`` over the OUT references."""
     if not 0 <= offline_a <= 1:
         raise InputError(f"offline_a is {offline_a}: pass a number in [0, 1]")
     outside = ~member
@@ -414,10 +417,10 @@ def _offline_mean(
     if not count.all():
         where = int(np.argmin(count))
         raise InputError(
-            f"sample {where} is in every reference: offline RMIA needs one that never"
-            " saw it, drop the sample"
+            f"sample {where} is in every reference: offline RMIA needs a reference that"
+            " was not trained on it; leave the sample out"
         )
-    # Infinities of both signs have no mean: the caller refuses it.
+    # Infinities of both signs give NaN, which the caller refuses.
     with np.errstate(invalid="ignore"):
         total = np.einsum("mn,mn->n", reference, outside, dtype=np.float64)
     return ((1 + offline_a) * (total / count) + (1 - offline_a)) / 2

@@ -1,7 +1,7 @@
 """ROC curves of membership scores, their area, and exact binomial intervals.
 
-A sample is called a member when its score is **at least** the threshold. Equal scores
-move together, so ties can never be won by the order in which samples are stored.
+A sample is called a member when its score is **at least** the threshold. Samples with
+equal scores are called together, so the result does not depend on the order of samples.
 """
 
 from typing import cast
@@ -31,12 +31,13 @@ def roc(scores: ArrayLike, is_member: ArrayLike) -> RocCurve:
       is_member: ``[N]`` bool.
 
     Returns:
-      The curve, from integer counts, so the area is exact up to one rounding. Inside a
-      trace it has one point per sample, see :func:`unlearn_jax.audit.device.roc`.
+      The curve. It is computed from integer counts, so its area is exact up to one
+      rounding. Under a JAX trace it has one point per sample, see
+      :func:`unlearn_jax.audit.device.roc`.
 
     Raises:
-      InputError: NaN scores, a mask that is not boolean, only one class, shapes that do
-        not fit.
+      InputError: NaN scores, a mask that is not boolean, only one class, or shapes that
+        do not match.
 
     >>> curve = roc([0.9, 0.8, 0.8, 0.1], [True, True, False, False])
     >>> curve.auc, curve.tpr_at_fpr(0.1), curve.balanced_accuracy
@@ -71,10 +72,10 @@ def auc(scores: ArrayLike, is_member: ArrayLike) -> float:
       is_member: ``[N]`` bool.
 
     Returns:
-      P(member's score > non-member's) + P(equal) / 2, in [0, 1].
+      P(member's score > non-member's score) + P(equal scores) / 2, in [0, 1].
 
     Raises:
-      InputError: as :func:`roc`.
+      InputError: the same cases as :func:`roc`.
 
     >>> auc([3.0, 1.0, 1.0], [True, True, False])
     0.75
@@ -94,27 +95,28 @@ def auc_interval(
 ) -> Interval:
     """Return the interval of one AUC, by its bootstrap variance.
 
-    Members and non-members are resampled separately; the interval is Wilson's at that
-    variance, see :func:`~unlearn_jax.audit.bootstrap.summarize`. At a level of 0.95 it
-    covers 96 to 98% for 15 or 30 samples a side and an AUC of 0.8 or 0.95, where a
-    percentile interval covers 89 to 93%. For one model's scores; tables over many runs
-    need :mod:`~unlearn_jax.audit.bootstrap`.
+    Members and non-members are resampled separately, and the interval is Wilson's at
+    the variance of the replicates
+    (:func:`~unlearn_jax.audit.bootstrap.summarize`). At a level of 0.95 it covers 96 to
+    98% for 15 or 30 samples a side and an AUC of 0.8 or 0.95; a percentile interval
+    would cover 89 to 93%. This function is for the scores of one model; for tables over
+    many runs, use :mod:`~unlearn_jax.audit.bootstrap`.
 
     Args:
       scores: ``[N]``, higher = more likely member.
       is_member: ``[N]`` bool.
       level: confidence level, in (0, 1).
-      num_replicates: bootstrap replicates, at least 1.
-      seed: the same seed gives the same interval.
+      num_replicates: number of bootstrap replicates, at least 1.
+      seed: seed of the resampling; the same seed gives the same interval.
 
     Returns:
-      The interval, which contains the AUC. Where the scores separate the classes
+      The interval, which contains the AUC. If the scores separate the classes
       perfectly, or are all the same, it is
-      :func:`~unlearn_jax.audit.agreeing_interval`'s for the smaller class.
+      :func:`~unlearn_jax.audit.agreeing_interval` for the size of the smaller class.
 
     Raises:
-      InputError: as :func:`roc`, a level outside (0, 1), a negative seed, or no
-        replicates.
+      InputError: the same cases as :func:`roc`; a level outside (0, 1), a negative
+        seed, or no replicates.
     """
     check_level(level)
     check_seed(seed)
@@ -133,6 +135,7 @@ def auc_interval(
 
 
 def _read(scores: ArrayLike, is_member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 scores and the mask, checked."""
     scores = real_array("scores", scores, ndim=(1,)).astype(np.float64, copy=False)
     is_member = mask_array("is_member", is_member, scores.shape)
     refuse_nan("scores", scores)

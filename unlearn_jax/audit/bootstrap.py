@@ -1,58 +1,62 @@
-"""Intervals for tables whose cells share samples, and what they cover.
+"""Confidence intervals for tables whose cells share samples, and their coverage.
 
-A run is one unlearned model: an original model, a forget set and a repeat. All runs of
-a table score the same pool of N samples, and every run's test samples are the same
-ones, so the errors of two runs are correlated. Levels of originals and forget sets are
-few, often three. Two parts are therefore estimated in two ways:
+A run is one unlearned model, with an original model, a forget set and a repeat. All
+runs of a table score the same pool of N samples and have the same test samples, so the
+errors of two runs are correlated. There are few originals and forget sets, often three
+of each. Two parts of the variance are therefore estimated in two ways:
 
-1. ``weights = sample_weights(rng, B, strata)``, one row per replicate, shared by
-   everything in the table; per run and metric, ``weighted_auc(...)`` or
-   ``weighted_mean(...)`` turn them into ``[B]`` replicates: the part of the samples;
-2. mean squares of the crossed random effects ``factors [R, 2]``, at Student's t with
-   degrees of freedom near Satterthwaite's: the part of the originals and forget sets.
-   :func:`mean_variance` adds both, counting once what both contain;
-3. ``summarize(values [R], replicates [B, R], factors)`` gives mean, spread, interval.
+1. The samples' part: ``weights = sample_weights(rng, B, strata)`` has one row per
+   replicate and is shared by the whole table. For each run and metric,
+   ``weighted_auc(...)`` or ``weighted_mean(...)`` turn it into ``[B]`` replicates.
+2. The part of the originals and forget sets: mean squares of the crossed random effects
+   ``factors [R, 2]``, for Student's t with degrees of freedom near Satterthwaite's.
 
-The last column is what 95 % intervals cover, in % of simulated tables.
+:func:`mean_variance` adds both parts and counts noise that is in both once.
+``summarize(values [R], replicates [B, R], factors)`` returns mean, spread and interval.
+
+The table lists the interval of each estimate. The third column names what is random;
+the last is the measured coverage of 95 % intervals, in % of simulated tables.
 
 =========================  ============================  ===================  ========
-estimate                   interval                      of other             measured
+estimate                   interval                      random               coverage
 =========================  ============================  ===================  ========
-accuracy or AUC of a run   Wilson's, of the bootstrap's  samples              94 to 97
-                           variance
-the same of crossed runs   Wilson's at Student's t, of   originals, sets,
-                           :func:`mean_variance`         repeats, samples
+accuracy or AUC of a run   Wilson, from the variance of  samples              94 to 97
+                           the bootstrap
+accuracy or AUC over       Wilson with Student's t,      originals, sets,
+crossed runs:              :func:`mean_variance`         repeats, samples
 3 to 10 levels, no effect  the same                      the same             94 to 97
-the same, small effects    the same                      the same             93 to 98
-the same, large effects    the same                      the same             93 to 96
+3 to 10, small effects     the same                      the same             93 to 98
+3 to 10, large effects     the same                      the same             93 to 96
 2 levels, normal tables    the same                      the same             89 to 98
 a distance (Avg Gap)       Student's t, cut off at 0     the same             93 to 100
-a mean over seeds          Student's t of 2 to 20,       seeds                94 to 97
+a mean over seeds          Student's t, 2 to 20 seeds,   seeds                94 to 97
                            :func:`summarize_runs`
-all samples agree, as all  Clopper-Pearson's,            samples              90 to 100
-right or none              :func:`agreeing_interval`
+samples that all agree,    Clopper-Pearson,              samples              90 to 100
+such as all correct        :func:`agreeing_interval`
 U-LiRA                     :func:`~unlearn_jax.audit     pairs of models,     96 to 100
                            .pair_influences`             samples
 a rank correlation         Bonett and Wright's z         pairs, groups        91 to 99
-KLoM: mean                 Wilson's at Student's t       samples              92 to 97
+KLoM: mean                 Wilson with Student's t       samples              92 to 97
 KLoM: quantiles            order statistics              samples              95 to 99
-MIS                        machines refitted in every    as above             93 to 100
-                           replicate, or no interval
-MIA (Kodge)                the same                      as above             86 to 92
-MIA-NN, its gap            the same                      as above             93 to 100
-paired difference of two   Student's t, of the           as above             95
+MIS                        Wilson or Student's t, SVMs   originals, sets,     93 to 100
+                           refitted per replicate        repeats, samples
+MIA (Kodge)                the same                      the same             86 to 92
+MIA-NN, its gap            the same                      the same             93 to 100
+paired difference of two   Student's t, from the         the same             95
 rows                       differences of values and of
                            replicates
 =========================  ============================  ===================  ========
 
-A factor with a single level is held fixed, and the interval is for that level only.
+MIS, MIA and MIA-NN have no interval if their SVMs are not refitted. A factor with a
+single level is held fixed, and the interval is for that level only.
 :func:`run_weights` is the pigeonhole bootstrap of crossed runs (Owen 2007), for
-statistics that are no means; it is too short with few levels. U-LiRA's pairs share
-their shadow models, which no factor holds: their variance is corrected by
-:func:`~unlearn_jax.audit.pair_influences`. Measured coverage is on the page of
-``experiments/benchmarks/coverage.py``. Host-side NumPy, float64;
-:mod:`unlearn_jax.audit.device` has the draws and the weighted statistics as
-``jax.numpy``.
+statistics that are not means; with few levels its intervals are too short. U-LiRA's
+pairs share shadow models, a dependence that no factor describes;
+:func:`~unlearn_jax.audit.pair_influences` corrects the variance for it. The results of
+``experiments/benchmarks/coverage.py`` give the measured coverage in full.
+
+The functions use NumPy on the host, in float64. :mod:`unlearn_jax.audit.device` has the
+draws and the weighted statistics in ``jax.numpy``.
 """
 
 import copy
@@ -75,9 +79,9 @@ from unlearn_jax.audit.inputs import (
 from unlearn_jax.audit.results import Interval, clopper_pearson
 from unlearn_jax.types import InputError
 
-# Elements of a [rows, N] block: its float64 copies stay inside a core's cache.
+# Elements of a [rows, N] block, so that its float64 copies fit in a core's cache.
 _BLOCK = 1 << 18
-# Elements of weights that are kept, not drawn again: 64 MiB.
+# Largest number of weights that are stored instead of drawn again: 64 MiB.
 _KEPT = 1 << 26
 
 
@@ -85,9 +89,10 @@ class MeanVariance(NamedTuple):
     """Variance of a mean over runs.
 
     Attributes:
-      total: of the mean.
-      samples: part of the samples that all runs share, which more runs do not lower.
-      df: degrees of freedom of ``total``, at least 1; infinite if it is known.
+      total: variance of the mean.
+      samples: part of ``total`` that is due to the samples shared by all runs; more
+        runs do not lower it.
+      df: degrees of freedom of ``total``, at least 1; infinite if ``total`` is known.
     """
 
     total: float
@@ -96,16 +101,17 @@ class MeanVariance(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """One number of a table.
+    """Mean over runs with its spread and interval, one cell of a table.
 
     Attributes:
-      mean: mean over runs, unweighted.
-      std: standard deviation over runs (``ddof=1``), the ± that papers print; NaN for a
-        single run.
+      mean: unweighted mean over runs.
+      std: standard deviation over runs (``ddof=1``), printed after ± in papers; NaN for
+        a single run.
       low: lower end of the interval of ``mean``; NaN without an interval.
-      high: upper end.
-      num_runs: R.
-      num_dropped: replicates without a value, left out of the interval.
+      high: upper end of the interval of ``mean``; NaN without an interval.
+      num_runs: number of runs, R.
+      num_dropped: number of replicates left out of the interval because a run has no
+        value in them.
     """
 
     mean: float
@@ -121,13 +127,13 @@ def sample_weights(
 ) -> np.ndarray:
     """Return bootstrap counts of samples, drawn with replacement within each stratum.
 
-    Strata keep the sizes of the parts of the pool fixed (train and test, say), so a
-    replicate has as many test samples as the data. Do not stratify by forget set: with
-    several of them a sample is forgotten in some runs only.
+    Strata keep the sizes of the parts of the pool fixed, for example of train and test,
+    so every replicate has as many test samples as the data. Do not stratify by forget
+    set: if there are several, a sample is forgotten only in some runs.
 
     Args:
-      rng: source of randomness; advanced.
-      num_replicates: B, at least 1.
+      rng: random generator; its state advances.
+      num_replicates: number of replicates B, at least 1.
       strata: ``[N]`` integers or booleans, the stratum of each sample.
 
     Returns:
@@ -149,23 +155,23 @@ def sample_weights(
 
 
 class SampleWeights:
-    """Bootstrap counts of samples, the numbers of :func:`sample_weights`, by the block.
+    """Bootstrap counts of samples in blocks, equal to those of :func:`sample_weights`.
 
     Iterating yields ``(rows, weights)``: a slice of replicates, and their counts
-    ``[rows, N]``. Blocks that would need much memory together are drawn again whenever
-    they are read, from the state that the generator had: an ``[B, N]`` array of them
-    is never made. Threads may read blocks at the same time.
+    ``[rows, N]``. If all blocks together need more than 64 MiB, a block is drawn again
+    each time it is read, from a stored state of the generator. So memory stays bounded.
+    Threads may read blocks at the same time.
 
     Args:
-      rng: source of randomness; advanced by all draws.
-      num_replicates: B, at least 1.
+      rng: random generator; its state advances by all draws.
+      num_replicates: number of replicates B, at least 1.
       strata: ``[N]`` integers or booleans, the stratum of each sample.
 
     Attributes:
       shape: ``(B, N)``.
 
     Raises:
-      InputError: as :func:`sample_weights`.
+      InputError: the same cases as :func:`sample_weights`.
 
     >>> weights = SampleWeights(np.random.default_rng(0), 3, [0, 0, 0, 1])
     >>> [block.sum(axis=1).tolist() for _, block in weights]
@@ -186,7 +192,7 @@ class SampleWeights:
         self._slices = list(blocks(*self.shape))
         self._strata = [np.flatnonzero(strata == one) for one in np.unique(strata)]
         self._kept: list[np.ndarray] = []
-        # The order of the draws: stratum by stratum, a row at a time.
+        # Draws are made stratum by stratum, and row by row within a stratum.
         self._states: list[list[Any]] = []
         self._rng = copy.deepcopy(rng)
         is_small = num_replicates * strata.size <= _KEPT
@@ -216,7 +222,7 @@ class SampleWeights:
         """Return one block: its replicates, and their counts ``[rows, N]`` uint8.
 
         Args:
-          number: in 0..len - 1.
+          number: index of the block, in 0..len - 1.
         """
         rows = self._slices[number]
         if self._kept:
@@ -232,7 +238,7 @@ class SampleWeights:
 def _draw(rng: np.random.Generator, samples: np.ndarray, weights: np.ndarray) -> None:
     """Write a stratum's counts into the rows of a block.
 
-    A count fits a byte: that of a sample reaches 256 with a probability of 1e-507.
+    A count fits in a byte: a sample's count reaches 256 with probability 1e-507.
     """
     for row in weights:
         drawn = rng.integers(samples.size, size=samples.size, dtype=np.int32)
@@ -248,20 +254,20 @@ def run_weights(
     replacement, independently of the other factors, and a run's weight is the product
     of its levels' counts. With two factors this is known to be **conservative**: it
     overstates the part of the variance that belongs to the interaction and the repeats.
-    With only two or three levels a factor's own part is understated by (L - 1) / L, as
-    in every bootstrap. Repeats of the same cell share their weight.
+    As in every bootstrap, the variance due to a factor of L levels is too small by a
+    factor of (L - 1) / L, which matters with two or three levels. Repeats of the same
+    cell share their weight.
 
     Args:
-      rng: source of randomness; advanced.
-      num_replicates: B, at least 1.
-      factors: ``[R, J]`` integers, for each run the id of its level in each of J
-        factors: ``[R, 2]`` with the original model and the forget set. A factor with a
-        single level is not resampled (all its counts are 1): the interval then holds
-        for that level only.
+      rng: random generator; its state advances.
+      num_replicates: number of replicates B, at least 1.
+      factors: ``[R, J]`` integers, the level of each run in each of J factors, such as
+        the original model and the forget set. A factor with a single level is not
+        resampled (all its counts are 1); the interval then holds for that level only.
 
     Returns:
-      ``[B, R]`` int32. A row is all zero if the design is incomplete and no run has
-      both its levels drawn.
+      ``[B, R]`` int32 weights. A row is all zero if the design is incomplete and no run
+      has all its levels drawn.
 
     Raises:
       InputError: no replicates, or factors that are not ``[R, J]`` integers.
@@ -290,13 +296,13 @@ def weighted_auc(
     """Return the AUC of the same scores under many weightings of the samples.
 
     ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j w_j)`` over
-    positives i and negatives j. With integer weights this is the Mann-Whitney statistic
-    of the samples repeated that often, exactly, with half credit for ties. Sorted once;
-    O(B N) time, and blocks of constant size as working memory.
+    positives i and negatives j. With integer weights this is exactly the Mann-Whitney
+    statistic of the samples repeated that often, with half credit for ties. The samples
+    are sorted once. Time is O(B N); working memory is constant.
 
     Args:
       scores: ``[N]``, higher = more likely positive; infinities are allowed. Only
-        marked samples are read.
+        scores of positives and negatives are read.
       positive: ``[N]`` bool.
       negative: ``[N]`` bool, disjoint from ``positive``.
       weights: ``[B, N]``, not negative.
@@ -306,8 +312,8 @@ def weighted_auc(
       weight.
 
     Raises:
-      InputError: masks that are not boolean, overlap or are empty, NaN scores on marked
-        samples, negative or NaN weights, shapes that do not fit.
+      InputError: masks that are not boolean, overlap or are empty; NaN scores of
+        positives or negatives; negative or NaN weights; or shapes that do not match.
 
     >>> positive = np.array([True, False, False])
     >>> weighted_auc([3, 2, 1], positive, ~positive, np.ones((1, 3)))
@@ -334,23 +340,24 @@ def weighted_tpr(
 ) -> np.ndarray:
     """Return the TPR at an FPR of at most ``max_fpr``, under many weightings.
 
-    The conservative step of the ROC curve: the lowest threshold whose false positive
-    rate is within ``max_fpr``, tied scores passing it together, as
-    :meth:`unlearn_jax.audit.RocCurve.tpr_at_fpr`.
+    The ROC curve is read conservatively, without interpolation, as by
+    :meth:`unlearn_jax.audit.RocCurve.tpr_at_fpr`: at the lowest threshold whose false
+    positive rate is at most ``max_fpr``. Samples with equal scores are called together.
 
     Args:
-      scores: ``[N]``, higher = more likely positive. Only marked samples are read.
+      scores: ``[N]``, higher = more likely positive. Only scores of positives and
+        negatives are read.
       positive: ``[N]`` bool.
       negative: ``[N]`` bool, disjoint from ``positive``.
       weights: ``[B, N]``, not negative.
-      max_fpr: in [0, 1].
+      max_fpr: largest false positive rate, in [0, 1].
 
     Returns:
       ``[B]`` float64 in [0, 1]; NaN where the positives or the negatives have no
       weight.
 
     Raises:
-      InputError: as :func:`weighted_auc`, or ``max_fpr`` outside [0, 1].
+      InputError: the same cases as :func:`weighted_auc`; ``max_fpr`` outside [0, 1].
 
     >>> positive = np.array([True, False, True, False])
     >>> weighted_tpr([4, 3, 2, 1], positive, ~positive, np.ones((1, 4)), max_fpr=0.5)
@@ -385,7 +392,7 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> np.
 
     Raises:
       InputError: an empty mask, NaN or infinite masked values, negative or NaN weights,
-        shapes that do not fit.
+        or shapes that do not match.
 
     >>> weighted_mean([True, False, True], [True, True, False], [[1, 1, 1], [3, 1, 0]])
     array([0.5 , 0.75])
@@ -419,23 +426,25 @@ def interval(
 ) -> Interval:
     """Return the percentile interval of bootstrap replicates.
 
-    It is widened, where needed, to contain the estimate itself: replicates of
-    statistics with an absolute value in them all lie to one side.
+    The interval is widened, if needed, to contain the estimate itself: for statistics
+    that contain an absolute value, all replicates may lie on one side of it.
 
-    Replicates that all agree, as those of 20 of 20 right, hold no information on the
-    width. With the number of samples and bounds, or an estimate of 0 or 1, it is then
-    that of :func:`agreeing_interval`, and otherwise the statistic's whole range.
+    If all replicates equal the estimate, as with 20 of 20 samples correct, they hold no
+    information on the width. The interval is then :func:`agreeing_interval` if
+    ``num_samples`` is given and either ``bounds`` are finite, or they are None and the
+    estimate is 0 or 1. Otherwise it is the statistic's whole range.
 
     Args:
       replicates: ``[B]``; NaN replicates (no weight on one side) are dropped.
-      point: the estimate on the data as they are.
+      point: estimate on the data without resampling.
       level: confidence level, in (0, 1).
-      num_samples: samples behind the estimate, the smaller side of an AUC.
-      bounds: least and largest value of the statistic, such as (-1, 1) of a
-        correlation; infinite if None.
+      num_samples: number of samples behind the estimate; for an AUC, of the smaller
+        class.
+      bounds: smallest and largest value of the statistic, such as (-1, 1) for a
+        correlation; None for an unbounded statistic.
 
     Returns:
-      The interval; its ends are NaN, never a number, if all replicates are.
+      The interval; its ends are NaN if all replicates are NaN.
 
     Raises:
       InputError: no replicates, a NaN estimate, infinite numbers, or a level outside
@@ -480,16 +489,16 @@ def agreeing_interval(
     *,
     level: float = 0.95,
 ) -> Interval:
-    """Return the interval of a mean over samples that all have one value.
+    """Return the interval of a mean over samples that all have the same value.
 
     At most a fraction ``1 - ((1 - level) / 2) ** (1 / num_samples)`` of the population
-    has another value (Clopper-Pearson's for none of ``num_samples``), and that one is
-    at most a bound. At a bound the interval is Clopper-Pearson's.
+    has another value (Clopper-Pearson for 0 of ``num_samples``), and these values lie
+    within the bounds. If ``value`` is a bound, the interval is Clopper-Pearson's.
 
     Args:
-      value: of every sample.
-      num_samples: their number, at least 1; the smaller side of an AUC.
-      bounds: least and largest value that a sample can have, finite.
+      value: value of every sample.
+      num_samples: number of samples, at least 1; for an AUC, of the smaller class.
+      bounds: smallest and largest value that a sample can have; finite.
       level: confidence level, in (0, 1).
 
     >>> print(f"{agreeing_interval(0.5, 90, (0, 1)):.3f}")
@@ -509,40 +518,45 @@ def mean_variance(
     *,
     num_samples: int | None = None,
 ) -> MeanVariance:
-    """Return the variance of a mean over runs, samples and levels of factors random.
+    """Return the variance of a mean over runs, with random samples and factor levels.
 
     With one factor (seeds) and no replicates it is the squared standard error, with
-    L - 1 degrees of freedom; with two crossed factors ``(MS_1 + MS_2 - MS_12) / R`` of
-    the two-way random effects model. With replicates it is the bootstrap's variance of
-    the mean, the runs fixed, and what the mean squares exceed those that the
-    replicates have by themselves: noise of samples is in both, and counts once. Each
-    excess is at least 0, and the smaller one is reduced by the interaction's.
+    L - 1 degrees of freedom. With two crossed factors and no replicates it is
+    ``(MS_1 + MS_2 - MS_12) / R`` of the two-way random effects model. With replicates
+    it is the sum of two parts: the bootstrap variance of the mean with the runs fixed,
+    and the excess of each factor's mean square over its expectation from the replicates
+    alone. The excess avoids counting the samples' noise twice, since mean squares
+    contain it too. It is at least 0. With several factors, every excess except the
+    largest is reduced by the excess of the interaction.
 
-    The degrees of freedom are ``1 / sum(w ** 1.5 / df)`` over the fractions ``w`` of
-    the variance: those of the mean squares that have an excess, and of the samples.
-    Satterthwaite's (1946) rule has ``w ** 2``, which is right for fractions that are
-    known; those of mean squares with two degrees of freedom are not, and where they
-    come out small by chance its interval is too short. On normal tables with exact
-    noise of the samples, the interval at Student's t covers 93.1 to 97.8 % with 3 to 10
-    levels (Satterthwaite's 92.2 to 97.7 %), and 89 to 98 % with two. The power was
-    chosen among four rules on such tables, so its coverage elsewhere may be lower.
+    The degrees of freedom are ``1 / sum(w ** 1.5 / df)`` over fractions ``w`` of the
+    variance: those of the mean squares with a positive excess, and that of the samples.
+    Satterthwaite's (1946) rule has ``w ** 2``, which is right if the fractions are
+    known. Fractions from mean squares with two degrees of freedom are not known; if
+    they are small by chance, Satterthwaite's interval is too short. On normal tables
+    with known noise of the samples, the Student's t interval covers 93.1 to 97.8 % with
+    3 to 10 levels (Satterthwaite's 92.2 to 97.7 %), and 89 to 98 % with two. The
+    exponent was chosen among four rules on such tables, so coverage elsewhere may be
+    lower.
 
     Args:
-      values: ``[R]`` one of each run.
-      replicates: ``[B, R]`` each run's value under the bootstrap's sample weights of
-        replicate b, rows with a NaN dropped; None if samples are no part of it.
+      values: ``[R]`` value of each run.
+      replicates: ``[B, R]`` value of each run under the sample weights of each
+        bootstrap replicate; rows with a NaN are dropped. None treats the samples as
+        fixed.
       factors: ``[R, J]`` integers, the level of each run in each factor, such as
         originals and forget sets. A factor with a single level, or whose levels each
-        lie within one level of another factor, is left out. None keeps the runs fixed.
-      num_samples: samples behind each value, the smaller side of an AUC, for the
-        degrees of freedom of the bootstrap's part and its factor n / (n - 1). None
-        takes it as known.
+        lie within one level of another factor, is left out. None treats the runs as
+        fixed.
+      num_samples: number of samples behind each value; for an AUC, of the smaller
+        class. It sets the degrees of freedom of the bootstrap variance and its factor
+        n / (n - 1). None takes the bootstrap variance as known.
 
     Returns:
-      The variance; NaN where neither replicates nor factors say anything.
+      The variance; NaN if there are neither replicates nor varying factors.
 
     Raises:
-      InputError: shapes that do not fit, or infinite or NaN values.
+      InputError: shapes that do not match, or infinite or NaN values.
 
     >>> mean_variance([1.0, 2.0, 3.0], factors=[[0], [1], [2]])
     MeanVariance(total=0.333..., samples=0.0, df=2.0)
@@ -575,7 +589,7 @@ def mean_variance(
         excess = np.maximum(main_parts - expected[mains], 0)
         noise = float(expected[mains].sum())
         if len(forms) > 1:
-            # Interaction and repeats are in every factor's mean square, and count once.
+            # Interaction and repeats are in every factor's mean square but count once.
             interaction = max(parts[-1] - expected[-1], 0)
             is_largest = np.arange(excess.size) == excess.argmax()
             excess = np.where(is_largest, excess, np.maximum(excess - interaction, 0))
@@ -598,23 +612,24 @@ def mean_interval(
     bounds: tuple[float, float] | None = None,
     num_samples: int | None = None,
 ) -> Interval:
-    """Return the interval of a mean at Student's t.
+    """Return the Student's t interval of a mean.
 
     Args:
-      mean: of the runs.
-      variance: of :func:`mean_variance`.
+      mean: mean over the runs.
+      variance: result of :func:`mean_variance`.
       level: confidence level, in (0, 1).
-      bounds: of the statistic, such as (0, 100) of an accuracy in percent or
-        (0, inf) of a distance. Between two finite bounds the interval is Wilson's, for
-        the number of samples that the variance is worth (Korn and Graubard 1998), so
-        that it stays inside; with one it is cut off there.
-      num_samples: samples behind the mean; where there is one, or the mean is at a
-        bound, or the variance is 0, the interval between two finite bounds is
-        :func:`agreeing_interval`'s.
+      bounds: smallest and largest value of the statistic, such as (0, 100) for an
+        accuracy in percent or (0, inf) for a distance. With two finite bounds the
+        interval is Wilson's for the effective number of samples, which follows from the
+        variance (Korn and Graubard 1998); it stays within the bounds. With one finite
+        bound the interval is cut off there.
+      num_samples: number of samples behind the mean. If given with two finite bounds,
+        the interval is :func:`agreeing_interval` when there is only one sample, the
+        mean is at a bound, or the variance is 0.
 
     Returns:
-      The interval; its ends are NaN where the variance is unknown, or 0 without a
-      number of samples and finite bounds.
+      The interval. Its ends are NaN if the variance is unknown, or if it is 0 and
+      ``num_samples`` or finite bounds are missing.
 
     >>> variance = MeanVariance(total=0.0, samples=0.0, df=float("inf"))
     >>> at_edge = mean_interval(1.0, variance, bounds=(0, 1), num_samples=20)
@@ -627,7 +642,7 @@ def mean_interval(
     least, largest = (-np.inf, np.inf) if bounds is None else bounds
     width = largest - least
     fraction = min(max((mean - least) / width, 0.0), 1.0) if np.isfinite(width) else 0.5
-    # at a bound all samples agree; a variance there is rounding
+    # At a bound all samples agree; a variance there is a rounding error.
     is_edge = fraction in (0, 1)
     is_constant = is_zero and not np.isnan(variance.total)
     has_one_value = num_samples == 1 or is_edge or is_constant
@@ -640,7 +655,7 @@ def mean_interval(
     half = t * float(np.sqrt(variance.total))
     if not np.isfinite(width) or is_edge:
         return Interval(max(mean - half, least), min(mean + half, largest))
-    # Samples of an independent draw with the same variance: Wilson's n.
+    # Wilson's n: the number of independent samples that have the same variance.
     worth = width**2 * fraction * (1 - fraction) / variance.total
     center = (fraction + t**2 / (2 * worth)) / (1 + t**2 / worth)
     half = t / (1 + t**2 / worth)
@@ -663,20 +678,22 @@ def summarize(
     """Return the mean over runs and its interval.
 
     Args:
-      values: ``[R]`` each run's estimate on the data as they are.
-      replicates: as :func:`mean_variance` takes them.
-      factors: likewise.
+      values: ``[R]`` each run's estimate on the data without resampling.
+      replicates: ``[B, R]`` as in :func:`mean_variance`, or None.
+      factors: ``[R, J]`` as in :func:`mean_variance`, or None.
       level: confidence level, in (0, 1).
-      bounds: as :func:`mean_interval` takes them.
-      num_samples: samples behind each value, the smaller side of an AUC.
-      influences: ``[R]`` stands for the values in the variance, where runs share more
-        than their levels, as distances to one mean do; the values themselves if None.
+      bounds: as in :func:`mean_interval`.
+      num_samples: number of samples behind each value; for an AUC, of the smaller
+        class.
+      influences: ``[R]`` numbers that replace the values in the variance, for runs that
+        share more than factor levels, such as distances to a common mean; None uses the
+        values.
 
     Returns:
-      The estimate. A replicate is dropped, and counted, when a run has no value in it.
+      The estimate. A replicate is dropped and counted if a run has no value in it.
 
     Raises:
-      InputError: shapes that do not fit, NaN or infinite values, a level outside
+      InputError: shapes that do not match, NaN or infinite values, or a level outside
         (0, 1).
 
     >>> summarize([0.4, 0.6], None, [[0], [1]], level=0.5)
@@ -711,21 +728,22 @@ def summarize_runs(
     level: float = 0.95,
     bounds: tuple[float, float] | None = None,
 ) -> Estimate:
-    """Return the mean over runs and its interval at Student's t, by their factors.
+    """Return the mean over runs and its Student's t interval, from the runs alone.
 
     Args:
       values: ``[L1, ..., LJ]``, one axis for each factor, such as seeds and forget
         sets; ``[R]`` if ``factors`` are given.
-      factors: ``[R, J]`` levels of each run, as :func:`mean_variance` takes them; the
-        positions along the axes of ``values`` if None.
+      factors: ``[R, J]`` levels of each run, as in :func:`mean_variance`; None uses
+        the positions along the axes of ``values``.
       level: confidence level, in (0, 1).
-      bounds: as :func:`mean_interval` takes them.
+      bounds: as in :func:`mean_interval`.
 
     Returns:
-      The estimate; without an interval for a single run, or where all runs agree.
+      The estimate; without an interval for a single run, or if all runs agree.
 
     Raises:
-      InputError: another number of factors than of values, and as :func:`summarize`.
+      InputError: different numbers of rows of ``factors`` and of values; the same cases
+        as :func:`summarize`.
 
     >>> summarize_runs([1.0, 2.0, 3.0])
     Estimate(mean=2.0, std=1.0, low=-0.484..., high=4.484..., num_runs=3, num_dropped=0)
@@ -739,17 +757,18 @@ def summarize_runs(
 def _quadratic_forms(
     factors: ArrayLike | None, num_runs: int
 ) -> list[tuple[np.ndarray, int]]:
-    """Return forms ``[R, R]`` whose values at the runs are mean squares over R.
+    """Return quadratic forms ``[R, R]`` of the mean squares, with degrees of freedom.
 
-    One per factor that varies, and with several of them, or with repeats of a factor's
-    levels, the residual of the additive model last; each with its degrees of freedom.
+    A form applied to the runs' values gives a mean square divided by R. There is one
+    form per factor that varies. With several such factors, the last form is that of the
+    interaction, the residual of the additive model within the means of the cells.
     """
     if factors is None:
         return []
     factors = _read_factors(factors)
     if len(factors) != num_runs:
         raise InputError(
-            f"{len(factors)} rows of factors for {num_runs} values: pass one row a"
+            f"{len(factors)} rows of factors for {num_runs} values: pass one row per"
             " value"
         )
     levels = [np.unique(column, return_inverse=True)[1] for column in factors.T]
@@ -784,7 +803,7 @@ def _quadratic_forms(
 
 
 def _read_factors(factors: ArrayLike) -> np.ndarray:
-    """Return factors ``[R, J]``, checked."""
+    """Return the checked factors ``[R, J]``."""
     array = np.asarray(factors)
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iu":
         raise InputError(
@@ -799,7 +818,7 @@ def _read_replicates(replicates: ArrayLike, num_runs: int) -> np.ndarray:
     array = real_array("replicates", replicates, ndim=(2,))
     if array.shape[1] != num_runs:
         raise InputError(
-            f"replicates have shape {array.shape}: pass [B, {num_runs}], one column a"
+            f"replicates have shape {array.shape}: pass [B, {num_runs}], one column per"
             " value"
         )
     array = array.astype(np.float64, copy=False)
@@ -809,7 +828,7 @@ def _read_replicates(replicates: ArrayLike, num_runs: int) -> np.ndarray:
 
 
 def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
-    """Return ``[B, num_columns]`` weights in their own dtype, all at least 0."""
+    """Return the checked weights ``[B, num_columns]`` in their own dtype."""
     array = np.asarray(weights)
     if (
         array.ndim != 2
@@ -832,7 +851,7 @@ def _read_weights(weights: ArrayLike, num_columns: int) -> np.ndarray:
 def _read(
     scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike
 ) -> tuple[Ranking, np.ndarray]:
-    """Return the samples of both sides in order, and the weights, checked."""
+    """Return the ranking of the samples of both sides, and the checked weights."""
     scores = real_array("scores", scores, ndim=(1,))
     weights = _read_weights(weights, scores.size)
     return Ranking(scores, {"positive": positive, "negative": negative}), weights

@@ -1,8 +1,8 @@
 """MIS, the confidence attack of unlearning papers: an SVC on one number.
 
-Kept so that tables can be compared with published ones. It is weak (one threshold-like
-feature, no references) and its value for a **retrained** model is far from a constant,
-so it means something only next to that model's value.
+The attack is included for comparison with published tables. It is weak: it uses one
+feature, little more than a threshold on it, and no reference models. Its value for a
+**retrained** model varies widely, so a value is meaningful only next to that model's.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from unlearn_jax.types import InputError
 
 
 class MisResult(NamedTuple):
-    """Outcome of the confidence attack.
+    """Result of the confidence attack.
 
     Attributes:
       fraction: fraction of the forget samples called **non-members**, in [0, 1]; papers
-        print it times 100. Unlike a score it grows with better forgetting, up to the
-        retrained model's value.
-      called_member: ``[F]`` bool, the prediction for each forget sample.
-      num_per_side: samples of each class that the machine was trained on.
+        print it in percent. Unlike a membership score it rises with better forgetting,
+        up to the retrained model's value.
+      called_member: ``[F]`` bool, True for forget samples called members.
+      num_per_side: number of members, and of non-members, that the SVC was trained on.
     """
 
     fraction: float
@@ -41,25 +41,26 @@ def mis(
     """Return the fraction of forget samples that an SVC calls non-members.
 
     ``SVC(C=3, gamma="auto", kernel="rbf")`` is trained on ``n`` random retain samples
-    (members) against ``n`` random test samples (non-members),
+    (members) against ``n`` random test samples (non-members), where
     ``n = min(len(retain), len(test), max_samples)``, and applied to the forget samples
-    (SalUn, Fan et al. 2024, and l1-sparse, Jia et al. 2023; AMUN draws its retain
-    samples at random, as here). The attack is trained for each unlearned model.
+    (SalUn, Fan et al. 2024, and l1-sparse, Jia et al. 2023). AMUN also draws its retain
+    samples at random. A separate SVC is trained for each unlearned model.
 
     Args:
       retain: ``[R]`` softmax probabilities of the true class on retain samples.
-      test: ``[T]`` the same on test samples.
-      forget: ``[F]`` the same on forget samples.
-      max_samples: cap on n, because an SVC's time grows with the square of n; published
-        values use all test samples (10,000), which None restores.
-      seed: chooses the samples; the same seed gives the same result.
+      test: ``[T]`` the same probabilities on test samples.
+      forget: ``[F]`` the same probabilities on forget samples.
+      max_samples: upper limit of n, because the training time of an SVC grows with the
+        square of n; None for no limit. Published values use all test samples (10,000),
+        as None does.
+      seed: seed of the choice of samples; the same seed gives the same result.
 
     Returns:
       The fraction and the predictions behind it.
 
     Raises:
-      InputError: arrays that are not one-dimensional, empty, not finite or beyond
-        1e100; ``max_samples`` below 1 or a negative seed.
+      InputError: arrays that are not one-dimensional, empty, or not finite; absolute
+        values above 1e100; ``max_samples`` below 1; or a negative seed.
 
     >>> mis([0.99, 0.98, 0.97], [0.2, 0.3, 0.1], [0.15, 0.985]).fraction
     0.5

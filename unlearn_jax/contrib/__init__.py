@@ -1,8 +1,9 @@
-"""Neighboring fields of image unlearning, which no other part of the library needs.
+"""Fields close to image unlearning; no other part of the library depends on them.
 
-``coresets`` finds the forget samples that suffice, ``diffusion`` erases concepts from
-generators, ``federated`` removes clients, and ``testbeds`` holds models whose
-unlearning can be solved: ascent on logistic examples and diluted Boltzmann machines.
+``coresets`` finds the forget samples whose removal suffices, ``diffusion`` erases
+concepts from generators, and ``federated`` removes clients. ``testbeds`` holds models
+whose unlearning has an exact solution: ascent on logistic examples and diluted
+Boltzmann machines.
 """
 
 import importlib

@@ -1,22 +1,23 @@
 """Labeled images in memory, forget sets, membership designs and augmentations.
 
 * Sources return :class:`Splits`: :func:`load_digits` (bundled), :func:`load_arrays`,
-  :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`, and :func:`from_iterable`
-  and :func:`from_huggingface` of what is in memory; :func:`prepare` makes a TFDS data
-  set of an official archive, :func:`resplit` redraws training and test set,
-  :func:`select_classes` keeps some classes, :func:`validate` is the check they all
-  pass.
+  :func:`load_npz`, :func:`load_folder`, :func:`load_tfds`, and for data in memory
+  :func:`from_iterable` and :func:`from_huggingface`. :func:`validate` checks the images
+  and labels of every source. :func:`prepare` converts an official archive into a TFDS
+  data set, :func:`resplit` redraws the training and test sets, and
+  :func:`select_classes` keeps some of the classes.
 * Forget sets are masks ``[N]``: :func:`forget_random`, :func:`forget_class`,
-  :func:`forget_indices`, :func:`forget_file`, all checked by :func:`check_forget_mask`;
-  :func:`membership_design` is ``[M, N]``. :func:`pool` joins training and test set for
-  an audit, and :func:`pool_mask` places masks of the training set on it.
-* Augmentation is array code with one key per image, chosen by name with
-  :func:`augmentation` from the parts in :data:`AUGMENTATIONS`: crops and flips, and the
-  policies :func:`trivial_augment`, :func:`rand_augment`, :func:`auto_augment`,
-  :func:`aug_mix` and :func:`random_erasing`.
+  :func:`forget_indices` and :func:`forget_file`, all checked by
+  :func:`check_forget_mask`. :func:`membership_design` returns masks ``[M, N]``.
+  :func:`pool` joins training and test set for an audit, and :func:`pool_mask` extends
+  masks of the training set to the pool.
+* Augmentation is array code with one key per image. :func:`augmentation` selects it by
+  name from the parts in :data:`AUGMENTATIONS`: crops and flips, and the policies
+  :func:`trivial_augment`, :func:`rand_augment`, :func:`auto_augment`, :func:`aug_mix`
+  and :func:`random_erasing`.
 
-Importing this package imports none of TensorFlow Datasets, scikit-learn and Pillow; the
-loaders that need them do.
+Importing this package does not import TensorFlow Datasets, scikit-learn or Pillow. A
+loader imports them when it needs them.
 """
 
 from unlearn_jax.data._pool import pool, pool_mask

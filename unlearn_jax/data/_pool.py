@@ -1,4 +1,4 @@
-"""The pooled samples of a membership audit: training set first, then test set."""
+"""Pooled samples of a membership audit: training set first, then test set."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,10 @@ def pool(splits: Splits) -> Dataset:
     Reference models train on halves of the pool, and scores are computed for all of it.
 
     Args:
-      splits: a data set.
+      splits: the data set.
 
     Returns:
-      ``N_train + N_test`` images and labels, NumPy arrays in the types of the splits.
+      ``N_train + N_test`` images and labels, NumPy arrays of the types in ``splits``.
 
     >>> from unlearn_jax.data import load_digits
     >>> splits = load_digits()
@@ -27,7 +27,7 @@ def pool(splits: Splits) -> Dataset:
     test = splits.test
     labels = np.concatenate([train.labels, test.labels])
     if not any(train.images.strides) and not any(test.images.strides):
-        # stand-ins of one value, which take no memory
+        # Stand-ins repeat a single value and take no memory; so does their pool.
         shape = (len(labels), *train.images.shape[1:])
         return Dataset(np.broadcast_to(train.images[:1], shape), labels)
     return Dataset(np.concatenate([train.images, test.images]), labels)
@@ -38,14 +38,14 @@ def pool_mask(splits: Splits, mask: npt.ArrayLike | None = None) -> np.ndarray:
 
     Args:
       splits: the data set that :func:`pool` was called with.
-      mask: ``[..., N_train]`` bool, such as a forget set or the training samples of
-        several models; None marks the whole training set.
+      mask: ``[..., N_train]`` bool, such as a forget set, or the training samples of
+        several models; None for the whole training set.
 
     Returns:
       ``[..., N_train + N_test]`` bool; ``~pool_mask(splits)`` marks the test set.
 
     Raises:
-      InputError: a mask that is not boolean, or not of the training set.
+      InputError: a mask that is not boolean, or not one entry per training sample.
 
     >>> from unlearn_jax.data import load_digits
     >>> splits = load_digits()

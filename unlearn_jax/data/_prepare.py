@@ -1,8 +1,9 @@
-"""Official archives of CIFAR and MNIST as TFDS data sets, without TensorFlow.
+"""Conversion of official CIFAR and MNIST archives to TFDS data sets without TensorFlow.
 
-TFDS itself needs TensorFlow for that. What is written here has TFDS' names, versions
-and features, so plain ``tfds.data_source("cifar10", data_dir=...)`` opens it, as does
-:func:`unlearn_jax.data.load_tfds`. Unlike TFDS, samples keep the order of the archive.
+TFDS itself needs TensorFlow for the conversion. The data sets written here have TFDS'
+names, versions and features, so both ``tfds.data_source("cifar10", data_dir=...)`` and
+:func:`unlearn_jax.data.load_tfds` open them. Unlike in TFDS, samples keep the order of
+the archive.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ ARCHIVES: dict[str, str] = {
     "cifar100": "cifar-100-binary.tar.gz",
     "mnist": "FOLDER_WITH_FOUR_UBYTE_GZ_FILES",
 }
-"""Name of the official archive that :func:`prepare` takes for each data set."""
+"""Official archive that :func:`prepare` reads, by data set."""
 
 _VERSIONS = {"cifar10": "3.0.2", "cifar100": "3.0.2", "mnist": "3.0.1"}
 
@@ -93,27 +94,27 @@ _MNIST_SHAPE = (28, 28)
 def prepare(
     name: str, *, archive: str | os.PathLike[str], data_dir: str | os.PathLike[str]
 ) -> pathlib.Path:
-    """Convert an official archive into a TFDS data set, in half a minute, offline.
+    """Convert an official archive into a TFDS data set, offline, in half a minute.
 
-    The archive is read and checked in full first, the records are written to a
-    temporary folder inside ``data_dir``, and that is renamed at the end: the data set
-    is there completely or not at all.
+    First the whole archive is read and checked. Then the records are written to a
+    temporary folder inside ``data_dir``, which is renamed at the end, so the data set
+    is either complete or absent.
 
     Args:
       name: ``"cifar10"``, ``"cifar100"`` or ``"mnist"``.
       archive: ``cifar-10-binary.tar.gz`` or ``cifar-100-binary.tar.gz`` (the "binary
         version"; the Python version is refused, because reading it means executing
-        pickled code), or for MNIST the folder that holds ``train-images-idx3-ubyte.gz``
-        and its three siblings.
-      data_dir: the TFDS directory to write to, created if need be.
+        pickled code), or for MNIST the folder with ``train-images-idx3-ubyte.gz`` and
+        the other three official files.
+      data_dir: the TFDS directory to write to; created if it does not exist.
 
     Returns:
-      ``data_dir/name/version``. If that is prepared already, it is left alone and the
-      archive is not looked at.
+      ``data_dir/name/version``. If the data set is already prepared there, it is
+      unchanged and the archive is not read.
 
     Raises:
-      InputError: unknown name, no such archive, an archive that is damaged, truncated
-        or another one than expected, or a ``data_dir`` that cannot be written.
+      InputError: an unknown name, an archive that is missing, damaged, truncated or not
+        the expected one, or a ``data_dir`` that cannot be written.
     """
     if name not in ARCHIVES:
         raise InputError(f"cannot prepare {name!r}; known are {', '.join(ARCHIVES)}")
@@ -185,7 +186,7 @@ def _read_cifar(name: str, archive: pathlib.Path) -> _Content:
 def _cifar_rows(
     archive: pathlib.Path, file: str, content: bytes, layout: _Cifar, num_rows: int
 ) -> npt.NDArray[np.uint8]:
-    """Return ``[rows, labels + 3072]`` uint8, checked."""
+    """Return the checked bytes of a CIFAR file, ``[rows, labels + 3072]`` uint8."""
     width = len(layout.names) + int(np.prod(_CIFAR_SHAPE))
     if len(content) != num_rows * width:
         raise InputError(
@@ -225,7 +226,7 @@ def _read_tar(name: str, archive: pathlib.Path, wanted: set[str]) -> dict[str, b
                     members[path] = stream.read()
             while unzipped.read(
                 1 << 20
-            ):  # to the end, where gzip compares its checksum
+            ):  # read to the end, where gzip compares its checksum
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
@@ -268,7 +269,7 @@ def _read_mnist(archive: pathlib.Path) -> _Content:
 
 
 def _read_idx(path: pathlib.Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Return a gzipped IDX file's array: magic number, big-endian sizes, values."""
+    """Return the array of a gzipped IDX file: magic number, big-endian sizes, data."""
     if not path.is_file():
         raise InputError(
             f"{path.parent} has no {path.name}; the official MNIST download has four"
@@ -303,7 +304,7 @@ def _write_records(name: str, content: _Content, data_dir: pathlib.Path) -> None
 
 
 def _builder_class(name: str, content: _Content) -> Any:
-    """Return an unregistered TFDS builder: TFDS' own of that name stays usable."""
+    """Return an unregistered TFDS builder, so that TFDS' own builder stays usable."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
@@ -322,7 +323,7 @@ def _builder_class(name: str, content: _Content) -> Any:
     with registered.skip_registration():
 
         class ArchiveBuilder(tfds.core.GeneratorBasedBuilder):
-            """Writer of the arrays of an archive that was read and checked before."""
+            """Writer of the arrays of an archive that was already read and checked."""
 
             VERSION = tfds.core.Version(content.version)
             pkg_dir_path = tfds.core.Path(

@@ -1,17 +1,18 @@
 """Augmentation as array code, by name: random crops, flips and policies.
 
-A name is one part of :data:`AUGMENTATIONS` or several joined by ``+``, applied from
-left to right; :func:`augmentation` turns it into a function. The study of augmentation
-in unlearning (arXiv 2508.18502) uses ``crop_flip+trivial_augment`` and its like;
-digits, which mirroring changes in meaning, take ``crop+trivial_augment``.
+A name is one part of :data:`AUGMENTATIONS`, or several parts joined by ``+`` that are
+applied from left to right; :func:`augmentation` converts a name to a function. The
+study of augmentation in unlearning (arXiv 2508.18502) uses names such as
+``crop_flip+trivial_augment``. For digits use ``crop+trivial_augment``, because a flip
+changes their meaning.
 
 Every function takes typed keys (``jax.random.key``) and is pure, so it runs inside
-``jit``, ``lax.scan`` and a ``vmap`` over models, and image ``i`` of a batch depends on
-key ``i`` alone, never on its neighbors or its place. Images keep their dtype: the same
-draw on uint8 and on float32 moves the same pixels.
+``jit``, ``lax.scan`` and a ``vmap`` over models. Image ``i`` of a batch depends on key
+``i`` alone, never on other images or on its position. Images keep their dtype: the same
+draw moves the same pixels in uint8 and in float32.
 
-Crop and flip are both "which row and which column does this pixel come from", so
-:func:`crop_flip` does them with a single gather. Inside ``lax.scan`` on CPU that is
+Crop and flip both determine the row and column that a pixel comes from, so
+:func:`crop_flip` applies them with a single gather. Inside ``lax.scan`` on CPU that is
 about ten times as fast as a ``vmap`` of ``lax.dynamic_slice``, which XLA expands into a
 loop over the batch.
 """
@@ -37,12 +38,12 @@ Augmentation = Callable[[Array, Array], Array]
 
 
 def _draw_offset(key: Array, padding: int) -> Array:
-    """Draw ``[2]`` int32, row and column of the crop's start, in -padding..padding."""
+    """Draw the crop's first row and column, ``[2]`` int32 in -padding..padding."""
     return jax.random.randint(key, (2,), -padding, padding + 1)
 
 
 def _window(image: Array, offset: Array, mirrored: Array | bool) -> Array:
-    """Return the window at ``offset``, zeros outside, mirrored if ``mirrored``."""
+    """Return the window at ``offset``, zero outside the image, mirrored on request."""
     height, width, _ = image.shape
     rows = jnp.arange(height) + offset[0]
     columns = jnp.arange(width)
@@ -57,7 +58,7 @@ def _window(image: Array, offset: Array, mirrored: Array | bool) -> Array:
 
 
 def random_crop(key: Array, image: Array, *, padding: int = 4) -> Array:
-    """Pad one image with zeros and cut a random window of the original size.
+    """Pad one image with zeros and crop a random window of the original size.
 
     This is the crop of the reference recipes (``RandomCrop(H, padding=4)``): each of
     the ``(2 * padding + 1) ** 2`` windows is equally likely.
@@ -108,13 +109,13 @@ def crop_flip(
       keys: ``[B]`` typed keys, one per image.
       images: ``[B, H, W, ch]``, float32 in [0, 1] or uint8; any dtype works.
       padding: zeros added on each side, in pixels, at least 0.
-      flip: whether to mirror at random too.
+      flip: whether to mirror at random as well.
 
     Returns:
       ``[B, H, W, ch]``, dtype of ``images``.
 
     Raises:
-      InputError: ``padding`` is negative, or keys and images differ in number.
+      InputError: ``padding`` is negative, or there is not one key per image.
     """
     _check_padding(padding)
     check_keys(keys, images)
@@ -154,10 +155,10 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "aug_mix": aug_mix,
     "random_erasing": random_erasing,
 }
-"""Parts of the names in configurations; a policy without a crop is a part too.
+"""Parts of the names in configurations, by name.
 
-``crop`` and ``crop_flip`` pad 4 pixels, for images of about 32; ``nudge`` pads 1, for
-8x8 digits.
+``crop`` and ``crop_flip`` pad by 4 pixels, for images of about 32x32; ``nudge`` pads by
+1, for 8x8 digits.
 """
 
 
@@ -165,16 +166,16 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 def augmentation(name: str) -> Augmentation | None:
     """Return the augmentation that a configuration names.
 
-    The same name always gives the same function object, so compiled programs are found
-    again. A single part gets the keys as they are; of several, each gets a key of its
-    own, ``jax.random.split(key, number of parts)``.
+    The same name always gives the same function object, so compiled programs are
+    reused. A single part receives the keys unchanged. With several parts, each image's
+    key is split into one key per part, ``jax.random.split(key, number of parts)``.
 
     Args:
       name: one part of :data:`AUGMENTATIONS`, or several joined by ``+``, applied from
         left to right.
 
     Returns:
-      The augmentation, or None for ``none``, which does not combine.
+      The augmentation, or None for ``none``, which cannot be combined.
 
     Raises:
       InputError: a part is unknown, or ``none`` is one of several.

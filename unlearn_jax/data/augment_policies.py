@@ -1,17 +1,17 @@
 """Random augmentation policies as array code: operations and their strengths.
 
-A policy lists its possible operations once, on the host, as one stack; a draw is a row
-number of that stack. The operations, magnitudes, signs and probabilities are those of
-torchvision on Pillow images, so that results can be compared with studies that use it:
-TrivialAugmentWide, RandAugment, AutoAugment for CIFAR-10, AugMix and RandomErasing.
-Magnitudes differ from its float32 ones by rounding: enhancements by at most one gray
-level in a few pixels, and the 16 pixel translation of TrivialAugmentWide, which float32
-makes 15 there.
+A policy builds its possible operations once, on the host, as one stack; a draw is a row
+index into that stack. The policies are TrivialAugmentWide, RandAugment, AutoAugment for
+CIFAR-10, AugMix and RandomErasing. Their operations, magnitudes, signs and
+probabilities are those of torchvision on Pillow images, so that results can be compared
+with studies that use torchvision. Because torchvision computes magnitudes in float32,
+results differ by rounding: enhancements by at most one gray level in a few pixels, and
+the translation of TrivialAugmentWide by 16 pixels, which is 15 pixels in torchvision.
 
 Every function takes one typed key per image and is pure: image ``i`` depends on key
-``i`` alone. All but :func:`random_erasing` work on gray levels: float images in [0, 1]
-are rounded to ``level / 255`` first, and the result for float images is the result for
-uint8 images divided by 255.
+``i`` alone. All except :func:`random_erasing` work on gray levels: float images in
+[0, 1] are rounded to ``level / 255`` first, and the result for float images is the
+result for uint8 images divided by 255.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from unlearn_jax.data.image_ops import Operation
 from unlearn_jax.types import Array, InputError
 
 Space = dict[str, np.ndarray]
-"""Magnitudes ``[num_bins]`` of each operation, weakest first; zeros for none."""
+"""Magnitudes ``[num_bins]`` of each operation, weakest first; zeros if it has none."""
 
 _BUILD: dict[str, Callable[[float, int, int], Operation]] = {
     "identity": lambda magnitude, height, width: image_ops.IDENTITY,
@@ -78,7 +78,7 @@ _CIFAR10_POLICY: list[tuple[tuple[str, float, int], tuple[str, float, int]]] = [
     (("equalize", 0.8, 0), ("invert", 0.1, 0)),
     (("translate_y", 0.7, 9), ("autocontrast", 0.9, 0)),
 ]
-"""Sub-policies, (operation, probability, magnitude bin) twice (arXiv 1805.09501)."""
+"""Sub-policies: pairs of (operation, probability, magnitude bin), arXiv 1805.09501."""
 
 _AUTO_BINS = 10
 _MIX_BINS = 10
@@ -97,7 +97,7 @@ def _space(
     enhance: float,
     bits: tuple[int, int],
 ) -> Space:
-    """Return evenly spaced magnitudes; posterize keeps ``bits`` first and last."""
+    """Return evenly spaced magnitudes; ``bits`` are posterize's first and last."""
     most, least = bits
     none = np.zeros(num_bins)
     return {
@@ -136,7 +136,7 @@ def _standard_space(height: int, width: int, num_bins: int) -> Space:
 
 
 def _signed(name: str, magnitude: float, height: int, width: int) -> list[Operation]:
-    """Return the operation with either sign; twice the same where it has none."""
+    """Return the operation with both signs, or twice if it has no sign."""
     signs = (1, 1) if name in _UNSIGNED else (1, -1)
     return [_BUILD[name](sign * float(magnitude), height, width) for sign in signs]
 
@@ -146,10 +146,10 @@ def _stack(operations: list[Operation]) -> Operation:
 
 
 def _all_of(space: Space, height: int, width: int, *, without: set[str]) -> Operation:
-    """Return every operation at every magnitude of a space with either sign.
+    """Return every operation of a space at every magnitude, with both signs.
 
-    Each operation has the same number of rows, so a uniform row is a uniform operation,
-    magnitude and sign.
+    All operations have the same number of rows, so a uniform draw of a row is a uniform
+    draw of operation, magnitude and sign.
     """
     rows: list[Operation] = []
     for name, magnitudes in space.items():
@@ -176,7 +176,10 @@ def _rand_rows(height: int, width: int, magnitude: int, num_bins: int) -> Operat
 
 @lru_cache(maxsize=32)
 def _auto_rows(height: int, width: int) -> Operation:
-    """Return rows ``4 p + 2 i + s``: operation i of sub-policy p, sign s; identity."""
+    """Return a stack: row ``4 p + 2 i + s`` is operation i of sub-policy p, sign s.
+
+    The last row is the identity.
+    """
     space = _standard_space(height, width, _AUTO_BINS)
     rows: list[Operation] = []
     for pair in _CIFAR10_POLICY:
@@ -187,7 +190,7 @@ def _auto_rows(height: int, width: int) -> Operation:
 
 @lru_cache(maxsize=32)
 def _mix_rows(height: int, width: int, severity: int) -> Operation:
-    """Return rows of the first ``severity`` magnitudes; the last is the identity."""
+    """Return a stack of the first ``severity`` magnitudes; the last row is identity."""
     space = _space(
         _MIX_BINS,
         shear=0.3,
@@ -207,7 +210,7 @@ def _mix_rows(height: int, width: int, severity: int) -> Operation:
 
 
 def _run(levels: Array, rows: Operation, chosen: Array) -> Array:
-    """Apply rows ``chosen [D]`` of a stack in turn to gray levels ``[ch, H, W]``."""
+    """Apply rows ``chosen [D]`` of a stack, in order, to gray levels ``[ch, H, W]``."""
 
     def step(levels: Array, row: Array) -> tuple[Array, None]:
         operation = jax.tree.map(lambda leaf: jnp.asarray(leaf)[row], rows)
@@ -219,7 +222,7 @@ def _run(levels: Array, rows: Operation, chosen: Array) -> Array:
 def _per_image(
     keys: Array, images: Array, one: Callable[[Array, Array], Array]
 ) -> Array:
-    """Map ``one(key, levels [ch, H, W]) -> levels`` over a batch of either type."""
+    """Map ``one(key, levels [ch, H, W]) -> levels`` over a batch, uint8 or float."""
     image_ops.check_channels(images)
     check_keys(keys, images)
     return image_ops.from_levels(
@@ -231,12 +234,12 @@ def check_keys(keys: Array, images: Array) -> None:
     """Raise unless each image of a batch has a key.
 
     Raises:
-      InputError: keys and images differ in number.
+      InputError: not one key per image.
     """
     if keys.shape[:1] != images.shape[:1]:
         raise InputError(
-            f"keys of shape {keys.shape} for {len(images)} images: pass one for each,"
-            " jax.random.split(key, number)"
+            f"keys have shape {keys.shape} for {len(images)} images: pass one key per"
+            " image, jax.random.split(key, number)"
         )
 
 
@@ -248,15 +251,16 @@ def _check_bins(num_bins: int) -> None:
 def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
     """Apply TrivialAugmentWide (arXiv 2103.10158): one random operation per image.
 
-    Fourteen operations: identity; shear x, shear y up to 0.99; translate x, translate y
-    up to 32 pixels whatever the image's size; rotate up to 135 degrees; brightness,
-    color, contrast, sharpness up to 0.99 from 1, each so far of either sign; posterize
-    to 8..2 bits; solarize from 255..0; autocontrast; equalize.
+    There are fourteen operations: identity; shear x and shear y up to 0.99; translate x
+    and translate y up to 32 pixels whatever the image's size; rotate up to 135 degrees;
+    the enhancements brightness, color, contrast and sharpness by a factor within 0.99
+    of 1; posterize to 8..2 bits; solarize with a threshold in 255..0; autocontrast;
+    equalize. Shear, translate, rotate and enhancements have a random sign.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
       images: ``[B, H, W, ch]`` with one or three channels, uint8, or float in [0, 1].
-      num_bins: magnitudes of each operation, at least 2.
+      num_bins: number of magnitudes of each operation, at least 2.
 
     Returns:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
@@ -285,16 +289,16 @@ def rand_augment(
 ) -> Array:
     """Apply RandAugment (arXiv 1909.13719): ``num_ops`` operations of one strength.
 
-    The operations of :func:`trivial_augment` over smaller ranges: shear up to 0.3,
-    translate up to 150/331 of the image's side, rotate up to 30 degrees, enhancements
-    up to 0.9 from 1, posterize to 8..4 bits.
+    The operations are those of :func:`trivial_augment` over smaller ranges: shear up to
+    0.3, translate up to 150/331 of the image's side, rotate up to 30 degrees,
+    enhancements by a factor within 0.9 of 1, posterize to 8..4 bits.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
       images: ``[B, H, W, ch]`` with one or three channels, uint8, or float in [0, 1].
-      num_ops: operations per image, at least 1.
-      magnitude: bin in 0..num_bins-1.
-      num_bins: bins that divide each range, at least 2.
+      num_ops: number of operations per image, at least 1.
+      magnitude: bin of the strength, in 0..num_bins-1.
+      num_bins: number of bins in each range, at least 2.
 
     Returns:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
@@ -355,16 +359,17 @@ def auto_augment(keys: Array, images: Array) -> Array:
 def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
     """Apply AugMix (arXiv 1912.02781): mix the image with three chains of operations.
 
-    The result is ``m x + (1 - m) sum_i w_i chain_i(x)``, mixed in float32 and rounded
-    to the nearest gray level (torchvision truncates), with m uniform in [0, 1] and w
-    uniform on the simplex (Dirichlet with alpha 1). The operations are those of
-    :func:`rand_augment`, identity left out, each at one of the ``severity`` weakest of
-    ten magnitudes; translate goes up to a third of the side, posterize to 4..0 bits.
+    The result is ``m x + (1 - m) sum_i w_i chain_i(x)``, with m uniform in [0, 1] and w
+    uniform on the simplex (Dirichlet with alpha 1). It is computed in float32 and
+    rounded to the nearest gray level (torchvision truncates). The operations are those
+    of :func:`rand_augment` without the identity, each at one of the ``severity``
+    weakest of ten magnitudes. Translate goes up to a third of the side, posterize to
+    4..0 bits.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
       images: ``[B, H, W, ch]`` with one or three channels, uint8, or float in [0, 1].
-      severity: magnitudes to draw from, in 1..10.
+      severity: number of magnitudes to draw from, in 1..10.
 
     Returns:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
@@ -405,20 +410,20 @@ def random_erasing(
     """Apply RandomErasing (arXiv 1708.04896): set one rectangle of the image to 0.
 
     The rectangle has a uniform fraction of the image's area and a log-uniform ratio of
-    height to width, rounded to whole pixels, at a uniform place; of ten draws the first
-    that is smaller than the image in both directions is taken, and if none is, the
-    image stays as it is.
+    height to width, rounded to whole pixels, at a uniform position. Ten sizes are
+    drawn, and the first that is smaller than the image in both directions is used. If
+    none is, the image is unchanged.
 
     Args:
       keys: ``[B]`` typed keys, one per image.
       images: ``[B, H, W, ch]``, any dtype and number of channels.
-      probability: chance that an image is erased at all, in [0, 1].
-      area: least and greatest fraction of the image's area, in (0, 1].
-      ratio: least and greatest height over width, above 0.
+      probability: probability that an image is erased at all, in [0, 1].
+      area: smallest and largest fraction of the image's area, in (0, 1].
+      ratio: smallest and largest ratio of height to width, above 0.
 
     Returns:
       ``[B, H, W, ch]``, dtype of ``images``; pixels outside the rectangle are
-      untouched.
+      unchanged.
 
     Raises:
       InputError: an option out of its range, or not one key per image.

@@ -1,16 +1,17 @@
 """Pillow's image operations as array code: one program for thirteen operations.
 
-An :class:`Operation` is data, built on the host by :func:`shear_x`, :func:`rotate`,
-:func:`posterize` and their neighbors; :func:`apply` runs it on one image. Whatever the
-operation is, that is one affine gather, one histogram with a look-up in it and one
-blend, each the identity where the operation does not use it. So a random operation per
-image costs one operation under ``vmap``, where a ``lax.switch`` would run all of them,
-and a policy is an index into a stack of operations.
+An :class:`Operation` is data. :func:`shear_x`, :func:`rotate`, :func:`posterize` and
+similar functions build it on the host, and :func:`apply` runs it on one image. For
+every operation that is one affine gather, one histogram with a look-up in it, and one
+blend; a stage that the operation does not use is the identity. So a random operation
+per image costs one operation under ``vmap``, where a ``lax.switch`` would run all of
+them, and a draw from a policy is an index into a stack of operations.
 
 Gray levels are 0..255, and the results are Pillow's to the last bit (nearest neighbor,
-black outside), except :func:`autocontrast`, which says where it differs by one level.
-Images of one channel are Pillow's mode ``L``, of three its ``RGB``; float images are
-rounded to gray levels first and come back as ``level / 255``.
+black outside), except for :func:`autocontrast`, which documents a difference of one
+level. Images of one channel correspond to Pillow's mode ``L``, images of three channels
+to ``RGB``. Float images are rounded to gray levels first and returned as
+``level / 255``.
 """
 
 import enum
@@ -28,7 +29,7 @@ _FRACTION_BITS = 16
 
 
 class Tone(enum.IntEnum):
-    """Stretching by the look-up table, before posterize and solarize."""
+    """Stretching of the histogram, before posterize and solarize."""
 
     KEEP = 0
     AUTOCONTRAST = 1
@@ -36,7 +37,7 @@ class Tone(enum.IntEnum):
 
 
 class Base(enum.IntEnum):
-    """Image at factor 0 of an enhancement; at factor 1 it is the image itself."""
+    """Image that an enhancement gives at factor 0; factor 1 gives the input image."""
 
     BLACK = 0
     MEAN = 1
@@ -45,19 +46,19 @@ class Base(enum.IntEnum):
 
 
 class Operation(NamedTuple):
-    """Operation as numbers; leading axes of the leaves make it a stack of operations.
+    """Operation as numbers; leaves with a leading axis are a stack of operations.
 
     Attributes:
       matrix: ``[6]`` int32, 16.16 fixed point: output pixel ``(x, y)`` is read from
-        column ``(matrix[0] x + matrix[1] y + matrix[2]) >> 16`` and, of the other
-        three, that row.
+        column ``(matrix[0] x + matrix[1] y + matrix[2]) >> 16`` and row
+        ``(matrix[3] x + matrix[4] y + matrix[5]) >> 16``.
       tone: ``[]`` int32, a :class:`Tone`.
       mask: ``[]`` int32 in 0..255, the bits that posterize keeps.
       threshold: ``[]`` int32 in 0..256, the lowest gray level that solarize inverts;
         256 inverts none.
       base: ``[]`` int32, a :class:`Base`.
-      factor: ``[]`` float32, at least 0: 0 is the base, 1 the image, more exaggerates
-        the image.
+      factor: ``[]`` float32, at least 0: 0 gives the base, 1 the image, and more than 1
+        exaggerates the image.
     """
 
     matrix: Any
@@ -89,16 +90,16 @@ IDENTITY = Operation(
     base=np.int32(Base.BLACK),
     factor=np.float32(1.0),
 )
-"""The operation that changes nothing."""
+"""Operation that changes nothing."""
 
 
 def shear_x(slope: float) -> Operation:
-    """Read row y from ``slope * y`` pixels further right; the top edge stays."""
+    """Read row y from ``slope * y`` pixels further right; the top edge is fixed."""
     return _affine(1.0, slope, 0.0, 0.0, 1.0, 0.0)
 
 
 def shear_y(slope: float) -> Operation:
-    """Read column x from ``slope * x`` pixels further down; the left edge stays."""
+    """Read column x from ``slope * x`` pixels further down; the left edge is fixed."""
     return _affine(1.0, 0.0, 0.0, slope, 1.0, 0.0)
 
 
@@ -118,7 +119,7 @@ def rotate(degrees: float, height: int, width: int) -> Operation:
 
 
 def brightness(factor: float) -> Operation:
-    """Scale the brightness: 0 is black, 1 the image, 2 twice as bright, clipped."""
+    """Scale the brightness: 0 is black, 1 the image, 2 twice as bright (clipped)."""
     return _enhance(Base.BLACK, factor)
 
 
@@ -128,7 +129,7 @@ def contrast(factor: float) -> Operation:
 
 
 def color(factor: float) -> Operation:
-    """Scale the saturation: 0 is the gray image, 1 the image; gray images stay."""
+    """Scale the saturation: 0 is gray, 1 the image; gray images are unchanged."""
     return _enhance(Base.GRAY, factor)
 
 
@@ -148,30 +149,30 @@ def solarize(threshold: float) -> Operation:
 
 
 def invert() -> Operation:
-    """Return the negative."""
+    """Invert every gray level."""
     return solarize(0)
 
 
 def autocontrast() -> Operation:
     """Stretch each channel linearly, its darkest level to 0 and its brightest to 255.
 
-    Levels are ``floor(255 (v - low) / (high - low))`` exactly. Pillow computes that in
-    float64, which falls one level short at 12,094 of the 2,828,800 combinations of low,
-    high and level in between.
+    Levels are ``floor(255 (v - low) / (high - low))`` exactly. Pillow computes this in
+    float64, which is one level too low for 12,094 of the 2,828,800 combinations of low,
+    high and a level in between.
     """
     return IDENTITY._replace(tone=np.int32(Tone.AUTOCONTRAST))
 
 
 def equalize() -> Operation:
-    """Spread the histogram of each channel evenly; fewer than 256 pixels stay."""
+    """Spread each channel's histogram evenly; fewer than 256 pixels are unchanged."""
     return IDENTITY._replace(tone=np.int32(Tone.EQUALIZE))
 
 
 def to_levels(images: Array) -> Array:
     """Return images ``[..., H, W, ch]`` as int32 gray levels ``[..., ch, H, W]``.
 
-    Floats in [0, 1] are rounded to the nearest level. Channels come first because whole
-    planes run several times as fast on CPU.
+    Floats in [0, 1] are rounded to the nearest level. Channels come first because
+    operations on whole planes are several times as fast on CPU.
     """
     levels = jnp.moveaxis(images, -1, -3)
     if images.dtype != jnp.uint8:
@@ -180,7 +181,7 @@ def to_levels(images: Array) -> Array:
 
 
 def from_levels(levels: Array, dtype: Any) -> Array:
-    """Undo :func:`to_levels`: uint8 unchanged, floats as ``level / 255``."""
+    """Undo :func:`to_levels`: return uint8 levels, or floats as ``level / 255``."""
     images = jnp.moveaxis(levels, -3, -1)
     return (
         images.astype(jnp.uint8) if dtype == jnp.uint8 else images.astype(dtype) / 255
@@ -193,7 +194,8 @@ def apply(image: Array, operation: Operation) -> Array:
     Args:
       image: ``[H, W, ch]`` with one or three channels and at most 2**20 pixels, uint8,
         or float in [0, 1], which is rounded to ``level / 255`` first.
-      operation: of one image: its leaves have no leading axes. May be traced.
+      operation: operation for one image, so its leaves have no leading axes; may be
+        traced.
 
     Returns:
       ``[H, W, ch]``, dtype of ``image``.
@@ -210,7 +212,7 @@ def apply(image: Array, operation: Operation) -> Array:
 
 
 def check_channels(image: Array) -> None:
-    """Raise on an image ``[..., ch]`` that Pillow has no mode for.
+    """Raise on an image ``[..., ch]`` without a corresponding mode in Pillow.
 
     Raises:
       InputError: the image has neither one nor three channels.
@@ -223,7 +225,7 @@ def check_channels(image: Array) -> None:
 
 
 def apply_to_levels(levels: Array, operation: Operation) -> Array:
-    """Run an operation on gray levels ``[ch, H, W]``: a sequence converts once."""
+    """Run an operation on gray levels ``[ch, H, W]``, so a sequence converts once."""
     toned = _tone(_gather(levels, operation.matrix), operation)
     return _blend(_base(toned, operation.base), toned, operation.factor)
 
@@ -244,9 +246,9 @@ def _gather(levels: Array, matrix: Array) -> Array:
 def _tone(levels: Array, operation: Operation) -> Array:
     """Apply autocontrast or equalize, then posterize, then solarize.
 
-    Both of the first two are one division per pixel. Only the histogram is looked up: a
-    table of their results would be recomputed for every pixel where a compiler fuses
-    it with its look-up.
+    Autocontrast and equalize are one division per pixel. Only the histogram is looked
+    up: if there were a table of results, a compiler that fuses it with its look-up
+    would recompute it for every pixel.
     """
     pixels = levels.reshape(levels.shape[0], -1)
     channel = jnp.arange(levels.shape[0], dtype=jnp.int32)[:, None]
@@ -283,7 +285,7 @@ def _floor_divide(parts: Array, whole: Array) -> Array:
 
 
 def _base(levels: Array, base: Array) -> Array:
-    """Return the image at factor 0."""
+    """Return the image at factor 0 of an enhancement."""
     gray = _gray(levels)
     mean = (2 * jnp.sum(gray) + gray.size) // (2 * gray.size)
     choices = [
@@ -299,7 +301,7 @@ def _base(levels: Array, base: Array) -> Array:
 
 
 def _gray(levels: Array) -> Array:
-    """Return ``[1, H, W]``: ITU-R 601 luma in 16-bit fixed point."""
+    """Return ITU-R 601 luma ``[1, H, W]``, in 16-bit fixed point."""
     if levels.shape[0] == 1:
         return levels
     red = levels[:1]
@@ -309,7 +311,10 @@ def _gray(levels: Array) -> Array:
 
 
 def _smooth(levels: Array) -> Array:
-    """Smooth by a 3 x 3 kernel of ones and a 5, over 13; the outermost pixels stay."""
+    """Smooth by a 3 x 3 kernel of ones with a 5 at its center, divided by 13.
+
+    The outermost pixels are unchanged.
+    """
     _, height, width = levels.shape
     rows = jax.lax.reduce_window(levels, 0, jax.lax.add, (1, 3, 1), (1, 1, 1), "SAME")
     total = (
@@ -326,10 +331,11 @@ def _smooth(levels: Array) -> Array:
 def _blend(base: Array, levels: Array, factor: Array) -> Array:
     """Return ``base + factor * (levels - base)`` in float32, truncated and clipped.
 
-    A compiler may fuse the product and the sum into one rounding, which would move
-    results that lie on a gray level below it. Pillow rounds both. The factor is
-    therefore split into two halves whose products are exact: their sum rounds once, as
-    the product would, and is no product that could be fused with what follows.
+    Pillow rounds both the product and the sum. A compiler may fuse them, with a single
+    rounding, which could move a result that lies exactly on a gray level below it. The
+    factor is therefore split into two halves whose products are exact. The sum of the
+    halves rounds once, as the product would, and cannot be fused with the next sum,
+    because it is not a product.
     """
     change = (levels - base).astype(jnp.float32)
     upper = jax.lax.bitcast_convert_type(factor, jnp.uint32) & np.uint32(0xFFFFFF00)

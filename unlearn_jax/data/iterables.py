@@ -1,6 +1,7 @@
 """Data sets from pairs of (image, label), and from Hugging Face ``datasets``.
 
-Both take what has the right form: neither Pillow nor ``datasets`` is imported.
+Objects are recognized by their attributes, so neither Pillow nor ``datasets`` is
+imported here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,26 +30,28 @@ def from_iterable(
     name: str = "iterable",
     class_names: Sequence[str] | None = None,
 ) -> Splits:
-    """Load any pairs of (image, label), such as a dataset of torchvision.
+    """Load any pairs of (image, label), such as a data set of torchvision.
 
     Args:
-      train: pairs of an image and its label; read once. Images are Pillow's, or arrays
-        ``[H, W]`` or ``[H, W, ch]``, uint8 or floating in [0, 1]; labels are integers.
-        If all of Pillow's images are gray they have one channel, else all become RGB.
+      train: pairs of an image and its label; read once. Images are Pillow images, or
+        arrays ``[H, W]`` or ``[H, W, ch]``, uint8 or floating in [0, 1]; labels are
+        integers. Pillow images have one channel if all of them are gray, and are
+        converted to RGB otherwise.
       test: pairs that no model trains on; None splits ``train`` at random.
-      test_fraction: part that becomes the test set then, in (0, 1).
-      seed: of that split.
-      size: ``(height, width)`` to resize Pillow's images to; by default all images must
+      test_fraction: fraction of samples in the test set of a random split, in (0, 1).
+      seed: seed of the random split.
+      size: ``(height, width)`` to resize Pillow images to; if None, all images must
         have one size.
-      name: of the data set.
-      class_names: ``[C]``; by default ``"0"``, ``"1"``, ... up to the largest label.
+      name: name of the data set.
+      class_names: ``[C]`` names; by default ``"0"``, ``"1"``, ... up to the largest
+        label.
 
     Returns:
       The data set.
 
     Raises:
-      InputError: items that are no pairs, images of several sizes or channels first,
-        labels that are no integers, and what :func:`load_arrays` refuses.
+      InputError: items that are not pairs, images of several sizes or with channels
+        first, labels that are not integers, and as :func:`load_arrays`.
 
     >>> pairs = [(np.full((4, 4), i, np.uint8), i % 2) for i in range(10)]
     >>> splits = from_iterable(pairs, test_fraction=0.3)
@@ -72,25 +75,26 @@ def from_huggingface(
     size: tuple[int, int] | None = None,
     name: str | None = None,
 ) -> Splits:
-    """Load Hugging Face ``datasets``, what ``load_dataset`` returns.
+    """Load a data set of Hugging Face, as returned by ``datasets.load_dataset``.
 
     Args:
-      train: a ``Dataset``, or a ``DatasetDict`` whose split ``train`` and, if there is
-        one, ``test`` (or ``validation``) are taken.
-      test: the ``Dataset`` that no model trains on; without one ``train`` is split at
-        random.
-      image: column of the images; found by its usual name if None.
-      label: column of the labels; found by its usual name if None.
-      test_fraction: part that becomes the test set of a random split.
-      seed: of that split.
-      size: ``(height, width)`` to resize the images to.
-      name: of the data set; by default the builder's.
+      train: a ``Dataset``, or a ``DatasetDict`` with a split ``train`` and optionally
+        ``test`` (or ``validation``).
+      test: a ``Dataset`` that no model trains on; if there is none, ``train`` is split
+        at random.
+      image: column of the images; if None, the first with a usual name.
+      label: column of the labels; if None, the first with a usual name.
+      test_fraction: fraction of samples in the test set of a random split, in (0, 1).
+      seed: seed of the random split.
+      size: ``(height, width)`` to resize the images to; if None, all images must have
+        one size.
+      name: name of the data set; the builder's name if None.
 
     Returns:
       The data set, with the class names of a ``ClassLabel`` feature.
 
     Raises:
-      InputError: no such split or column, and what :func:`from_iterable` refuses.
+      InputError: no such split or column, and as :func:`from_iterable`.
     """
     if isinstance(train, Mapping):
         if "train" not in train:
@@ -105,7 +109,7 @@ def from_huggingface(
     columns = getattr(train, "column_names", None)
     if columns is None or not hasattr(train, "features"):
         raise InputError(
-            f"from_huggingface takes datasets of Hugging Face, got"
+            f"from_huggingface takes data sets of Hugging Face, got"
             f" {type(train).__name__}: pass pairs to from_iterable"
         )
     image = _column(image, IMAGE_COLUMNS, columns, "image")
@@ -124,7 +128,7 @@ def from_huggingface(
 def _column(
     chosen: str | None, usual: Sequence[str], columns: Sequence[str], what: str
 ) -> str:
-    """Return the column of that name, or the first with a usual name."""
+    """Return the chosen column, or the first column with a usual name."""
     wanted = usual if chosen is None else (chosen,)
     present = [name for name in wanted if name in columns]
     if not present:
@@ -174,14 +178,14 @@ def _splits(
 def _collect(
     pairs: Iterable[tuple[Any, Any]], size: tuple[int, int] | None, what: str
 ) -> Dataset:
-    """Return pairs as arrays; one channel broadcasts to those of the others."""
+    """Return pairs as arrays; images of one channel are broadcast to the others'."""
     images: list[np.ndarray] = []
     labels: list[Any] = []
     num_transparent = 0
     for number, pair in enumerate(pairs):
         where = f"{what}: item {number}"
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise InputError(f"{where} is no pair of (image, label)")
+            raise InputError(f"{where} is not a pair of (image, label)")
         if hasattr(pair[0], "convert") and hasattr(pair[0], "mode"):
             pixels, is_transparent = resized_pixels(where, pair[0], size)
             num_transparent += is_transparent
@@ -210,7 +214,7 @@ def _collect(
         if image.shape[2] not in (1, channels):
             raise InputError(
                 f"{what}: images have {image.shape[2]} and {channels} channels: convert"
-                " one kind"
+                " them to the same number"
             )
         row[...] = image
     return Dataset(array, np.array(labels, np.int64))
@@ -223,8 +227,8 @@ def _pixels(image: Any, where: str) -> np.ndarray:
         array = array[..., None]
     if array.ndim != 3 or array.dtype.kind not in "fui":
         raise InputError(
-            f"{where}: an image is Pillow's or an array [H, W] or [H, W, ch], got"
-            f" {type(image).__name__} of shape {array.shape}"
+            f"{where}: an image must be a Pillow image or an array [H, W] or"
+            f" [H, W, ch], got {type(image).__name__} of shape {array.shape}"
         )
     if array.shape[0] in _FEW_CHANNELS and array.shape[2] not in _FEW_CHANNELS:
         raise InputError(
@@ -236,5 +240,5 @@ def _pixels(image: Any, where: str) -> np.ndarray:
 def _label(label: Any, where: str) -> int:
     array: npt.NDArray = np.asarray(label)
     if array.size != 1 or array.dtype.kind not in "iu":
-        raise InputError(f"{where}: a label is an integer, got {label!r}")
+        raise InputError(f"{where}: a label must be an integer, got {label!r}")
     return int(array.reshape(()))

@@ -1,4 +1,4 @@
-"""Silence of TensorFlow Datasets about itself."""
+"""Suppression of log lines, warnings and progress bars of TensorFlow Datasets."""
 
 import contextlib
 import logging
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Silence log lines below ERROR, warnings and progress bars of TFDS in a block.
+    """Suppress TFDS' log lines below ERROR, warnings and progress bars in a block.
 
-    They advise to install OpenCV, announce downloads that do not happen, or draw bars
-    into log files. Errors are raised as ever. TFDS is imported on entry.
+    They recommend installing OpenCV, announce downloads that do not happen, or draw
+    progress bars into log files. Errors are raised as usual. TFDS is imported on entry.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -19,7 +19,7 @@ def quiet_tfds() -> Iterator[None]:
 
         logger = logging.getLogger(
             "absl"
-        )  # after the import: absl makes this logger, of its own class
+        )  # after the import, because absl creates this logger with a class of its own
         level = logger.level
         bars = tqdm_utils._active
         logger.setLevel(logging.ERROR)

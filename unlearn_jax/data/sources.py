@@ -1,8 +1,8 @@
 """Sources of labeled images: digits, arrays, an ``.npz`` file, a folder.
 
-Every loader returns :class:`Splits` whose images passed :func:`validate`, so code
-further down may rely on shapes, types and ranges. Loaders are deterministic: the same
-input and seed give the same arrays in the same order.
+Every loader returns :class:`Splits` that passed :func:`validate`, so later code can
+rely on shapes, types and ranges. Loaders are deterministic: the same input and seed
+give the same arrays in the same order.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from unlearn_jax.types import Dataset, InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits:
-    """Data set: training samples, and test samples that no model trains on.
+    """Data set of training samples, and of test samples that no model trains on.
 
     Attributes:
-      name: for reports and file names.
+      name: name for reports and file names.
       train: training images and labels, NumPy arrays as :func:`validate` returns them.
-      test: held-out images and labels, the same image shape and type.
+      test: held-out images and labels, with the same image shape and type.
       num_classes: C, at least 2.
       class_names: ``[C]``, one name per class.
     """
@@ -52,13 +52,13 @@ class Splits:
 
 
 def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Dataset:
-    """Return ``dataset`` as NumPy arrays of the library's types, checked.
+    """Check a data set, and return it as NumPy arrays of the library's types.
 
     Args:
       dataset: images ``[N, H, W, ch]``, uint8 or floating in [0, 1]; labels ``[N]``,
         integers in 0..C-1.
       num_classes: C, at least 2.
-      what: how error messages call the data set, e.g. ``"training set"``.
+      what: name of the data set in error messages, e.g. ``"training set"``.
 
     Returns:
       Images as uint8 (not copied) or float32, labels as int32.
@@ -102,20 +102,20 @@ def load_arrays(
       train_images: ``[N, H, W]`` (one channel) or ``[N, H, W, ch]``, uint8 or floating
         in [0, 1].
       train_labels: ``[N]`` or ``[N, 1]`` integers in 0..C-1.
-      test_images: like ``train_images``, the same image shape and the same kind of
-        numbers.
-      test_labels: like ``train_labels``.
-      name: of the data set.
-      num_classes: C; by default the number of class names, or else the largest label +
-        1.
-      class_names: ``[C]``; by default ``"0"``, ``"1"``, ...
+      test_images: as ``train_images``, with the same image shape and the same type,
+        uint8 or floating.
+      test_labels: as ``train_labels``.
+      name: name of the data set.
+      num_classes: C; by default the number of class names, or without names the largest
+        label + 1.
+      class_names: ``[C]`` names; by default ``"0"``, ``"1"``, ...
 
     Returns:
       The data set.
 
     Raises:
-      InputError: see :func:`validate`; also when train and test differ in image shape
-        or type, or when the number of class names is not ``num_classes``.
+      InputError: as :func:`validate`; train and test images of different shape or type,
+        or a number of class names that is not ``num_classes``.
 
     >>> images = np.zeros((4, 8, 8), np.uint8)
     >>> load_arrays(images, [0, 1, 0, 1], images, [0, 1, 1, 0]).train.images.shape
@@ -135,7 +135,7 @@ def load_arrays(
         if num_classes > max(2, train.labels.size + test.labels.size):
             raise InputError(
                 f"the largest label is {num_classes - 1}, more than there are samples:"
-                " check them, or give class_names"
+                " check the labels, or pass class_names"
             )
     train = validate(train, num_classes, "training set")
     test = validate(test, num_classes, "test set")
@@ -171,18 +171,19 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
     """Load the 1,797 handwritten digits that come with scikit-learn.
 
     Args:
-      num_train: size of the training set, 1..1796; the rest is the test set. The split
-        is uniform at random, so training and test images are exchangeable.
-      seed: of the split.
+      num_train: size of the training set, in 1..1796; the rest is the test set. The
+        split is uniform at random, so training and test images are exchangeable.
+      seed: seed of the split.
 
     Returns:
-      ``"digits"``: uint8 images ``[N, 8, 8, 1]`` (the 17 gray levels spread over
-      0..255), 10 classes.
+      The data set ``"digits"``: uint8 images ``[N, 8, 8, 1]`` (the 17 gray levels
+      spread over 0..255) in 10 classes.
 
     Raises:
       InputError: ``num_train`` or the seed is out of range.
     """
-    # importing sklearn.datasets takes longer than everything that a finished run does
+    # The file is read directly: importing sklearn.datasets takes longer than all that
+    # the command does for a run that is already finished.
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -208,15 +209,15 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
     Args:
       path: a file with the arrays
         ``train_images, train_labels, test_images, test_labels``, or with Keras' names
-        ``x_train, y_train, x_test, y_test``, shaped as :func:`load_arrays` takes them;
+        ``x_train, y_train, x_test, y_test``, in the shapes of :func:`load_arrays`, and
         optionally ``class_names``, strings ``[C]``. Pickled objects are refused.
 
     Returns:
       The data set, named after the file.
 
     Raises:
-      InputError: no such file, not a readable ``.npz``, missing arrays, or arrays that
-        :func:`load_arrays` refuses.
+      InputError: a file that does not exist or is not a readable ``.npz``, missing
+        arrays, and as :func:`load_arrays`.
     """
     path = pathlib.Path(os.path.expanduser(path))
     if not path.is_file():
@@ -245,9 +246,7 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
             )
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # NumPy raises half a dozen types on damaged or pickled files
+    except Exception as error:  # NumPy raises many types on damaged or pickled files
         raise InputError(f"cannot read {path} as an .npz file: {error}") from None
     train_images, train_labels, test_images, test_labels = arrays
     return load_arrays(
@@ -269,35 +268,38 @@ def load_folder(
 ) -> Splits:
     """Load images from a folder with one folder per class.
 
-    Either ``path/train/<class>/...`` and ``path/test/<class>/...`` (in any case, also
-    ``training`` and ``testing``; without a test set, ``val``, ``valid`` or
-    ``validation`` in its place), or ``path/<class>/...`` split at random. Classes and
-    files are taken in sorted order, classes in numeric order where all are numbers;
-    images may lie in deeper folders. Hidden entries and those of operating systems are
-    left out. If every image is grayscale they have one channel, otherwise all become
-    RGB; images are turned by their EXIF orientation, and placed on white where they are
-    transparent.
+    There are two layouts. In the first, the folders are ``path/train/<class>/...`` and
+    ``path/test/<class>/...``, in upper or lower case; ``training`` and ``testing`` work
+    as well, and ``val``, ``valid`` or ``validation`` replace a missing test set. In the
+    second, the folders are ``path/<class>/...``, and the samples are split at random.
+
+    Classes and files are in sorted order; classes are in numeric order if all names are
+    numbers. Images may lie in nested folders. Hidden entries, and those that operating
+    systems generate, are left out. If every image is grayscale, images have one
+    channel; otherwise all are converted to RGB. Images are rotated according to their
+    EXIF orientation, and transparent images are placed on white.
 
     Args:
       path: the folder; ``~`` is the home folder.
-      test_fraction: part that becomes the test set when there are no train and test
+      test_fraction: fraction of samples in the test set if there are no train and test
         folders, in (0, 1).
-      seed: of that split.
+      seed: seed of the random split.
       size: ``(height, width)`` to resize every image to (bilinear); by default all
         images must have one size.
 
     Returns:
-      The data set, named after the folder, its classes after their folders; uint8
-      images.
+      The data set with uint8 images, named after the folder; class names are the names
+      of the class folders.
 
     Raises:
-      InputError: no such folder, only one of train and test, fewer than two classes, a
-        class without images, classes that differ between train and test, an unreadable
-        image, images of several sizes, or a bad ``test_fraction`` or seed.
+      InputError: a folder that does not exist, only one of train and test, fewer than
+        two classes, a class without images, classes that differ between train and test,
+        an unreadable image, images of several sizes, or a bad ``test_fraction`` or
+        seed.
 
     Warns:
-      UserWarning: files that are not PNG, JPEG, BMP or WebP or lie in no class folder;
-        folders next to those of a split; class folders that are numbers which do not
+      UserWarning: files that are not PNG, JPEG, BMP or WebP, or images outside a class
+        folder; folders next to those of the splits; numbered class folders that do not
         count from 0; transparent images.
     """
     path = pathlib.Path(os.path.expanduser(path))
@@ -349,18 +351,18 @@ def random_splits(
 
     Args:
       pool: the samples.
-      test_fraction: part that becomes the test set, in (0, 1); at least one sample, and
-        not all.
-      seed: of the split.
-      name: of the data set.
-      class_names: ``[C]``; by default numbers up to the largest label.
+      test_fraction: fraction of samples in the test set, in (0, 1); each set has at
+        least one sample.
+      seed: seed of the split.
+      name: name of the data set.
+      class_names: ``[C]`` names; by default numbers up to the largest label.
 
     Returns:
       The data set.
 
     Raises:
-      InputError: a fraction or seed out of range, a single sample, and what
-        :func:`validate` refuses.
+      InputError: a fraction or seed out of range, a single sample, and as
+        :func:`validate`.
     """
     _check_fraction(test_fraction)
     labels = np.asarray(pool.labels)
@@ -373,18 +375,18 @@ def random_splits(
 
 
 def select_classes(splits: Splits, classes: Sequence[int | str]) -> Splits:
-    """Return the samples of some classes, which are numbered in the order given.
+    """Return the samples of some classes, renumbered in the order of ``classes``.
 
     Args:
       splits: the data set; it is not changed.
-      classes: two or more different ones, numbers in 0..C-1 or names.
+      classes: two or more different classes, numbers in 0..C-1 or names.
 
     Returns:
-      A data set with ``len(classes)`` classes, their names and the same name.
+      A data set of the same name with ``len(classes)`` classes.
 
     Raises:
-      InputError: fewer than two classes, one of them repeated or out of range, or one
-        without a training or a test sample.
+      InputError: fewer than two classes, a class that is repeated or out of range, or a
+        class without a training or a test sample.
     """
     wanted = np.asarray(class_numbers(classes, splits.class_names))
     if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
@@ -431,16 +433,16 @@ def resplit(
       num_train: size of the new training set, at least 1.
       num_test: size of the new test set, at least 1; samples beyond
         ``num_train + num_test`` are left out.
-      seed: of the draw.
-      balanced: draw equally many samples of each class into either set; both sizes are
-        multiples of the number of classes then.
+      seed: seed of the draw.
+      balanced: whether each set has the same number of samples of every class; both
+        sizes must then be multiples of the number of classes.
 
     Returns:
       The new data set, with the name and classes of ``splits``.
 
     Raises:
-      InputError: a size below 1, a negative seed, more samples than exist, or a balance
-        that cannot be.
+      InputError: a size below 1, a negative seed, more samples than exist, or sizes
+        that cannot be balanced.
     """
     pool = Dataset(
         *(
@@ -470,7 +472,10 @@ def resplit(
 def _balanced_order(
     splits: Splits, labels: np.ndarray, num_train: int, num_test: int, seed: int
 ) -> np.ndarray:
-    """Return positions of the training, then of the test samples, in random order."""
+    """Return positions of the training samples and then of the test samples.
+
+    The order within each set is random.
+    """
     count = splits.num_classes
     if num_train < 1 or num_test < 1 or num_train % count or num_test % count:
         raise InputError(
@@ -481,9 +486,9 @@ def _balanced_order(
     fewest = int(np.bincount(labels, minlength=count).min())
     if (num_train + num_test) // count > fewest:
         raise InputError(
-            f"{splits.name}: num_train + num_test = {num_train + num_test} takes"
-            f" {(num_train + num_test) // count} of each class, and one has only"
-            f" {fewest}"
+            f"{splits.name}: num_train + num_test = {num_train + num_test} needs"
+            f" {(num_train + num_test) // count} samples of each class, and one class"
+            f" has only {fewest}"
         )
     check_seed(seed)
     rng = np.random.default_rng(seed)

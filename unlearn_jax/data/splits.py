@@ -1,8 +1,8 @@
 """Forget sets and membership designs, as boolean masks.
 
 A forget set is a mask ``[N]`` over the training set, True where the sample must be
-forgotten. Every function here returns such a mask after :func:`check_forget_mask`, so a
-mask that exists is usable: at least one sample to forget and at least one to keep.
+forgotten. Every function here checks its mask with :func:`check_forget_mask`, so there
+is at least one sample to forget and at least one to keep.
 """
 
 import codecs
@@ -36,8 +36,8 @@ def check_forget_mask(mask: npt.ArrayLike, num_samples: int) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: the mask is not boolean, does not have shape ``[N]``, forgets nothing,
-        or forgets everything.
+      InputError: a mask that is not boolean, does not have shape ``[N]``, or marks no
+        sample or every sample.
     """
     array = np.asarray(mask)
     if array.dtype != np.bool_:
@@ -71,8 +71,8 @@ def forget_indices(indices: npt.ArrayLike, num_samples: int) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: not a list of integers, empty, out of range, repeated, or every
-        sample.
+      InputError: indices that are not a list of integers, are empty, out of range or
+        repeated, or name every sample.
 
     >>> forget_indices([3, 0], 5).tolist()
     [True, False, False, True, False]
@@ -116,21 +116,21 @@ def forget_random(
 
     Args:
       num_samples: N, the size of the training set.
-      fraction: part of the training set to forget, in (0, 1); the number of samples is
-        rounded to the nearest.
-      count: number of samples to forget, in 1..N-1. Exactly one of ``fraction`` and
-        ``count`` is given.
-      seed: of the draw, at least 0.
+      fraction: fraction of the training set to forget, in (0, 1); the number of samples
+        is rounded to the nearest integer.
+      count: number of samples to forget, in 1..N-1. Pass exactly one of ``fraction``
+        and ``count``.
+      seed: seed of the draw, at least 0.
       generator: ``"default"`` draws with ``numpy.random.default_rng``; ``"legacy"``
         draws with ``RandomState``, which reproduces the published forget sets of AMUN
         (seeds 1, 10 and 100 on the official order of CIFAR-10).
 
     Returns:
-      ``[N]`` bool with ``count`` entries True.
+      ``[N]`` bool with ``count`` True entries.
 
     Raises:
-      InputError: both or neither of ``fraction`` and ``count``, one of them or the seed
-        out of range, or an unknown generator.
+      InputError: both or neither of ``fraction`` and ``count``, a value out of range,
+        or an unknown generator.
 
     >>> int(forget_random(1000, fraction=0.1, seed=0).sum())
     100
@@ -168,7 +168,7 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
     Args:
       num_samples: N, the size of the training set.
       count: number of samples, in 1..N-1.
-      seed: of the draw, in 0..2**32-1.
+      seed: seed of the draw, in 0..2**32-1.
 
     Returns:
       ``[count]`` int64, all different.
@@ -196,11 +196,11 @@ def class_numbers(
     """Return classes by number, in the order given.
 
     Args:
-      classes: numbers, which are returned as they are, or names.
-      class_names: ``[C]``, all different where a class is given by its name.
+      classes: class numbers, which are returned unchanged, or class names.
+      class_names: ``[C]``; the names in ``classes`` must be unique among them.
 
     Raises:
-      InputError: a name that no class has, or several have.
+      InputError: a name of no class or of several classes.
 
     >>> class_numbers(["dog", 0], ["cat", "dog"])
     [1, 0]
@@ -226,19 +226,19 @@ def forget_class(
     *,
     class_names: Sequence[str] = (),
 ) -> Mask:
-    """Return a mask of every training sample of one or several classes.
+    """Return a mask of all training samples of one or several classes.
 
     Args:
       labels: ``[N]`` integers, the labels of the training set.
-      classes: a class, or several different ones: numbers, or names.
-      class_names: ``[C]``, where classes are given by name.
+      classes: one class or several different classes, by number or by name.
+      class_names: ``[C]`` names, needed if classes are given by name.
 
     Returns:
       ``[N]`` bool.
 
     Raises:
-      InputError: labels or classes are not integers, classes are empty or repeated, a
-        class has no sample, or no other class is left.
+      InputError: labels or classes that are not integers, no class, a repeated class, a
+        class without samples, or classes that leave no sample of another class.
 
     >>> forget_class([0, 1, 2, 1], 1).tolist()
     [False, True, False, True]
@@ -281,10 +281,10 @@ def forget_class(
 def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
     """Read a forget set from a file.
 
-    ``.npy`` holds indices ``[F]`` (integers) or a mask ``[N]`` (bool); ``.npz`` the
-    same as its only array; ``.txt`` and ``.csv`` hold one index per line (``3`` or
-    ``3.0``), where blank lines and lines that start with ``#`` are skipped. Text is
-    UTF-8, or UTF-16 with a byte-order mark.
+    A ``.npy`` file holds indices ``[F]`` (integers) or a mask ``[N]`` (bool), and a
+    ``.npz`` file holds either as its only array. ``.txt`` and ``.csv`` files hold one
+    index per line (``3`` or ``3.0``); blank lines and lines that start with ``#`` are
+    skipped. Text is UTF-8, or UTF-16 with a byte-order mark.
 
     Args:
       path: the file.
@@ -294,9 +294,9 @@ def forget_file(path: str | os.PathLike[str], num_samples: int) -> Mask:
       ``[N]`` bool.
 
     Raises:
-      InputError: no such file, unknown suffix, unreadable, several arrays, or what it
-        holds is not a forget set (see :func:`forget_indices` and
-        :func:`check_forget_mask`).
+      InputError: a file that does not exist, has an unknown suffix, cannot be read,
+        holds several arrays, or does not hold a forget set (see :func:`forget_indices`
+        and :func:`check_forget_mask`).
     """
     path = pathlib.Path(os.path.expanduser(path))
     if not path.is_file():
@@ -328,24 +328,26 @@ def membership_design(
     """Draw a membership design: each of N samples is in exactly half of M models.
 
     Uniform numbers are sorted along the model axis, as in the code published with LiRA
-    and AMUN: which half contains a sample is uniform over all halves and independent
-    between samples. Work memory stays below about 40 MB for 256 models, whatever N.
+    and AMUN. The half of the models that contain a sample is uniform over all halves
+    and independent between samples. Working memory is below about 40 MB for 256 models,
+    whatever N is.
 
     Args:
       num_models: M, even and at least 2.
       num_samples: N, at least 1.
-      seed: of the draw, at least 0, and below 2**32 with ``"legacy"``.
+      seed: seed of the draw, at least 0, and below 2**32 with ``"legacy"``.
       generator: ``"legacy"`` gives bit for bit
         ``RandomState(seed).uniform(size=(M, N)).argsort(0) < M // 2`` (AMUN: seed 0, M
-        = 128, N = 60,000 with the training set before the test set); ``"default"``
-        draws as many numbers only once.
+        = 128, N = 60,000 with the training set before the test set). ``"default"`` is
+        faster: it draws every number once, where ``"legacy"`` repeats the draw for each
+        block of columns.
 
     Returns:
-      ``[M, N]`` bool, every column with M/2 entries True.
+      ``[M, N]`` bool, with M/2 True entries in every column.
 
     Raises:
-      InputError: M is odd or below 2, N below 1, a seed out of range, or an unknown
-        generator.
+      InputError: M that is odd or below 2, N below 1, a seed out of range, or an
+        unknown generator.
 
     >>> membership_design(4, 3, seed=0).sum(axis=0).tolist()
     [2, 2, 2]
@@ -386,11 +388,11 @@ def _legacy_columns(
 
 
 def check_seed(seed: int, generator: Generator = "default") -> None:
-    """Raise on a seed that NumPy's generator has no stream for.
+    """Raise on a seed that NumPy's generator does not accept.
 
     Raises:
-      InputError: the seed is no integer, is negative, or 2**32 and above where the
-        generator is the legacy one.
+      InputError: a seed that is not an integer, is negative, or with the legacy
+        generator is 2**32 or above.
     """
     try:
         number = operator.index(seed)
@@ -424,9 +426,7 @@ def _read_numpy(path: pathlib.Path) -> npt.NDArray[Any]:
             return stored[stored.files[0]]
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # NumPy raises half a dozen types on damaged or pickled files
+    except Exception as error:  # NumPy raises many types on damaged or pickled files
         raise InputError(f"cannot read {path} as a NumPy array: {error}") from None
 
 
@@ -448,7 +448,7 @@ def _read_lines(path: pathlib.Path) -> npt.NDArray[np.int64]:
             indices.append(int(text))
             continue
         try:
-            # as numpy.savetxt writes integers
+            # numpy.savetxt writes integers as floats
             written = float(text)
         except ValueError:
             written = math.nan

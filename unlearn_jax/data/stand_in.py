@@ -1,4 +1,4 @@
-"""Data sets by their shapes alone, for programs that are compiled and not run."""
+"""Stand-ins with the shapes of data sets, for programs that are compiled only."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ from unlearn_jax.types import Dataset
 SHAPES = {
     "cifar10": (50_000, 10_000, (32, 32, 3), 10),
     "cifar100": (50_000, 10_000, (32, 32, 3), 100),
-    # resized, as a data set has to be
+    # images have to be resized to one size
     "imagenet2012": (1_281_167, 50_000, (224, 224, 3), 1000),
     "mnist": (60_000, 10_000, (28, 28, 1), 10),
     "tiny_imagenet": (80_000, 20_000, (64, 64, 3), 200),
@@ -21,7 +21,7 @@ SHAPES = {
 
 
 class _StandIn(Splits):
-    """Images that take no memory, nor time to read."""
+    """Data set whose images take no memory and no time to read."""
 
     @functools.cached_property
     def digest(self) -> str:
@@ -31,11 +31,11 @@ class _StandIn(Splits):
 
 
 def stand_in(name: str, train_split: str = "train") -> Splits:
-    """Return black images in the shapes of a data set, all classes alike.
+    """Return black images in the shapes of a data set, with equally frequent classes.
 
     Args:
       name: a key of :data:`SHAPES`.
-      train_split: TFDS split; of ``train[:1000]`` there are as many.
+      train_split: TFDS split; ``train[:1000]`` gives 1000 training samples.
 
     >>> stand_in("cifar10").train.images.shape
     (50000, 32, 32, 3)
@@ -45,7 +45,7 @@ def stand_in(name: str, train_split: str = "train") -> Splits:
     num_train = min(num_train, int(first[1])) if first else num_train
     parts = []
     for count in (num_train, num_test):
-        # one pixel, repeated: takes no memory
+        # broadcasting a single value takes no memory
         images = np.broadcast_to(np.zeros((), np.uint8), (count, *shape))
         labels = np.arange(count, dtype=np.int32) % num_classes
         parts.append(Dataset(images, labels))

@@ -1,8 +1,9 @@
-"""TensorFlow Datasets (TFDS) read without TensorFlow, with a cache of decoded images.
+"""Reader of TensorFlow Datasets (TFDS) without TensorFlow, with a cache of images.
 
-A data set must have been *prepared*: converted to record files in
-``data_dir/name/version``. This module never downloads anything and looks at the folders
+A data set must have been *prepared*, that is converted to record files in
+``data_dir/name/version``. This module never downloads anything. It checks the folders
 itself, so a missing data set is reported at once instead of after minutes of retries.
+The cache holds decoded images.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ _PROGRESS_ROWS = 5000
 
 
 class _Decoded(NamedTuple):
-    """Split: images ``[N, H, W, ch]``, labels ``[N]``, class names if there are any."""
+    """One split: images ``[N, H, W, ch]``, labels ``[N]``, class names or None."""
 
     images: npt.NDArray
     labels: npt.NDArray[np.int64]
@@ -53,11 +54,11 @@ def load_tfds(
 ) -> Splits:
     """Load a prepared TFDS image-classification data set.
 
-    The images are decoded once and kept as ``.npy`` files under ``cache_dir``; later
-    calls check those (a checksum over all bytes), map them into memory, and do not
-    import TFDS. An entry of the cache belongs to one version, split, choice of keys and
-    content of the folder's description, so preparing the data again is noticed; an
-    unreadable entry is built again.
+    The images are decoded once and stored as ``.npy`` files under ``cache_dir``. Later
+    calls check these files (a checksum over all bytes), map them into memory, and do
+    not import TFDS. The key of a cache entry is the version, the split, the feature
+    keys, the size and the content of the folder's description, so the entry is not used
+    if the data is prepared again. A damaged entry is rebuilt.
 
     Args:
       name: ``name``, ``name/config``, ``name:version`` or ``name/config:version``; the
@@ -65,18 +66,19 @@ def load_tfds(
       data_dir: the TFDS directory; by default ``$TFDS_DATA_DIR`` or
         ``~/tensorflow_datasets``.
       train_split: a TFDS split such as ``"train"`` or ``"train[:10%]"``.
-      test_split: the same for the test set; must not overlap with ``train_split`` (not
-        checked).
+      test_split: a TFDS split for the test set; it must not overlap with
+        ``train_split`` (not checked).
       image_key: name of the image feature.
       label_key: name of the label feature (an integer, usually a ``ClassLabel``).
-      order_key: samples are sorted by this feature where the data set has it and its
-        values are all different. TFDS shuffles when it writes, and CIFAR's ``id``
-        restores the official order, which published forget sets index. None keeps the
-        stored order.
-      size: ``(height, width)`` to resize every image to (bilinear, sides apart), as
-        :func:`load_folder` does; by default all images must have one size. Images are
-        then written to the cache one by one, and never all in memory: ImageNet's at
-        224 x 224 are 193 GB.
+      order_key: name of the feature that samples are sorted by, if the data set has it
+        and its values are all different. TFDS shuffles samples when it writes, and
+        CIFAR's ``id`` restores the official order, which the indices of published
+        forget sets refer to. None keeps the stored order.
+      size: ``(height, width)`` to resize every image to, as
+        :func:`unlearn_jax.data.load_folder` does (bilinear, without keeping the aspect
+        ratio); by default all images must have one size. With a size, images are
+        written to the cache one by one and are never all in memory: ImageNet at
+        224 x 224 is 193 GB.
       cache_dir: folder for decoded images; by default ``$UNLEARN_JAX_CACHE`` or
         ``~/.cache/unlearn_jax``. If it cannot be written, a warning is given and the
         data is used from memory.
@@ -85,10 +87,10 @@ def load_tfds(
       The data set. Its images may be read-only memory maps.
 
     Raises:
-      InputError: not prepared (the message says where it was looked for and how to
-        prepare it), no such version, config, split or feature, prepared in a format
-        without random access, images of differing shapes, or values that
-        :func:`unlearn_jax.data.validate` refuses.
+      InputError: a data set that is not prepared (the message gives the expected path
+        and the command to prepare it) or is prepared in a format without random access;
+        no such version, config, split or feature; images of different shapes; and as
+        :func:`unlearn_jax.data.validate`.
       DamagedFileError: the data set's description or its record files cannot be read.
     """
     builder_dir, label = _find_builder(name, data_dir)
@@ -109,10 +111,10 @@ def load_tfds(
 
 
 def cache_folder() -> pathlib.Path:
-    """Return the default cache folder: ``$UNLEARN_JAX_CACHE``, or one at home.
+    """Return the default cache folder, ``$UNLEARN_JAX_CACHE`` or one at home.
 
     Raises:
-      InputError: the user has no home, and names no folder.
+      InputError: a folder in a home folder that cannot be found.
     """
     return _at_home(os.environ.get("UNLEARN_JAX_CACHE") or "~/.cache/unlearn_jax")
 
@@ -164,7 +166,10 @@ def _find_builder(
 
 
 def _versions(folder: pathlib.Path) -> list[str]:
-    """Return prepared versions, oldest first; interrupted ones have another name."""
+    """Return the prepared versions, oldest first.
+
+    Interrupted preparations are not among them: their folders have other names.
+    """
     if not folder.is_dir():
         return []
     versions = [
@@ -211,7 +216,7 @@ def _cached_split(
     cached = _read_entry(entry)
     if cached is not None:
         return cached
-    # another name, then renamed: never a part is read
+    # Written under another name and then renamed, so no partial entry is ever read.
     partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}")
     try:
         file = None
@@ -233,7 +238,7 @@ def _cached_split(
 
 
 def _read_entry(entry: pathlib.Path) -> _Decoded | None:
-    """Return the cache entry, images memory-mapped, or None if it is unusable."""
+    """Return a cache entry with memory-mapped images, or None if it is unusable."""
     try:
         meta = json.loads((entry / "meta.json").read_text())
         if any(
@@ -251,7 +256,7 @@ def _read_entry(entry: pathlib.Path) -> _Decoded | None:
 
 
 def file_sha256(file: pathlib.Path) -> str:
-    """Return the checksum of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, as hex digits."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -261,7 +266,7 @@ def _write_entry(entry: pathlib.Path, partial: pathlib.Path, decoded: _Decoded) 
     partial.mkdir(parents=True, exist_ok=True)
     for name, array in (("images.npy", decoded.images), ("labels.npy", decoded.labels)):
         if isinstance(array, np.memmap):
-            # of this very file
+            # a memory map of this very file: nothing to save
             array.flush()
             continue
         with open(partial / name, "wb") as file:
@@ -295,9 +300,7 @@ def _decode_split(
 
         try:
             builder = tfds.builder_from_directory(builder_dir)
-        except (
-            Exception
-        ) as error:  # whatever a description that is no description leads to
+        except Exception as error:  # a damaged description can raise any type
             reason = " ".join(str(error).split())
             raise DamagedFileError(
                 f"{label}: cannot read the description in {builder_dir} ({reason});"
@@ -352,7 +355,7 @@ def _decode_rows(
     size: tuple[int, int] | None = None,
     file: pathlib.Path | None = None,
 ) -> tuple[npt.NDArray, npt.NDArray[np.int64], npt.NDArray | None]:
-    """Return images, labels and, with a third key, its values, in stored order."""
+    """Return images, labels, and values of the order key if any, in stored order."""
     from tqdm import tqdm
 
     image_key, label_key, order_key = keys
@@ -374,7 +377,7 @@ def _decode_rows(
                 examples = source.__getitems__(list(rows))
             except (
                 Exception
-            ) as error:  # the record and image readers raise a dozen types
+            ) as error:  # the readers of records and images raise many types
                 reason = " ".join(str(error).split())
                 raise DamagedFileError(
                     f"{label}: cannot read split {split!r} ({reason}); prepare the data"
@@ -405,12 +408,12 @@ def _decode_rows(
 def _allocate(
     shape: tuple[int, ...], dtype: np.dtype, file: pathlib.Path | None
 ) -> npt.NDArray:
-    """Return an array to fill, in memory or in a file whose space is there."""
+    """Return an array to fill, in memory or in a file with allocated disk space."""
     if file is None:
         return np.empty(shape, dtype)
     images = np.lib.format.open_memmap(file, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
-        # a full disk is an error here, and would end the process at a row
+        # A full disk raises here; a write to the map would kill the process.
         with file.open("r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
     return images
@@ -424,7 +427,7 @@ def _resized(
     if image.dtype != np.uint8 or image.ndim != 3:
         raise InputError(
             f"{label}: images of type {image.dtype} and shape {image.shape} cannot be"
-            " resized: give no size"
+            " resized: leave size unset"
         )
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     return resized_pixels(label, Image.fromarray(pixels), size)[0]

@@ -1,8 +1,8 @@
 """Joint training of ensembles: shared batches, and terms that couple members.
 
-Without such a term the members are trained exactly as they would be one by one. LOTOS
-(arXiv 2410.05136) and TRS (arXiv 2104.00671) couple them; FastClip, as the last link of
-the optimizer's chain, bounds each member's layers.
+Without such a term, the members are trained exactly as if each were trained alone.
+LOTOS (arXiv 2410.05136) and TRS (arXiv 2104.00671) couple them. FastClip, as the last
+transformation of the optimizer's chain, bounds each member's layers.
 """
 
 from unlearn_jax.ensembles.config import Ensemble, Lotos, Trs

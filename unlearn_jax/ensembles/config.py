@@ -24,20 +24,22 @@ class Lotos:
     See :func:`unlearn_jax.losses.lotos`.
 
     Attributes:
-      weight: of the penalty, in the units of the ensemble's ``convention``; 0.05 in the
-        released code for CIFAR-10 without BatchNorm, 0.01 for CIFAR-100 with it.
-      max_length: mal, the length up to which a foreign direction is tolerated; 0.8 as
-        published, for layers clipped to norm 1.
-      num_vectors: k, directions per layer.
-      which: ``"conv"``, all convolutions, as the released code; ``"all"``, dense layers
-        too; ``"first"``, the first layer alone, all that members of different
-        architectures have in common.
-      composite: count a layer followed by BatchNorm as one map, running statistics
-        included; False takes its kernel alone, as the released code does.
-      num_iters: warm iterations of PowerQR per step, at the parameters before the step.
-      init_iters: iterations from random vectors before the first step.
-      every: act, and let the directions follow, at every so many steps only, with the
-        weight unchanged; 1 in the released code, 5 next to TRS.
+      weight: weight of the penalty, in the units of the ensemble's ``convention``; 0.05
+        in the released code for CIFAR-10 without BatchNorm, 0.01 for CIFAR-100 with it.
+      max_length: mal in the paper, the length up to which a foreign direction is
+        tolerated; 0.8 as published, for layers clipped to norm 1.
+      num_vectors: k in the paper, the number of directions per layer.
+      which: layers that are penalized: ``"conv"`` for all convolutions, as in the
+        released code; ``"all"`` for dense layers too; ``"first"`` for the first layer
+        alone, the only one that members of different architectures have in common.
+      composite: whether a layer followed by BatchNorm counts as one map, running
+        statistics included. False takes its kernel alone, as the released code does.
+      num_iters: warm-started PowerQR iterations per step, at the parameters before the
+        step.
+      init_iters: PowerQR iterations from random vectors before the first step.
+      every: period in steps. Only every ``every``-th step updates the directions and
+        adds the penalty, with the weight unchanged; 1 in the released code, 5 in
+        combination with TRS.
 
     Raises:
       InputError: a negative weight or length, or a count below 1.
@@ -57,7 +59,7 @@ class Lotos:
         counts = (self.num_vectors, self.num_iters, self.init_iters, self.every)
         if _has_negative(self.weight, self.max_length) or min(counts) < 1:
             raise InputError(
-                "LOTOS: weight and max_length must not be negative, the counts at"
+                "LOTOS: weight and max_length must not be negative, and the counts at"
                 " least 1"
             )
 
@@ -67,9 +69,9 @@ class Lotos:
         """Return the term without its weight.
 
         Args:
-          apply_fns: one per member.
-          sample: ``[B, ...]`` images; only the shape of one is read.
-          convention: of the sum over pairs.
+          apply_fns: apply functions, one per member.
+          sample: ``[B, ...]`` images; only the shape of a single image is read.
+          convention: convention of the sum over pairs.
         """
         return lotos(
             apply_fns,
@@ -87,15 +89,16 @@ class Lotos:
 
 @value
 class Trs:
-    """Penalty on input gradients of different members that are parallel or large.
+    """Penalty on members' input gradients that are parallel to each other or large.
 
-    The gradients are an attacker's: of each sample's cross-entropy, with the members in
-    evaluation mode. See :mod:`unlearn_jax.losses.trs`.
+    The gradients are those that an attacker would use: of each sample's cross-entropy,
+    with the members in evaluation mode. See :mod:`unlearn_jax.losses.trs`.
 
     Attributes:
-      similarity: weight of the mean ``|cos|``; 40 for CIFAR-10 by the authors' account.
-      smoothness: weight of the mean squared length, per sample; the units are those of
-        :func:`unlearn_jax.losses.trs.trs_penalty`, not of the released code.
+      similarity: weight of the mean ``|cos|``; 40 for CIFAR-10 according to the
+        authors.
+      smoothness: weight of the mean squared length, per sample, in the units of
+        :func:`unlearn_jax.losses.trs.trs_penalty`, not in those of the released code.
 
     Raises:
       InputError: a negative weight.
@@ -116,28 +119,29 @@ def _has_negative(*numbers: float) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Members and objective of a joint training, without the data and the recipe.
+    """Members and objective of joint training, without the data and the recipe.
 
     Attributes:
-      models: the members' architectures, ``[model] * 3`` for three of a kind; any
-        sequence.
+      models: sequence of the members' architectures, such as ``[model] * 3`` for three
+        members of one architecture.
       objective: ``model -> LossFn``, each member's own loss:
         ``unlearn_jax.train.cross_entropy_loss``, or one of ``unlearn_jax.objectives``
         for adversarially trained members.
-      lotos: the orthogonality term; None for none.
-      trs: the gradient term; None for none.
-      convention: ``"sum"`` adds the members' losses, so that each takes the steps it
-        would take alone at the same learning rate, and LOTOS's terms, as the released
-        code does; ``"mean"`` averages both, as the paper's equation 4 (see
-        :func:`unlearn_jax.losses.lotos_penalty`).
-      form: how the members' own losses are computed: ``"loop"`` one after the other in
-        one program, ``"vmap"`` stacked (members of one architecture). ``"auto"`` is
-        ``vmap`` on TPUs for members of one architecture and ``loop`` otherwise: stacked
-        convolutions are grouped ones, which are slow on CPUs and GPUs.
+      lotos: orthogonality term; None to train without it.
+      trs: gradient term; None to train without it.
+      convention: ``"sum"`` adds the members' losses, and adds LOTOS's terms, as the
+        released code does; each member then takes the steps that it would take alone at
+        the same learning rate. ``"mean"`` averages both, as in the paper's equation 4
+        (see :func:`unlearn_jax.losses.lotos_penalty`).
+      form: computation of the members' own losses: ``"loop"`` computes them one after
+        the other in one program, ``"vmap"`` computes them for stacked members of one
+        architecture. ``"auto"`` is ``vmap`` on TPUs for members of one architecture and
+        ``loop`` otherwise: stacked convolutions become grouped ones, which are slow on
+        CPUs and GPUs.
 
     Raises:
       InputError: no models, fewer than two with LOTOS or TRS, an unknown convention or
-        form, or ``vmap`` of different architectures.
+        form, or ``vmap`` with different architectures.
     """
 
     models: Sequence[Model]
@@ -153,8 +157,8 @@ class Ensemble:
         is_uniform = len(set(self.models)) == 1
         if not self.models or (len(self.models) < 2 and (self.lotos or self.trs)):
             raise InputError(
-                f"an ensemble of {len(self.models)}: give one member at least, two with"
-                " LOTOS or TRS"
+                f"the ensemble has {len(self.models)} members: give at least one, and"
+                " two with LOTOS or TRS"
             )
         if self.convention not in ("sum", "mean") or self.form not in (
             "auto",
@@ -162,7 +166,7 @@ class Ensemble:
             "vmap",
         ):
             raise InputError(
-                "the convention is 'sum' or 'mean', the form 'auto', 'loop' or 'vmap'"
+                "convention must be 'sum' or 'mean', and form 'auto', 'loop' or 'vmap'"
             )
         if self.form == "vmap" and not is_uniform:
             raise InputError(
@@ -176,10 +180,10 @@ class Ensemble:
             object.__setattr__(self, "form", "vmap" if is_stacked else "loop")
 
     def lotos_term(self, sample: ArrayLike) -> LossTerm | None:
-        """Return the orthogonality term of these members, None without LOTOS.
+        """Return the orthogonality term of these members; None without LOTOS.
 
         Args:
-          sample: ``[B, ...]`` images; only the shape of one is read.
+          sample: ``[B, ...]`` images; only the shape of a single image is read.
         """
         if self.lotos is None:
             return None

@@ -11,17 +11,17 @@ from unlearn_jax.types import ApplyFn, Array, Model, Variables
 
 
 def ensemble_apply(models: Model | Sequence[Model]) -> ApplyFn:
-    """Return the logarithm of the members' mean softmax as one model's function.
+    """Return an apply function for the logarithm of the members' mean softmax.
 
     Args:
-      models: the members' architectures; the variables are then a sequence of the
-        members', as in :class:`EnsembleState`. Or one architecture; the variables are
-        then a stack, leaves ``[M, ...]``.
+      models: sequence of the members' architectures, whose variables are a sequence
+        too, as in :class:`unlearn_jax.ensembles.EnsembleState`; or one architecture,
+        whose variables are stacked, with leaves ``[M, ...]``.
 
     Returns:
       ``(variables, images [B, ...]) -> [B, C]``, finite wherever the members' logits
-      are; the same function object for the same models. (The released code takes the
-      logarithm of probabilities cut off at 1e-40.)
+      are finite. The same models return the same function object. (The released code
+      takes the logarithm of probabilities cut off at 1e-40.)
     """
     if isinstance(models, Model):
         return _stacked_apply(models)
@@ -40,7 +40,7 @@ def _joint_apply(models: tuple[Model, ...]) -> ApplyFn:
 @lru_cache(maxsize=64)
 def _stacked_apply(model: Model) -> ApplyFn:
     def apply(variables: Variables, images: Array) -> Array:
-        # elsewhere stacked convolutions are grouped ones, and slow
+        # On other platforms, stacked convolutions become grouped ones, which are slow.
         if targets.platform() == "tpu":
             return _log_mean(jax.vmap(model.apply, (0, None))(variables, images))
         count = len(jax.tree.leaves(variables)[0])

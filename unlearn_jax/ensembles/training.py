@@ -38,14 +38,16 @@ from unlearn_jax.types import (
 
 
 class EnsembleState(NamedTuple):
-    """State of a joint training: with key and data it determines the rest of the run.
+    """State of joint training.
+
+    Together with the key and the data, it determines the rest of the run.
 
     Attributes:
-      epoch: ``[]`` int32, finished epochs.
-      step: ``[]`` int32, finished steps.
-      variables: of each of the ``M`` members.
-      opt_states: each member's optimizer state.
-      lotos: memory of the LOTOS term; None without LOTOS.
+      epoch: ``[]`` int32, number of finished epochs.
+      step: ``[]`` int32, number of finished steps.
+      variables: variables of each of the ``M`` members.
+      opt_states: optimizer state of each member.
+      lotos: state of the LOTOS term; None without LOTOS.
     """
 
     epoch: Array
@@ -56,13 +58,13 @@ class EnsembleState(NamedTuple):
 
 
 class EnsembleLosses(NamedTuple):
-    """Losses of a joint training, an array per epoch or a scalar per step.
+    """Losses of joint training, an array per epoch or a scalar per step.
 
     Attributes:
       members: ``[..., M]``, each member's own loss.
-      lotos: ``[...]``, the penalty without its weight, under the convention chosen; 0
-        without LOTOS, and at the steps at which it does not act (an epoch's mean is
-        over those at which it does).
+      lotos: ``[...]``, the penalty without its weight, under the chosen convention; 0
+        without LOTOS, and at steps without the penalty (see ``Lotos.every``). An
+        epoch's mean is over the steps with the penalty.
       trs: ``[...]``, the penalty with its weights; 0 without TRS.
     """
 
@@ -81,11 +83,11 @@ def init_ensemble(
     """Return the state before the first step.
 
     Args:
-      key: consumed; members differ in their initial weights only.
+      key: PRNG key, consumed; members differ in their initial weights only.
       ensemble: members and objective.
       txs: an optimizer per member.
       sample: ``[1, H, W, ch]`` images of the right shape; values do not matter.
-      variables: start from these instead of from each ``model.init``.
+      variables: initial variables of each member; None to call each ``model.init``.
 
     Raises:
       InputError: LOTOS finds no layers to compare.
@@ -114,16 +116,16 @@ def ensemble_step(
 ) -> tuple[EnsembleState, EnsembleLosses]:
     """Take one joint gradient step of all members.
 
-    LOTOS's directions are first brought up to the present parameters and are constants
-    of the step. Every optimizer gets its member's gradient, parameters and (as
+    LOTOS's directions are first updated to the current parameters, and are constants
+    during the step. Every optimizer receives its member's gradient, parameters and (as
     ``model_state``) new BatchNorm statistics.
 
     Args:
       ensemble: members and objective.
       txs: an optimizer per member.
-      state: of the step before.
-      batch: shared by all members.
-      key: consumed.
+      state: state after the previous step.
+      batch: batch shared by all members.
+      key: PRNG key, consumed.
 
     Returns:
       The next state (``epoch`` unchanged) and the losses before the step.
@@ -147,8 +149,9 @@ def ensemble_step(
         def lotos_penalty(params: tuple[Params, ...]) -> tuple[Array, LotosState]:
             return term.update(_with_params(before, params), state.lotos)
 
-        # apart from the members' own gradient: one backward pass for both would add up
-        # in another order, and an ensemble with weight 0 would differ from none
+        # Separate from the gradient of the members' own losses: one backward pass for
+        # both would sum in another order, and an ensemble with weight 0 would differ
+        # from one without LOTOS.
         (penalty, lotos_state), more = jax.value_and_grad(lotos_penalty, has_aux=True)(
             params
         )
@@ -187,7 +190,7 @@ def _with_params(
 def _own_losses(
     ensemble: Ensemble, variables: Sequence[Variables], batch: Batch, key: Array
 ) -> tuple[Array, list[ModelState]]:
-    """Return each member's loss ``[M]`` and new statistics."""
+    """Return the members' losses ``[M]`` and each member's new statistics."""
     keys = jax.random.split(key, len(variables))
     if ensemble.form == "vmap":
         loss_fn = ensemble.objective(ensemble.models[0])
@@ -211,10 +214,11 @@ def _trs(
 ) -> tuple[Array, tuple[Params, ...]]:
     """Return the TRS penalty and its gradient by each member's parameters.
 
-    With ``c`` the penalty's gradient by a member's input gradients ``g``, that is the
-    derivative of ``<g, c>``, and so the change of the parameters' gradient when the
-    images move along ``c``: forward mode over reverse mode, whose convolutions keep the
-    layout that is fast inside loops on CPU, where reverse over reverse is slow.
+    Let ``c`` be the penalty's gradient by a member's input gradients ``g``. The
+    penalty's gradient by the parameters is then the derivative of ``<g, c>``, which is
+    the change of the parameters' gradient when the images move along ``c``. It is
+    computed by forward mode over reverse mode: its convolutions keep the layout that is
+    fast inside loops on CPU, where reverse over reverse is slow.
     """
 
     def total(model: Model, one: Variables, images: Array) -> Array:
@@ -254,22 +258,23 @@ def ensemble_epochs(
     num_batches: int,
     batch_size: int,
 ) -> tuple[EnsembleState, EnsembleLosses]:
-    """Train for whole epochs in one scan, on the same batches as one model alone.
+    """Train for whole epochs in one scan, on the same batches as a single model.
 
     Args:
       ensemble: members and objective.
       txs: an optimizer per member.
-      fetch: reads a batch, see :func:`unlearn_jax.train.fetch_from`.
-      state: of the epoch before.
-      key: of the whole run; every epoch folds its number in.
-      data: passed to ``fetch``.
+      fetch: function that reads a batch, see :func:`unlearn_jax.train.fetch_from`.
+      state: state after the previous epoch.
+      key: PRNG key of the whole run; every epoch folds its number in.
+      data: data passed to ``fetch``.
       member: ``[N]`` bool, the samples to train on.
       num_epochs: epochs of this call (static).
       num_batches: steps per epoch (static).
       batch_size: samples per step (static).
 
     Returns:
-      The state after the epochs, and each epoch's means, leaves ``[num_epochs, ...]``.
+      The state after the epochs, and each epoch's mean losses, leaves
+      ``[num_epochs, ...]``.
     """
 
     def epoch(state: EnsembleState, _: None) -> tuple[EnsembleState, EnsembleLosses]:
@@ -309,7 +314,7 @@ def _compiled(
 ) -> tuple[
     Callable[..., EnsembleState], Callable[..., tuple[EnsembleState, EnsembleLosses]]
 ]:
-    """Return the jitted start and epochs of one ensemble, kept for the next fit."""
+    """Return one ensemble's jitted start and epochs, cached for the next fit."""
     run = partial(ensemble_epochs, ensemble, txs, fetch_from(recipe.augment))
     run = partial(run, num_batches=num_batches, batch_size=recipe.batch_size)
     begin = partial(init_ensemble, ensemble=ensemble, txs=txs)
@@ -332,19 +337,20 @@ def fit_ensemble(
     """Train the members of an ensemble together on the samples of a mask.
 
     Args:
-      key: of the whole run; the same key gives the same bits on the same backend,
-        however the run is cut.
+      key: PRNG key of the whole run; the same key gives the same bits on the same
+        backend, however the run is split into calls.
       ensemble: members and objective.
       data: ``[N]`` samples; those outside ``member`` are never read.
-      member: ``[N]`` bool, the same for all.
-      recipe: how to train; every member takes all batches.
-      txs: an optimizer per member, instead of ``recipe.tx`` for all; needed where the
-        optimizer knows the model, as FastClip does, and the architectures differ.
-      variables: start from these instead of from each ``model.init``.
-      state: resume from this state, whose buffers are donated.
-      epochs_per_call: epochs per compiled call: more means fewer returns to Python, and
-        the same result.
-      callback: called after every call with the state and its losses.
+      member: ``[N]`` bool, the samples to train on, the same for all members.
+      recipe: training recipe; every member takes all batches.
+      txs: an optimizer per member, instead of ``recipe.tx`` for all; needed if the
+        optimizer depends on the model, as FastClip does, and the architectures differ.
+      variables: initial variables of each member; None to call each ``model.init``.
+      state: state to resume from; its buffers are donated.
+      epochs_per_call: epochs per compiled call. More epochs return to Python less
+        often, with the same result.
+      callback: function called after every compiled call, with the state and the losses
+        of that call.
 
     Returns:
       The last state, and the losses of this call's epochs, leaves ``[epochs, ...]`` on
@@ -361,7 +367,7 @@ def fit_ensemble(
     txs = (recipe.tx,) * size if txs is None else tuple(txs)
     if len(txs) != size or (variables is not None and len(variables) != size):
         raise InputError(
-            f"an ensemble of {size} takes as many optimizers and variables"
+            f"an ensemble of {size} members needs as many optimizers and variables"
         )
     begin, run = _compiled(
         ensemble, recipe, txs, steps_per_epoch(int(member.sum()), recipe.batch_size)
@@ -370,7 +376,7 @@ def fit_ensemble(
     if current is None:
         sample = jnp.zeros((1, *np.shape(data.images)[1:]), jnp.float32)
         start = begin(jax.random.fold_in(key, 0), sample=sample, variables=variables)
-        # copied: the caller's variables must survive the donation of the state
+        # Copied, because the caller's variables must survive the donation of the state.
         current = jax.tree.map(jnp.copy, start)
     for model, one in zip(ensemble.models, current.variables, strict=True):
         check_samples(model.apply, one, data, "training set", member=member)

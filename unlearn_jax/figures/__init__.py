@@ -1,10 +1,10 @@
 """Figures from arrays, in the style of the report.
 
-Each function takes labels and arrays, a row each, and returns a
-:class:`matplotlib.figure.Figure` that a notebook shows as the value of a cell;
-``figure.savefig("roc.pdf")`` writes it. The report draws through the same functions.
+Each function takes labels and arrays, one of each per row, and returns a
+:class:`matplotlib.figure.Figure`. A notebook shows it as the value of a cell;
+``figure.savefig("roc.pdf")`` writes it to a file. The report uses the same functions.
 
-:func:`row_styles` chooses the colors; without it all rows are methods::
+:func:`row_styles` chooses the colors; without it, all rows are drawn as methods::
 
     names = ["original", "AMUN", "retrained"]
     styles = uj.figures.row_styles(["original", "method", "oracle"])

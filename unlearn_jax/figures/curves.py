@@ -38,30 +38,32 @@ def roc_plot(
     xlabel: str = "false positive rate: test samples called members",
     ylabel: str = "true positive rate: forget samples called members",
 ) -> Figure:
-    """Draw ROC curves of a membership score, all in one panel or, of many, one each.
+    """Draw ROC curves of a membership score in one panel, or many curves in one each.
 
-    Log-log (Carlini et al., 2022, https://arxiv.org/abs/2112.03570), because an attack
-    that is sure of a few samples is a leak even at an area of 50 %. Those axes start at
-    the power of ten below the fraction of a single sample of ``others``, at most 10 %.
-    Among equal scores a curve is the straight line that random ties would give.
+    The axes are log-log by default (Carlini et al., 2022,
+    https://arxiv.org/abs/2112.03570), because an attack that is sure of a few samples
+    is a leak even at an area of 50 %. Logarithmic axes start at the power of ten below
+    the fraction of a single sample of ``others``, at most at 10 %. Among equal scores,
+    a curve is the straight line that random tie-breaking would give.
 
     Args:
-      labels: of the R rows.
+      labels: labels of the R rows.
       members: an array of any shape per row, the scores of its members (or forgotten
         samples), higher = more likely member; runs are pooled.
-      others: the same of samples never seen.
-      styles: of the rows, from :func:`row_styles`; None draws methods.
-      scale: of both axes.
-      title: of the single panel.
+      others: an array of any shape per row, the scores of samples never seen.
+      styles: styles of the rows, from :func:`unlearn_jax.figures.row_styles`; None
+        draws all rows as methods.
+      scale: scale of both axes.
+      title: title of the single panel.
       xlabel: name of the horizontal axis.
       ylabel: name of the vertical axis.
 
     Returns:
-      The figure; its legend, or the corner of each panel, has the areas in percent.
+      The figure; its legend, or the corner of each panel, gives the areas in percent.
 
     Raises:
-      InputError: other numbers of arrays and labels, no scores, NaN, or an unknown
-        scale.
+      InputError: numbers of arrays and labels that differ, no scores, NaN, or an
+        unknown scale.
 
     >>> rng = np.random.default_rng(0)
     >>> members, others = rng.normal(1, 1, (2, 500)), rng.normal(0, 1, (2, 500))
@@ -82,13 +84,13 @@ def roc_plot(
     if is_log:
         rates = np.geomspace(floor, 1, num_points)
     else:
-        # Twice 0, for the rise from the corner.
+        # 0 occurs twice, for the vertical rise from the corner.
         rates = np.append(0, np.linspace(0, 1, num_points))
     curves = []
     for member_scores, other_scores in zip(inside, outside, strict=True):
         scores = np.concatenate([member_scores, other_scores])
         curve = roc(scores, np.arange(scores.size) < member_scores.size)
-        # A rate of 0 has no place on a logarithmic axis.
+        # A logarithmic axis cannot show a rate of 0.
         hits = np.maximum(np.interp(rates, curve.fpr, curve.tpr), floor / 10)
         if not is_log:
             hits[0] = 0
@@ -130,20 +132,21 @@ def cumulative_plot(
     xlabel: str = "",
     ylabel: str = "fraction of samples with a smaller value",
 ) -> Figure:
-    """Draw cumulative distributions, all in one panel or, of many, one each.
+    """Draw cumulative distributions in one panel, or many of them in one each.
 
-    The range leaves out the outer 0.5 % of all values on either side.
+    The range of the axis omits the outer 0.5 % of all values on either side.
 
     Args:
-      labels: of the R rows.
+      labels: labels of the R rows.
       values: an array of any shape per row, such as logit margins of forget samples;
-        runs are pooled, infinities lie outside of the range.
-      styles: of the rows, from :func:`row_styles`; None draws methods.
-      background: further values by label, wide gray lines behind the others where all
-        rows share a panel.
-      line: value of reference, dotted; None for none.
-      title: of the single panel.
-      legend_title: of its legend.
+        runs are pooled, and infinities lie outside the range.
+      styles: styles of the rows, from :func:`unlearn_jax.figures.row_styles`; None
+        draws all rows as methods.
+      background: further values by label, drawn as wide gray lines behind the others
+        if all rows share a panel.
+      line: reference value, drawn as a dotted line; None for no line.
+      title: title of the single panel.
+      legend_title: title of the single panel's legend.
       xlabel: name of the horizontal axis, with its unit.
       ylabel: name of the vertical axis, in percent.
 
@@ -151,7 +154,7 @@ def cumulative_plot(
       The figure.
 
     Raises:
-      InputError: other numbers of arrays and labels, no values, or NaN.
+      InputError: numbers of arrays and labels that differ, no values, or NaN.
 
     >>> figure = cumulative_plot(["a", "b"], [[0.0, 1.0, 2.0], [1.0, 1.5]], line=1)
     >>> [label.get_text() for label in figure.legends[0].get_texts()]
@@ -194,19 +197,21 @@ def curve_plot(
     xlabel: str = "",
     ylabel: str = "",
 ) -> Figure:
-    """Draw a line per row over the same places: losses by epoch, scores by request.
+    """Draw a line per row over common places: losses by epoch, scores by request.
 
-    Up to 20 places have markers, and intervals as vertical lines next to each other;
-    more have intervals as shaded bands.
+    For up to 20 places, lines have markers, and intervals are vertical lines next to
+    each other. For more places, intervals are shaded bands.
 
     Args:
-      labels: of the R rows.
-      places: ``[T]`` finite, ascending, such as epochs or radii.
+      labels: labels of the R rows.
+      places: ``[T]`` positions on the horizontal axis, finite and ascending, such as
+        epochs or radii.
       curves: an array per row, ``[T]`` values or ``[T, 3]`` mean, lower and upper end;
-        where it is NaN there is no line.
-      styles: of the rows, from :func:`row_styles`; None draws methods.
-      line: value of reference, dotted; None for none.
-      title: of the single panel.
+        the line has a gap where values are NaN.
+      styles: styles of the rows, from :func:`unlearn_jax.figures.row_styles`; None
+        draws all rows as methods.
+      line: reference value, drawn as a dotted line; None for no line.
+      title: title of the single panel.
       xlabel: name of the horizontal axis, with its unit.
       ylabel: name of the vertical axis, with its unit.
 
@@ -244,7 +249,7 @@ def curve_plot(
             look = line_style(styles[row], together=lines.together)
             at = x
             if is_short:
-                # Rows next to each other at every place.
+                # Shift the rows, so that their intervals do not cover each other.
                 at = x + 0.04 * step * (i - (len(shown) - 1) / 2)
                 look |= {"marker": styles[row].marker, "ms": 5}
             curve = rows[row]

@@ -32,25 +32,30 @@ def score_histograms(
 ) -> Figure:
     """Draw the scores of forget, test and retain samples, a panel per row.
 
-    Forget samples are shaded in the row's color, test is the solid line, retain the
-    dotted one. The panels share their bins, by Rice's rule for the forget samples, and
-    the outer 0.5 % of all scores on either side are counted in the last bins. Scores
-    that all lie in [0, 1] get a logit scale.
+    Forget samples are shaded in the row's color; the solid line shows test samples, and
+    the dotted line retain samples. The panels share their bins, whose number follows
+    Rice's rule for the forget samples. The outer 0.5 % of all scores on either side are
+    counted in the first and last bins. If all scores lie in [0, 1], the axis has a
+    logit scale.
 
     Args:
-      labels: of the R rows.
+      labels: labels of the R rows.
       forget: an array of any shape per row, the scores of its forgotten samples, higher
-        = more likely member; runs are pooled. Members, in an audit without unlearning.
-      test: the same of samples never seen.
-      retain: the same of the other training samples; None leaves them out.
-      styles: of the rows, from :func:`row_styles`; None draws methods.
+        = more likely member; runs are pooled. In an audit without unlearning, the
+        scores of members.
+      test: an array of any shape per row, the scores of samples never seen.
+      retain: an array of any shape per row, the scores of the other training samples;
+        None omits them.
+      styles: styles of the rows, from :func:`unlearn_jax.figures.row_styles`; None
+        draws all rows as methods.
       xlabel: name of the score.
 
     Returns:
-      The figure, with a panel per row; heights are percent of the samples of each part.
+      The figure, with a panel per row; heights are percentages of the forget, test or
+      retain samples.
 
     Raises:
-      InputError: other numbers of arrays and labels, no scores, or NaN.
+      InputError: numbers of arrays and labels that differ, no scores, or NaN.
 
     >>> rng = np.random.default_rng(0)
     >>> members, others = rng.normal(1, 1, (2, 500)), rng.normal(0, 1, (2, 500))
@@ -66,7 +71,7 @@ def score_histograms(
     if retain is not None:
         parts["retain (members)"] = samples("retain", retain, len(labels))
     every = [row for rows in parts.values() for row in rows]
-    # Rice's rule for the forget samples, the fewest.
+    # Rice's rule for the forget samples, the smallest part.
     num_forget = max(row.size for row in next(iter(parts.values())))
     num_bins = int(np.clip(2 * num_forget ** (1 / 3), 12, 48))
     is_logit = all(row.min() >= 0 and row.max() <= 1 for row in every)
@@ -87,7 +92,7 @@ def score_histograms(
             {"color": INK, "lw": 1.3},
             {"color": MUTED, "lw": 1.3, "ls": (0, (1.5, 1))},
         ]
-        # of the last panel, alike in all
+        # Those of the last panel remain; they are the same in all panels.
         handles = []
         for (name, rows), look in zip(parts.items(), looks, strict=False):
             heights = fractions(rows[i], edges)
@@ -109,11 +114,13 @@ def score_histograms(
 
 
 def fractions(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the percent of the values in each bin, outliers in the bins at the ends.
+    """Return the percentage of the values in each bin.
+
+    Values outside the edges are counted in the first or the last bin.
 
     Args:
-      values: ``[N]`` numbers, none of them NaN.
-      edges: ``[bins + 1]``, ascending.
+      values: ``[N]`` numbers without NaN.
+      edges: ``[bins + 1]`` edges, ascending.
     """
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
     return 100 * counts / max(values.size, 1)
@@ -122,12 +129,13 @@ def fractions(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def bin_edges(
     rows: Sequence[np.ndarray], num_bins: int, *, is_logit: bool = False
 ) -> np.ndarray:
-    """Return equal bins (of the logit) without the outer 0.5 % of the finite values.
+    """Return the edges of equal bins, without the outer 0.5 % of the finite values.
 
     Args:
       rows: arrays of ``[N]`` numbers.
-      num_bins: at least 1.
-      is_logit: the numbers are in [0, 1], and the bins equal in log p - log(1 - p).
+      num_bins: number of bins, at least 1.
+      is_logit: whether the numbers are in [0, 1], and the bins equal in
+        log p - log(1 - p).
     """
     step = max(1, sum(row.size for row in rows) // 500_000)
     values = np.concatenate([row[::step] for row in rows])

@@ -1,4 +1,4 @@
-"""Forest plots: means with intervals and single runs, a line for each row."""
+"""Forest plots: means with intervals and single runs, one line per row."""
 
 import textwrap
 from collections.abc import Sequence
@@ -41,34 +41,36 @@ def forest_plot(
     width: float = 9.2,
     axes: Axes | None = None,
 ) -> Figure:
-    """Draw means with intervals and single runs, a line for each row from the top.
+    """Draw means with intervals and single runs, one line per row from the top.
 
-    A method far outside of the other rows is a triangle at the edge, with its mean as
-    text.
+    A method far outside the range of the other rows is drawn as a triangle at the edge,
+    with its mean as text.
 
     Args:
-      labels: of the R rows.
+      labels: labels of the R rows.
       estimates: ``[R, 3]`` mean, lower and upper end of the interval, in the unit of
-        the axis. A row whose mean is NaN gets a dash, one with NaN ends no bar.
-      styles: of the rows, from :func:`row_styles`; None draws methods.
-      runs: an array per row, the values of its single runs, drawn as dots; those that
-        are not finite are left out.
-      lines: values of reference, such as chance or a margin: dotted lines.
+        the axis. A row with a NaN mean is drawn as a dash, and a row with NaN ends
+        without a bar.
+      styles: styles of the rows, from :func:`unlearn_jax.figures.row_styles`; None
+        draws all rows as methods.
+      runs: an array per row, the values of its single runs, drawn as dots; values that
+        are not finite are omitted.
+      lines: reference values, such as chance or a margin, drawn as dotted lines.
       band: kind of the row whose interval is shaded from top to bottom.
-      level: of the intervals, in (0, 1), for the legend.
-      title: of the panel.
+      level: confidence level of the intervals, in (0, 1), for the legend.
+      title: title of the panel.
       xlabel: name of the axis, with its unit.
-      width: in inches; below 7 labels are shorter and the legend is a column. The
-        height follows from R.
-      axes: panel to draw in; its figure then gets no legend (:func:`forest_keys`) and
-        keeps its size.
+      width: width of the figure in inches. Below 7, labels are shorter and the legend
+        is a single column. The height follows from R.
+      axes: panel to draw in; None draws a new figure. The panel's figure keeps its size
+        and gets no legend: see :func:`forest_keys`.
 
     Returns:
       The figure.
 
     Raises:
-      InputError: arrays that do not fit the labels, an interval whose ends are
-        exchanged, or a level outside (0, 1).
+      InputError: arrays that do not fit the labels, an interval that ends below its
+        start, or a level outside (0, 1).
 
     >>> from unlearn_jax.figures import row_styles
     >>> estimates = [[62.0, 60.1, 63.8], [50.9, 49.0, 52.7], [50.1, 48.2, 52.0]]
@@ -105,7 +107,7 @@ def forest_plot(
         axes = figure.add_subplot()
         title = textwrap.fill(title, int(6 * width))
     dress(axes, title, grid="x", size=11.5 if alone else 10)
-    # The same scatter of the dots every time.
+    # A fixed seed, so that the dots are scattered in the same way every time.
     offsets = np.random.default_rng(0)
     limits = _limits(cells, styles)
     for height, (cell, style) in enumerate(zip(cells, styles, strict=True)):
@@ -159,16 +161,16 @@ def forest_plot(
 def _draw_outside(
     axes: Axes, height: int, mean: float, color: str, *, is_below: bool
 ) -> None:
-    """Draw a mean outside of the axis: a triangle at the edge, with the mean as text.
+    """Draw a mean outside the axis: a triangle at the edge, with the mean as text.
 
     Args:
-      axes: to draw in.
-      height: of the row.
-      mean: of the row.
-      color: of the triangle.
-      is_below: the mean lies to the left of the axis, otherwise to the right.
+      axes: panel to draw in.
+      height: vertical position of the row.
+      mean: mean of the row.
+      color: color of the triangle.
+      is_below: whether the mean lies to the left of the axis, otherwise to the right.
     """
-    # x in fractions of the panel, y in rows
+    # x is in fractions of the panel, y in rows.
     place: Any = {"transform": axes.get_yaxis_transform(), "clip_on": False}
     place |= {"zorder": 5}
     text: Any = {"va": "center", "fontsize": 8.5, "color": INK}
@@ -186,9 +188,9 @@ def forest_keys(
     """Return the entries of a forest plot's legend.
 
     Args:
-      level: of the intervals.
-      band: kind of the row whose interval is shaded; None if there is none.
-      has_runs: single runs are drawn.
+      level: confidence level of the intervals, in (0, 1).
+      band: kind of the row whose interval is shaded; None if there is no such row.
+      has_runs: whether single runs are drawn.
     """
     mean: Any = {"color": MUTED, "marker": "o", "ms": 7, "lw": 2.4}
     run: Any = {"color": MUTED, "marker": "o", "ms": 4, "lw": 0, "alpha": 0.6}
@@ -207,9 +209,10 @@ def forest_keys(
 def _limits(
     cells: np.ndarray, styles: Sequence[RowStyle]
 ) -> tuple[float, float] | None:
-    """Return a range without methods so far off that they would squeeze the others.
+    """Return a range of the axis that excludes methods far from the other rows.
 
-    None if there are no such methods: the axis then chooses its range.
+    Such methods would squeeze the others. None if there are no such methods: the axis
+    then chooses its range.
     """
     cells = cells[:, [1, 0, 2]]
     finite = cells[np.isfinite(cells)]

@@ -1,4 +1,4 @@
-"""Checks of labels, styles and arrays, a row each."""
+"""Checks of labels, styles and arrays, which have one entry per row."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,12 @@ def check_styles(
     """Return a style for each label.
 
     Args:
-      labels: of the rows.
-      styles: None for methods only.
+      labels: labels of the rows.
+      styles: styles of the rows; None if all rows are methods.
 
     Raises:
-      InputError: no rows, one string in place of several, or other numbers of both.
+      InputError: no rows, a single string instead of a list, or numbers of labels and
+        styles that differ.
     """
     if isinstance(labels, str):
         raise InputError(f"labels is the text {labels!r}: pass a list, a label per row")
@@ -37,9 +38,9 @@ def check_count(name: str, count: int, num_rows: int) -> None:
     """Raise unless an argument has an entry for each row.
 
     Args:
-      name: of the argument.
-      count: of its entries.
-      num_rows: of the figure.
+      name: name of the argument.
+      count: number of its entries.
+      num_rows: number of rows of the figure.
 
     Raises:
       InputError: the counts differ.
@@ -49,15 +50,15 @@ def check_count(name: str, count: int, num_rows: int) -> None:
 
 
 def samples(name: str, rows: Sequence[ArrayLike], num_rows: int) -> list[np.ndarray]:
-    """Return the numbers of each row on one axis, those of several runs pooled.
+    """Return the numbers of each row as a flat array, with several runs pooled.
 
     Args:
-      name: of the argument.
+      name: name of the argument.
       rows: an array of any shape per row, such as ``[R, N]``; infinities are allowed.
-      num_rows: of the figure.
+      num_rows: number of rows of the figure.
 
     Raises:
-      InputError: other than one array per row, no numbers, or NaN.
+      InputError: not exactly one array per row, no numbers, or NaN.
     """
     check_count(name, len(rows), num_rows)
     flat = [np.ravel(np.asarray(row)) for row in rows]

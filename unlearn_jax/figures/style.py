@@ -1,4 +1,4 @@
-"""Style of all figures: a look for every row, panels, a legend, inline SVG.
+"""Style of all figures: a style for every row, panels, legends and inline SVG.
 
 A row has the same color in every figure: gray for the original, black for the oracle,
 Okabe and Ito's color-blind-safe colors for the methods. Figures are drawn without
@@ -22,16 +22,16 @@ from matplotlib.lines import Line2D
 from unlearn_jax.types import InputError
 
 Kind = Literal["original", "oracle", "second_oracle", "method"]
-"""Models before unlearning, retrained models, a second retraining, or a method."""
+"""Kind of a row: original or retrained models, a second retraining, or a method."""
 
 INK = "#1b1f24"
 MUTED = "#7d8590"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colors without yellow (invisible on white) and black (the oracle)."""
 MAX_LINES = 9
-"""More lines than these hide each other in one panel."""
+"""Maximum number of lines in one panel; more lines would hide each other."""
 DOTTED: dict[str, Any] = {"color": MUTED, "lw": 1, "ls": (0, (2, 2)), "zorder": 1}
-"""Line at a value of reference."""
+"""Style of the line at a reference value."""
 
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 3)))
 _MARKERS = "osD^v"
@@ -47,7 +47,7 @@ class Drawing(Figure):
 
 
 class RowStyle(NamedTuple):
-    """Look of a row: color and dashes of its lines, marker of its mean, its kind."""
+    """Style of a row: color and dashes of its lines, marker of its mean, its kind."""
 
     color: str
     dashes: Any
@@ -56,13 +56,13 @@ class RowStyle(NamedTuple):
 
 
 def row_styles(kinds: Sequence[Kind]) -> list[RowStyle]:
-    """Return a look for each row, the same in every figure that is given it.
+    """Return a style for each row, to be passed to every figure.
 
     Args:
-      kinds: of the rows: ``"original"`` is gray, ``"oracle"`` (retrained) black,
-        ``"second_oracle"`` (a second retraining) dotted black; rows of kind
-        ``"method"`` get six colors in their order, then the same with other dashes and
-        markers.
+      kinds: kinds of the rows: ``"original"`` is gray, ``"oracle"`` (retrained) black,
+        ``"second_oracle"`` (a second retraining) dotted black. Rows of kind
+        ``"method"`` get six colors in their order, then the same colors with other
+        dashes and markers.
 
     Raises:
       InputError: an unknown kind.
@@ -93,12 +93,13 @@ def row_styles(kinds: Sequence[Kind]) -> list[RowStyle]:
 
 
 def line_style(style: RowStyle, *, together: bool = True) -> dict[str, Any]:
-    """Return the keywords of a row's line.
+    """Return the keyword arguments that draw a row's line.
 
     Args:
-      style: of the row.
-      together: all rows share a panel: the oracle's thicker line lies on top, and
-        dashes distinguish equal colors. Otherwise a method's line is solid, on top.
+      style: style of the row.
+      together: whether all rows share a panel. The oracle's thicker line then lies on
+        top, and dashes distinguish equal colors. Otherwise a method's line is solid and
+        on top.
     """
     if not together and style.kind == "method":
         return {"color": style.color, "ls": "-", "lw": 1.5, "zorder": 5}
@@ -107,15 +108,15 @@ def line_style(style: RowStyle, *, together: bool = True) -> dict[str, Any]:
 
 
 class Lines(NamedTuple):
-    """Axes for a line per row.
+    """Figure and axes for one line per row.
 
     Attributes:
-      figure: of the axes.
-      panels: axes, and the numbers of the rows to draw in them, in order.
-      together: all rows share one panel; otherwise each has its own, which also shows
-        the original and the oracle.
-      labels: of the rows.
-      styles: of the rows.
+      figure: figure that contains the axes.
+      panels: pairs of axes and the positions of the rows to draw in them, in order.
+      together: whether all rows share one panel. Otherwise each row has its own panel,
+        which also shows the original and the oracle.
+      labels: labels of the rows.
+      styles: styles of the rows.
     """
 
     figure: Figure
@@ -128,13 +129,13 @@ class Lines(NamedTuple):
 def line_panels(
     labels: Sequence[str], styles: Sequence[RowStyle], title: str, height: float
 ) -> Lines:
-    """Return one panel for all rows or, where lines would hide others, one for each.
+    """Return one panel for all rows or, if lines would hide each other, one per row.
 
     Args:
-      labels: of the rows.
-      styles: of the rows.
-      title: of the single panel; panels of single rows have the rows' labels.
-      height: of the single panel in inches.
+      labels: labels of the rows.
+      styles: styles of the rows.
+      title: title of the single panel; panels of single rows have the rows' labels.
+      height: height of the single panel in inches.
     """
     rows = range(len(labels))
     references = [row for row in rows if styles[row].kind in ("original", "oracle")]
@@ -142,7 +143,7 @@ def line_panels(
     if len(labels) <= MAX_LINES or not others:
         figure = Drawing(figsize=(9.2, height), layout="constrained")
         axes = figure.add_subplot()
-        # The legend takes some of the width.
+        # The title is wrapped, because the legend takes some of the width.
         dress(axes, textwrap.fill(title, 52), grid="both")
         return Lines(figure, [(axes, list(rows))], True, labels, styles)
     figure, grid = small_panels(len(others), share=True)
@@ -159,10 +160,10 @@ def name_lines(
     """Write the legend and the names of the axes.
 
     Args:
-      lines: from :func:`line_panels`.
-      handles: for the legend of a single panel; that of many panels names the
-        references.
-      title: of the single panel's legend.
+      lines: result of :func:`line_panels`.
+      handles: handles of the legend of a single panel; the legend of many panels names
+        the references instead.
+      title: title of the single panel's legend.
       x: name of the horizontal axis.
       y: name of the vertical axis.
     """
@@ -192,7 +193,7 @@ def legend(
     loc: Any = "outside upper left",
     **options: Any,
 ) -> Any:
-    """Return a legend outside of the panels, without a frame."""
+    """Add a legend outside the panels, without a frame, and return it."""
     style: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9.5}
     return figure.legend(handles=handles, loc=loc, **style, **options)
 
@@ -203,10 +204,10 @@ def small_panels(
     """Return a figure and its grid of panels.
 
     Args:
-      count: of the panels.
-      share: whether both axes are shared, or which one is.
-      height: of a panel in inches.
-      columns: most panels in a line.
+      count: number of panels.
+      share: True if the panels share both axes, ``"x"`` or ``"y"`` for one of them.
+      height: height of a panel in inches.
+      columns: maximum number of panels side by side.
     """
     columns = min(count, columns)
     lines = math.ceil(count / columns)
@@ -225,7 +226,8 @@ def small_panels(
 def short(label: str, width: int = 40) -> str:
     """Return a label on one line that matplotlib takes literally.
 
-    A dollar would start mathematics, a leading underscore hide the label in a legend.
+    A dollar sign would start a formula, and a leading underscore would hide the label
+    in a legend.
     """
     label = " ".join(label.split())
     label = label if len(label) <= width else label[: width - 1].rstrip() + "…"
@@ -263,43 +265,43 @@ def name_rows(
     size: float = 9,
     width: int = 34,
 ) -> None:
-    """Label the heights 0, 1, ... from the top with rows, the oracles in bold.
+    """Label the heights 0, 1, ... from the top with the rows, oracles in bold.
 
     Args:
-      axes: to label.
-      labels: of the rows.
-      styles: of the rows.
-      size: of the letters.
-      width: most characters of a label.
+      axes: panel to label.
+      labels: labels of the rows.
+      styles: styles of the rows.
+      size: font size of the labels.
+      width: maximum number of characters of a label.
     """
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_yticks(range(len(labels)), [short(label, width) for label in labels])
     axes.tick_params(axis="y", length=0, labelsize=size, labelcolor=INK)
     axes.spines["left"].set_visible(False)
-    # Panels that share the axis have no labels.
+    # Panels that share the axis have no labels of their own.
     for style, label in zip(styles, axes.get_yticklabels(), strict=False):
         label.set_fontweight("bold" if style.kind == "oracle" else "normal")
 
 
 def note(message: str) -> Figure:
-    """Return a figure of words: the reason why it is empty."""
+    """Return a figure that shows only a message, such as the reason for no data."""
     figure = Drawing(figsize=(6, 1))
     figure.text(0.5, 0.5, message, ha="center", va="center", color=INK, fontsize=11)
     return figure
 
 
 def to_svg(figure: Figure, prefix: str, alt: str) -> str:
-    """Return the figure as an SVG element for a page; its ink is the text's color.
+    """Return the figure as an SVG element for a page, with lines in the text's color.
 
     Args:
-      figure: to draw.
-      prefix: of its ids, another one for each figure of the page.
-      alt: description for readers who cannot see it.
+      figure: figure to draw.
+      prefix: prefix of the element's ids, different for each figure of a page.
+      alt: description for readers who cannot see the figure.
     """
     stream = io.StringIO()
     figure.set_facecolor("none")
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": prefix}):
-        # savefig would lay it out twice
+        # savefig would compute the layout twice.
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]

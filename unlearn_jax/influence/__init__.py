@@ -1,12 +1,12 @@
 """Influence functions, primal and dual: the effect of removing training samples.
 
-A model is ``(apply_fn, variables)``, ``variables`` any pytree. Derivatives are with
-respect to its trained part (:func:`trained`), and changes have that part's structure.
-:func:`linearize` gives a model's first-order expansion. :func:`dual_change` works on a
-kernel (:func:`ntk`, :func:`feature_kernel`, or any), :func:`primal_change` on
-parameters; :func:`remove` runs either and warns where its :class:`Guard` does not trust
-the answer. :func:`fit_dual` and :func:`fit_primal` train linearized models exactly, for
-comparison.
+A model is ``(apply_fn, variables)``, where ``variables`` is any pytree. Derivatives are
+with respect to its trained part (:func:`trained`), and changes have the structure of
+that part. :func:`linearize` returns a model's first-order expansion.
+:func:`dual_change` works with a kernel (:func:`ntk`, :func:`feature_kernel`, or any
+other), :func:`primal_change` with parameters. :func:`remove` runs either, and warns if
+its :class:`Guard` does not trust the result. :func:`fit_dual` and :func:`fit_primal`
+train linearized models to their optimum, for comparison.
 """
 
 from unlearn_jax.influence._ntk import (

@@ -1,13 +1,13 @@
 """The empirical neural tangent kernel ``K(x, x') = J(x) J(x')^T``, block by block.
 
-``J(x) [C, P]`` is the Jacobian of a model's outputs by its trained parameters, see
-:func:`trained`. Jacobians are made by reverse mode alone, and products ``J v`` by
-differentiating the reverse pass by its cotangent, so that models with a custom VJP work
-too (the library's own convolution has no forward mode).
+``J(x) [C, P]`` is the Jacobian of a model's outputs with respect to its trained
+parameters (:func:`trained`). Jacobians use reverse mode only, and products ``J v``
+differentiate the reverse pass with respect to its cotangent. So models with a custom
+VJP work too (the library's own convolution has no forward mode).
 
-Every function takes kernels of two shapes: ``[A, C, B, C]``, or ``[A, B]`` where all
-outputs share one kernel and do not mix, ``K = k (x) I``: that of the last layer, or of
-an infinitely wide network.
+Every function accepts kernels of two shapes: ``[A, C, B, C]``, or ``[A, B]`` if all
+outputs share one kernel and do not mix, ``K = k (x) I``, as for the last layer or an
+infinitely wide network.
 """
 
 from collections.abc import Callable
@@ -36,19 +36,20 @@ from unlearn_jax.types import (
 OutputFn = Callable[[PyTree, Array], Array]
 """``(variables, images [B, ...]) -> outputs [B, C]``, row by row."""
 
-_ITERATIONS = 64  # of Lanczos, for the norm of a kernel
+_ITERATIONS = 64  # Lanczos iterations for the norm of a kernel
 
 
 def trained(variables: PyTree) -> Params:
-    """Return the trained part of a model's variables, by which outputs are derived.
+    """Return the trained part of a model's variables.
 
     Args:
       variables: any pytree.
 
     Returns:
       The ``params`` of :class:`unlearn_jax.types.Variables` and of a Linen collection
-      ``{"params": ...}``; the ``nnx.Param`` of an NNX state; everything of any other
-      tree. Changes of the parameters, anchors and tangents have this structure.
+      ``{"params": ...}``; the ``nnx.Param`` of an NNX state; the whole of any other
+      tree. Derivatives are with respect to this part; changes of the parameters,
+      anchors and tangents have its structure.
 
     >>> trained({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})
     {'w': 1.0}
@@ -57,7 +58,7 @@ def trained(variables: PyTree) -> Params:
 
 
 def by_params(apply_fn: OutputFn, variables: PyTree) -> tuple[OutputFn, Params]:
-    """Return a model as a function of its trained parameters, and these parameters.
+    """Return a model as a function of its trained parameters, and the parameters.
 
     The function takes uint8 images too, as the model's training does.
 
@@ -82,7 +83,7 @@ def outputs_of(model: Model, state: ModelState) -> OutputFn:
       state: BatchNorm statistics, which stay unchanged.
 
     Returns:
-      The function; it takes uint8 images too.
+      The function; it accepts uint8 images too.
     """
     return lambda params, images: model.apply(
         Variables(params, state), to_float(images)
@@ -92,15 +93,16 @@ def outputs_of(model: Model, state: ModelState) -> OutputFn:
 def linearize(apply_fn: OutputFn, variables: PyTree) -> OutputFn:
     """Return a model's first-order expansion at its variables.
 
-    ``f(x; theta_0) + J(x) (theta - theta_0)``, ``theta`` the trained parameters.
+    The expansion is ``f(x; theta_0) + J(x) (theta - theta_0)``, where ``theta`` are the
+    trained parameters.
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: theta_0, the point of expansion.
+      variables: point of expansion, theta_0.
 
     Returns:
       A function of the same arguments, linear in the trained parameters. It costs about
-      as much as three passes of the model; its Jacobian is ``J(x)`` everywhere.
+      three passes of the model, and its Jacobian is ``J(x)`` everywhere.
     """
     apply, start = by_params(apply_fn, variables)
 
@@ -116,12 +118,12 @@ def push(
 ) -> Array:
     """Return ``J(x) v`` for each image, ``[B, C]``.
 
-    It is the derivative of the reverse pass by its cotangent.
+    It is computed as the derivative of the reverse pass with respect to its cotangent.
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: where the Jacobian is taken.
-      tangent: v, like the trained parameters.
+      variables: point at which the Jacobian is taken.
+      tangent: tangent v, like the trained parameters.
       images: ``[B, ...]``.
     """
     apply, params = by_params(apply_fn, variables)
@@ -142,13 +144,13 @@ def pull(
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: where the Jacobian is taken.
+      variables: point at which the Jacobian is taken.
       images: ``[N, ...]``.
       cotangents: ``[N, C]``, one per image.
       batch_size: images at a time; changes memory, not the value.
 
     Returns:
-      Like the trained parameters.
+      A pytree like the trained parameters.
     """
     images = jnp.asarray(images)
     cotangents = jnp.asarray(cotangents)
@@ -168,10 +170,10 @@ def pull(
 
 
 def jacobian(apply_fn: OutputFn, variables: PyTree, images: Array) -> Array:
-    """Return the derivatives ``[B, C, P]`` of all outputs by all trained parameters.
+    """Return the Jacobian ``[B, C, P]`` of all outputs by all trained parameters.
 
-    Parameters are raveled as by ``ravel_pytree``. Each row is a reverse pass, all of
-    them at once: the memory is that of ``B C`` models.
+    Parameters are raveled as by ``ravel_pytree``. Each row is a reverse pass. All
+    passes run at once, in the memory of ``B C`` models.
 
     >>> weights = jnp.zeros((2, 1))
     >>> jacobian(lambda w, x: x @ w, weights, jnp.array([[1.0, 2.0]])).tolist()
@@ -199,19 +201,19 @@ def ntk(
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: where the Jacobians are taken.
+      variables: point at which the Jacobians are taken.
       images: ``[A, ...]``.
       others: ``[B, ...]``; None for ``images`` themselves.
-      batch_size: images at a time. Memory is the kernel's ``A B C^2`` numbers and twice
-        ``batch_size C P`` for Jacobians; those of ``others`` are computed
-        ``A / batch_size`` times, or once where they are a single batch.
+      batch_size: images at a time. Memory is ``A B C^2`` numbers for the kernel and
+        twice ``batch_size C P`` for Jacobians. The Jacobians of ``others`` are computed
+        ``A / batch_size`` times, or once if ``others`` is a single batch.
 
     Returns:
-      ``[A, C, B, C]``: how the output ``c`` of image ``a`` moves when training moves
-      the output ``d`` of image ``b``.
+      ``[A, C, B, C]``. Entry ``a, c, b, d`` is the change of output ``c`` of image
+      ``a`` when training changes output ``d`` of image ``b``.
 
     Raises:
-      InputError: no image in a batch.
+      InputError: no images, or a batch size below 1.
 
     >>> images = jnp.array([[1.0, 2.0], [3.0, 0.0]])
     >>> kernel = ntk(lambda w, x: x @ w, jnp.zeros((2, 1)), images)
@@ -244,9 +246,9 @@ def ntk(
 def feature_kernel(features: Array, others: Array | None = None) -> Array:
     """Return the tangent kernel of a last linear layer without its bias.
 
-    ``k(x, x') = phi(x) . phi(x')``, exact, and smaller by ``C^2`` than the kernel of
-    all parameters: the outputs are linear in that layer's weights. Append a constant 1
-    to the features where a bias is trained too.
+    The kernel is ``k(x, x') = phi(x) . phi(x')``. It is exact, since the outputs are
+    linear in that layer's weights, and ``C^2`` times smaller than the kernel of all
+    parameters. Append a constant 1 to the features if a bias is trained too.
 
     Args:
       features: ``[A, D]``, inputs of the layer (:func:`unlearn_jax.layers.features`).
@@ -277,7 +279,7 @@ def kernel_product(kernel: Array, coefficients: Array) -> Array:
 
 
 def kernel_block(kernel: Array, rows: Array, columns: Array) -> Array:
-    """Return a block of a kernel of either shape, its samples given by position."""
+    """Return the block of a kernel of either shape at some rows and columns."""
     return kernel[rows][:, columns] if kernel.ndim == 2 else kernel[rows][:, :, columns]
 
 
@@ -286,25 +288,28 @@ def cross_influence_norm(
 ) -> Array:
     """Return the spectral norm of the cross-influence block of two sets.
 
-    arXiv 2509.26427 proposes the norm of the influence of the forget set on the
-    retained one, untested, as a sign that ascent on the forget set will fail: 0 where
+    arXiv 2509.26427 proposes, without a test, the norm of the forget set's influence on
+    the retained set as a sign that ascent on the forget set will fail. The norm is 0 if
     the two sets share no direction of the parameters.
 
     Args:
-      kernel_rf: ``[R, C, F, C]`` or ``[R, F]``.
-      kernel_rr: ``[R, C, R, C]`` or ``[R, R]``, of the retained set with itself.
-      kernel_ff: ``[F, C, F, C]`` or ``[F, F]``, of the forget set with itself.
+      kernel_rf: ``[R, C, F, C]`` or ``[R, F]``, kernel of the retained set with the
+        forget set.
+      kernel_rr: ``[R, C, R, C]`` or ``[R, R]``, kernel of the retained set with itself.
+      kernel_ff: ``[F, C, F, C]`` or ``[F, F]``, kernel of the forget set with itself.
 
     Returns:
-      ``[]``. Of ``kernel_rf`` alone, ``|K_rf|``, in the kernel's units; it grows with
-      the sets. Given the other two, ``|K_rf| / sqrt(|K_rr| |K_ff|)``, in [0, 1] up to
-      rounding because the joint kernel has no negative eigenvalue: 1 where the
-      direction of the parameters that moves a set most is the same for both, 0 where
-      every direction that moves one leaves the other where it is (and where a kernel is
-      0). It does not depend on the kernel's scale.
+      ``[]``. With ``kernel_rf`` alone, ``|K_rf|`` in the kernel's units, which grows
+      with the sets. With all three kernels, ``|K_rf| / sqrt(|K_rr| |K_ff|)``, which
+      does not depend on the kernel's scale and lies in [0, 1] up to rounding, because
+      the joint kernel has no negative eigenvalue. It is 1 if the direction of the
+      parameters that moves the outputs most is the same for both sets. It is 0 if every
+      direction that moves the outputs of one set leaves those of the other unchanged,
+      or if a kernel is 0.
 
     Raises:
-      InputError: only one of the two kernels, or shapes that do not belong together.
+      InputError: only one of ``kernel_rr`` and ``kernel_ff``, or shapes that do not
+        match.
 
     >>> features = jnp.array([[1.0, 0.0], [1.0, 1.0]])
     >>> k = feature_kernel(features)
@@ -324,8 +329,8 @@ def cross_influence_norm(
     columns = kernel_rf.shape[half:]
     if kernel_rr.shape != rows + rows or kernel_ff.shape != columns + columns:
         raise InputError(
-            f"kernels of shape {kernel_rr.shape} and {kernel_ff.shape} do not belong to"
-            f" one of {kernel_rf.shape}: pass {rows + rows} and {columns + columns}"
+            f"kernels of shape {kernel_rr.shape} and {kernel_ff.shape} do not match one"
+            f" of {kernel_rf.shape}: pass {rows + rows} and {columns + columns}"
         )
     scale = jnp.sqrt(_norm(kernel_rr) * _norm(kernel_ff))
     return jnp.where(
@@ -347,7 +352,7 @@ def _norm(kernel: Array) -> Array:
 def positions(mask: Array, count: int) -> Array:
     """Return the positions ``[count]`` of a mask's samples, ascending.
 
-    ``count`` is static: the number of samples in the mask.
+    ``count`` is the number of samples in the mask (static).
     """
     return jnp.nonzero(mask, size=count)[0].astype(jnp.int32)
 
@@ -359,7 +364,7 @@ def in_batches(count: int, batch_size: int) -> tuple[Array, Array]:
     for which the mask is False.
 
     Raises:
-      InputError: no sample, or none in a batch.
+      InputError: no samples, or a batch size below 1.
     """
     if batch_size < 1 or count < 1:
         raise InputError(

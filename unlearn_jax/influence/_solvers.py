@@ -12,12 +12,12 @@ from unlearn_jax.values import Real, value
 
 @value
 class CG:
-    """Conjugate gradients, which only multiply with the matrix.
+    """Conjugate gradients, which only need products with the matrix.
 
     Attributes:
-      tol: residual at which to stop, relative to the right-hand side, positive. The
-        paper takes 1e-8.
-      num_iters: products at most; the paper takes 500.
+      tol: residual at which to stop, relative to the right-hand side, positive; 1e-8 in
+        the paper.
+      num_iters: largest number of products; 500 in the paper.
 
     Raises:
       InputError: a number out of range.
@@ -36,7 +36,7 @@ class CG:
 
 @value
 class Dense:
-    """Cholesky's factorization of the matrix, written out."""
+    """Cholesky factorization of the matrix, written out."""
 
 
 Solver = CG | Dense
@@ -46,7 +46,7 @@ def check_solver(solver: Any) -> None:
     """Raise on anything but a solver.
 
     Raises:
-      InputError: naming it.
+      InputError: an object that is not a solver; the message names it.
     """
     if not isinstance(solver, CG | Dense):
         raise InputError(
@@ -64,13 +64,13 @@ def conjugate_gradients(
     """Solve ``system(x) = right`` for a positive definite linear function.
 
     Args:
-      system: of trees like ``right``.
-      right: any tree.
-      solver: when to stop.
+      system: linear function of trees like ``right``.
+      right: right-hand side, any tree.
+      solver: solver with the tolerance and the number of iterations.
       atol: residual at which to stop, absolute.
 
     Returns:
-      Like ``right``.
+      The solution, a tree like ``right``.
     """
     limits = {"tol": solver.tol, "atol": atol, "maxiter": solver.num_iters}
     return cg(system, right, **limits)[0]  # pyright: ignore[reportArgumentType]

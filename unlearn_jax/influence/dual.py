@@ -1,22 +1,22 @@
 """Influence functions in the space of samples (arXiv 2605.11239).
 
-For outputs linear in the parameters, ``f(x) = f_0(x) + J(x) (theta - anchor)``, and the
-risk
+Let the outputs be linear in the parameters, ``f(x) = f_0(x) + J(x) (theta - anchor)``.
+The risk over a set S is
 
-    ``L_S(theta) = mean_S l(f, y) + ridge/2 |theta - anchor|^2``,
+    ``L_S(theta) = mean_S l(f, y) + ridge/2 |theta - anchor|^2``.
 
-the minimizer over D is ``theta = anchor + J_D^T alpha`` with
+Its minimizer over D is ``theta = anchor + J_D^T alpha`` with
 ``alpha = -(1/(N ridge)) l'(f_D, y)``. So a change of the parameters is ``J_D^T`` times
-a change of ``alpha [N, C]``, and the kernel ``K = J J^T`` is all that is needed. The
-number of unknowns is that of the samples' outputs, however many parameters there are.
+a change of ``alpha [N, C]``, and only the kernel ``K = J J^T`` is needed. The number of
+unknowns is that of the samples' outputs, whatever the number of parameters.
 
-Removing F from D = R + F means minimizing ``L_R``. One Newton step on it, from
-``theta``, has ``d alpha_F = -alpha_F`` and, with ``H = l''(f_R, y) / N_R``,
+Removing F from D = R + F means minimizing ``L_R``. A Newton step on ``L_R`` from
+``theta`` has ``d alpha_F = -alpha_F`` and, with ``H = l''(f_R, y) / N_R``,
 
     ``(H K_rr + ridge) d alpha_R = (N_F/N_R) ridge alpha_R + H K_rf alpha_F``.
 
-With ``H = B B^T`` the answer has the form ``d alpha_R = (N_F/N_R) alpha_R + B z``: the
-first term is the mean over fewer samples, and ``z`` solves a symmetric system whose
+With ``H = B B^T`` the solution has the form ``d alpha_R = (N_F/N_R) alpha_R + B z``:
+the first term is the mean over fewer samples, and ``z`` solves a symmetric system whose
 eigenvalues are at least ``ridge``::
 
     (ridge + B^T K_rr B) z = B^T (K_rf alpha_F - (N_F/N_R) K_rr alpha_R)
@@ -50,20 +50,20 @@ from unlearn_jax.influence.risk import (
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import Array
 
-_HALVINGS = 10  # of a Newton step
-_SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope promises
+_HALVINGS = 10  # most halvings of a Newton step
+_SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope predicts
 
 
 class DualChange(NamedTuple):
     """Effect of removing samples, as coefficients of the samples' Jacobians.
 
     Attributes:
-      alpha: ``[N, C]``, the original model: ``theta - anchor = J_D^T alpha``, if it is
-        stationary.
-      change: ``[N, C]``, ``theta_new - theta = J_D^T change``; minus ``alpha`` on
-        forget samples.
-      residual: ``[]``, ``|A z - b| / |b|`` of the system that was solved; NaN where it
-        could not be.
+      alpha: ``[N, C]``, coefficients of the original model:
+        ``theta - anchor = J_D^T alpha``, if it is stationary.
+      change: ``[N, C]``, coefficients of the change:
+        ``theta_new - theta = J_D^T change``; equal to ``-alpha`` on forget samples.
+      residual: ``[]``, ``|A z - b| / |b|`` of the solved system; NaN if the system
+        could not be solved.
     """
 
     alpha: Array
@@ -84,26 +84,27 @@ def dual_change(
 ) -> DualChange:
     """Return the influence of removing samples, from kernel and outputs alone.
 
-    For a network take the kernel at its trained parameters: then
-    ``theta - anchor = J_D^T alpha`` holds where the network itself is stationary, and
-    the step is Gauss and Newton's. Where it is not stationary, the answer is that of
-    another model: :func:`unlearn_jax.influence.guard` measures the difference.
+    For a network, use the kernel at its trained parameters. If the network is
+    stationary, ``theta - anchor = J_D^T alpha`` holds, and the step is a Gauss-Newton
+    step. If it is not stationary, the result is that of another model;
+    :func:`unlearn_jax.influence.guard` measures the difference.
 
     Args:
       kernel: ``[N, C, N, C]``, or ``[N, N]`` shared by all outputs.
-      outputs: ``[N, C]`` of the original model.
+      outputs: ``[N, C]``, outputs of the original model.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
       forget: ``[N]`` bool, the samples to remove.
-      ridge: the penalty of the original's training, positive: its weight decay, where
-        that was coupled.
-      loss: convex in the outputs; :func:`unlearn_jax.influence.squared_error`, or any.
+      ridge: penalty of the original's training, positive; its weight decay, if that was
+        coupled (an L2 penalty).
+      loss: loss, convex in the outputs, such as
+        :func:`unlearn_jax.influence.squared_error`.
       num_forget: number of forget samples (static); needed where the mask is traced.
       solver: :class:`unlearn_jax.influence.Dense` factorizes a matrix of ``N_R C``
-        rows; :class:`unlearn_jax.influence.CG` only multiplies with the kernel.
+        rows; :class:`unlearn_jax.influence.CG` only needs products with the kernel.
 
     Returns:
-      The change, to be given to :func:`output_change`,
-      :func:`unlearn_jax.influence.pull` or :func:`loss_change`.
+      The change. Pass its ``change`` to :func:`output_change` for the change of
+      outputs, or to :func:`unlearn_jax.influence.pull` for that of parameters.
 
     Raises:
       InputError: unusable hyperparameters or mask.
@@ -144,11 +145,11 @@ def dual_change(
 
 
 class DualFit(NamedTuple):
-    """A linearized model trained to its optimum.
+    """Linearized model, trained to its optimum.
 
     Attributes:
-      alpha: ``[N, C]``, ``theta = anchor + J^T alpha``.
-      outputs: ``[N, C]`` of the samples it was trained on.
+      alpha: ``[N, C]``, coefficients of ``theta = anchor + J^T alpha``.
+      outputs: ``[N, C]``, outputs of the training samples.
       stationarity: ``[]``, ``|ridge alpha + l'/N| / |l'/N|``: 0 at the optimum.
     """
 
@@ -170,22 +171,22 @@ def fit_dual(
 ) -> DualFit:
     """Train ``f = offsets + K alpha`` to its optimum by Newton's method.
 
-    Minimizes ``mean l(f, y) + ridge/2 alpha^T K alpha``. The oracle of
-    :func:`dual_change`: the result of retraining. For squared loss one step is enough.
-    A step is halved until it lowers the objective by Armijo's rule, up to 10 times, and
-    left out if that was not enough.
+    Minimizes ``mean l(f, y) + ridge/2 alpha^T K alpha``. The result is that of
+    retraining, and serves as the oracle of :func:`dual_change`. For squared loss one
+    step is enough. A step is halved, up to 10 times, until it lowers the objective by
+    Armijo's rule, and is skipped if none of these does.
 
     Args:
       kernel: ``[N, C, N, C]``, or ``[N, N]`` shared by all outputs.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
-      ridge: positive.
+      ridge: penalty, positive.
       offsets: ``[N, C]``, outputs at the anchor; zeros by default, for which
         ``targets`` must be ``[N, C]``.
       start: ``[N, C]``, coefficients to start from; zeros by default.
-      loss: convex in the outputs.
-      num_steps: Newton steps; it stands still once converged.
+      loss: loss, convex in the outputs.
+      num_steps: number of Newton steps; the fit no longer moves once converged.
       solver: :class:`unlearn_jax.influence.Dense` factorizes a matrix of ``N C`` rows;
-        :class:`unlearn_jax.influence.CG` only multiplies with the kernel.
+        :class:`unlearn_jax.influence.CG` only needs products with the kernel.
 
     Returns:
       The fit.
@@ -234,8 +235,9 @@ def output_change(kernel: Array, change: Array) -> Array:
     """Return the change of outputs ``K(x, D) d alpha``, ``[T, C]``.
 
     Args:
-      kernel: ``[T, C, N, C]`` or ``[T, N]``, of the queried samples with those of D.
-      change: ``[N, C]``, :attr:`DualChange.change`.
+      kernel: ``[T, C, N, C]`` or ``[T, N]``, kernel of the queried samples with those
+        of D.
+      change: ``[N, C]``, change of the coefficients, :attr:`DualChange.change`.
     """
     return kernel_product(kernel, change)
 
@@ -246,11 +248,11 @@ def loss_change(
     """Return the change ``[T]`` of losses, to first order: ``l'(f, y) . df``.
 
     Args:
-      outputs: ``[T, C]`` of the original model.
-      targets: ``[T]`` or ``[T, C]``.
-      moved: ``[T, C]``, the outputs' change. Where it is large take
+      outputs: ``[T, C]``, outputs of the original model.
+      targets: ``[T]`` classes or ``[T, C]``, as the loss takes them.
+      moved: ``[T, C]``, change of the outputs. If it is large, use
         ``loss(outputs + moved) - loss(outputs)`` instead.
-      loss: the loss.
+      loss: loss of outputs and targets.
     """
     outputs = jnp.asarray(outputs)
     targets = jnp.asarray(targets)
@@ -264,7 +266,7 @@ def penalty_change(
 ) -> Array:
     """Return the change ``[]`` of the penalty ``ridge/2 |theta - anchor|^2``.
 
-    To first order it is ``ridge alpha^T K d alpha``.
+    It is of first order: ``ridge alpha^T K d alpha``.
     """
     return ridge * jnp.sum(alpha * kernel_product(kernel, change))
 
@@ -298,12 +300,12 @@ def _matrix(kernel: Array, half: Array, ridge: float | Array) -> Array:
 
 
 def _by_sample(matrices: Array, vectors: Array) -> Array:
-    """Multiply ``[N, C, C]`` with ``[N, C]``."""
+    """Multiply matrices ``[N, C, C]`` with vectors ``[N, C]``."""
     return jnp.einsum("nij,nj->ni", matrices, vectors, precision=lax.Precision.HIGHEST)
 
 
 def _transposed(matrices: Array, vectors: Array) -> Array:
-    """Multiply the transposed of ``[N, C, C]`` with ``[N, C]``."""
+    """Multiply the transposes of matrices ``[N, C, C]`` with vectors ``[N, C]``."""
     return jnp.einsum("nji,nj->ni", matrices, vectors, precision=lax.Precision.HIGHEST)
 
 
@@ -313,14 +315,14 @@ def largest_step(
     """Return the largest of 1, 1/2, 1/4, ... that Armijo's rule accepts, or 0.
 
     Args:
-      objective: of the step's size, ``[] -> []``.
-      slope: ``[]``, its derivative at 0.
-      dtype: of the step.
+      objective: objective as a function of the step's size, ``[] -> []``.
+      slope: ``[]``, derivative of the objective at 0.
+      dtype: dtype of the step.
     """
     sizes = 0.5 ** jnp.arange(_HALVINGS + 1, dtype=dtype)
     before = objective(jnp.zeros((), dtype))
     after = lax.map(objective, sizes)
-    # Near the optimum the objective changes by less than it is rounded.
+    # Near the optimum the objective changes by less than its rounding error.
     rounding = 16 * jnp.finfo(dtype).eps * jnp.abs(before)
     lower = after <= before + rounding + _SUFFICIENT * sizes * slope
     return jnp.where(jnp.any(lower), sizes[jnp.argmax(lower)], 0.0)

@@ -1,10 +1,10 @@
 """Influence functions in the space of parameters, without writing a Hessian.
 
-The risk is ``L_S(theta) = mean_S l(f, y) + ridge/2 |theta - anchor|^2``, its matrix
-Gauss and Newton's, ``J^T l'' J + ridge``: the Hessian of models that are linear in
-their parameters. That of other models may have negative eigenvalues, with which
-conjugate gradients may fail. A product takes one pass forward and three backward;
-forward mode is not needed.
+The risk is ``L_S(theta) = mean_S l(f, y) + ridge/2 |theta - anchor|^2``. Its matrix is
+the Gauss-Newton matrix ``J^T l'' J + ridge``, which is the Hessian of models that are
+linear in their parameters. The Hessian of other models may have negative eigenvalues,
+on which conjugate gradients may fail. A product takes one forward and three backward
+passes; forward mode is not needed.
 """
 
 from collections.abc import Callable
@@ -49,8 +49,8 @@ class PrimalChange(NamedTuple):
     """Effect of removing samples on the parameters.
 
     Attributes:
-      params: the change, like the trained parameters.
-      residual: ``[]``, ``|A x - b| / |b|`` of the system that was solved.
+      params: change of the parameters, like the trained parameters.
+      residual: ``[]``, ``|A x - b| / |b|`` of the solved system.
     """
 
     params: Params
@@ -74,26 +74,26 @@ def primal_change(
     """Return the influence of removing samples on the parameters (arXiv 2605.11239).
 
     Solves ``hess L_R d theta = (N_F/N_R) grad L_F``. The Hessian is that of the
-    retained samples: that of all samples is off by the curvature of the forget samples.
-    At a stationary point the right-hand side is ``-grad L_R``: this is Newton's step,
-    and equals :func:`unlearn_jax.influence.dual_change`.
+    retained samples; that of all samples would differ by the curvature of the forget
+    samples. At a stationary point the right-hand side is ``-grad L_R``, so this is
+    Newton's step and equals :func:`unlearn_jax.influence.dual_change`.
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: the original model's, where everything is taken.
+      variables: variables of the original model, at which all derivatives are taken.
       images: ``[N, ...]``.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
       forget: ``[N]`` bool, the samples to remove.
-      ridge: the penalty ``ridge/2 |theta - anchor|^2`` of the original's training,
-        positive.
-      anchor: the penalty's center, like the trained parameters; zero by default, for
+      ridge: factor of the penalty ``ridge/2 |theta - anchor|^2`` of the original's
+        training, positive.
+      anchor: center of the penalty, like the trained parameters; zero by default, for
         weight decay.
-      loss: convex in the outputs.
+      loss: loss, convex in the outputs.
       num_forget: number of forget samples (static); needed where the mask is traced.
-      solver: :class:`unlearn_jax.influence.CG` multiplies with the Hessian;
-        :class:`unlearn_jax.influence.Dense` writes it out, ``[P, P]``.
-      batch_size: samples at a time; changes memory, not the value. ``Dense`` holds as
-        many Jacobians ``[C, P]``.
+      solver: :class:`unlearn_jax.influence.CG` needs only products with the Hessian;
+        :class:`unlearn_jax.influence.Dense` writes the Hessian out, ``[P, P]``.
+      batch_size: samples at a time; changes memory, not the value. ``Dense`` holds one
+        Jacobian ``[C, P]`` per sample of a batch.
 
     Returns:
       The change.
@@ -138,12 +138,12 @@ def primal_change(
 
 
 class PrimalFit(NamedTuple):
-    """A model trained to its optimum.
+    """Model trained to its optimum.
 
     Attributes:
       params: the trained parameters.
-      stationarity: ``[]``, the gradient's norm over that of the mean loss alone: 0 at
-        the optimum.
+      stationarity: ``[]``, norm of the gradient divided by that of the mean loss alone:
+        0 at the optimum.
     """
 
     params: Params
@@ -163,24 +163,24 @@ def fit_primal(
     solver: CG = CG(),  # noqa: B008
     batch_size: int = 128,
 ) -> PrimalFit:
-    """Train a model to its optimum by Gauss and Newton's method.
+    """Train a model to its optimum by the Gauss-Newton method.
 
     Minimizes ``mean l(f, y) + ridge/2 |theta - anchor|^2``. A model that is linear in
-    its parameters, such as :func:`unlearn_jax.influence.linearize` makes, has one
-    optimum, that of :func:`unlearn_jax.influence.fit_dual`. Others end in a local one
-    near their start. A step is halved until it lowers the objective by Armijo's rule,
-    up to 10 times, and left out if that is not enough.
+    its parameters, such as one from :func:`unlearn_jax.influence.linearize`, has a
+    single optimum, that of :func:`unlearn_jax.influence.fit_dual`. Other models end in
+    a local optimum near their start. A step is halved, up to 10 times, until it lowers
+    the objective by Armijo's rule, and is skipped if none of these does.
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: where to start.
+      variables: variables to start from.
       images: ``[N, ...]``.
       targets: ``[N]`` or ``[N, C]``, as the loss takes them.
-      ridge: positive.
-      anchor: the penalty's center, like the trained parameters; zero by default.
-      loss: convex in the outputs.
-      num_steps: Newton steps.
-      solver: of every step.
+      ridge: factor of the penalty, positive.
+      anchor: center of the penalty, like the trained parameters; zero by default.
+      loss: loss, convex in the outputs.
+      num_steps: number of Newton steps.
+      solver: solver of every step.
       batch_size: samples at a time.
 
     Returns:
@@ -197,7 +197,7 @@ def fit_primal(
     targets = jnp.asarray(targets)
     chex.assert_equal_shape_prefix([images, targets], 1)
     count = len(images)
-    # Rounding ends the fit at this fraction of the gradient at the start.
+    # Rounding limits the fit to this fraction of the first gradient.
     floor = jnp.finfo(ravel_pytree(params)[0].dtype).eps
 
     def gradient(params: Params, outputs: Array) -> tuple[Params, Array]:
@@ -256,8 +256,8 @@ def forward_change(
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: where the Jacobian is taken.
-      change: d theta, like the trained parameters.
+      variables: point at which the Jacobian is taken.
+      change: change d theta, like the trained parameters.
       images: ``[N, ...]``.
       batch_size: images at a time.
     """

@@ -1,6 +1,6 @@
 """Removing samples from a trained network by influence functions, with a guard.
 
-The guard measures whether the assumptions of the estimate hold.
+The guard measures how well the assumptions of the estimate hold.
 """
 
 import warnings
@@ -21,12 +21,11 @@ from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import Array, InputError, Params, PyTree, check_apply_fn
 
 STATIONARITY = 0.1
-"""Largest trusted stationarity: a tenth of the right-hand side is unfinished training.
-"""
+"""Largest trusted stationarity: training left 0.1 times the right-hand side."""
 LINEARIZABILITY = 0.5
-"""Largest trusted linearizability: half of the gradient to be removed remains."""
+"""Largest trusted linearizability: the error is half of the gradient to remove."""
 RESIDUAL = 0.01
-"""Largest trusted residual: the linear system is solved to one per cent."""
+"""Largest trusted residual: the linear system is solved to one percent."""
 
 
 class Guard(NamedTuple):
@@ -34,16 +33,17 @@ class Guard(NamedTuple):
 
     Attributes:
       gradient: ``[]``, ``|grad L_D|`` at the original model, penalty included.
-      stationarity: ``[]``, ``|grad L_D| / |(N_F/N) grad L_F|``: what is left of
-        training in proportion to what removing adds. An influence function takes the
-        first for 0.
+      stationarity: ``[]``, ``|grad L_D| / |(N_F/N) grad L_F|``: gradient that training
+        left, relative to the gradient that the removal adds. An influence function
+        assumes that the former is 0.
       linearizability: ``[]``,
-        ``|grad L_R(theta + d) - grad L_R^lin(theta + d)| / |grad L_R(theta)|``, ``d``
-        the predicted change, ``lin`` the network's first-order expansion at ``theta``:
-        the error of the gradient that ``d`` was to make vanish. Both outputs that bend
-        and Jacobians that turn raise it; the latter spoil estimates first.
-      residual: ``[]``, of the linear system.
-      trusted: ``[]`` bool: each of the last three is finite and at most
+        ``|grad L_R(theta + d) - grad L_R^lin(theta + d)| / |grad L_R(theta)|``, where
+        ``d`` is the predicted change and ``lin`` the network's first-order expansion at
+        ``theta``: relative error of the gradient that ``d`` should reduce to 0. Both
+        nonlinear outputs and changing Jacobians raise it; the latter are the first to
+        spoil estimates.
+      residual: ``[]``, relative residual of the linear system.
+      trusted: ``[]`` bool, whether the last three measures are finite and at most
         :data:`STATIONARITY`, :data:`LINEARIZABILITY` and :data:`RESIDUAL`.
     """
 
@@ -55,11 +55,11 @@ class Guard(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """An estimate and its guard.
+    """Estimated effect of a removal, and its guard.
 
     Attributes:
-      params: the change of the trained parameters.
-      guard: whether to trust it.
+      params: change of the trained parameters.
+      guard: measures of whether to trust the change.
     """
 
     params: Params
@@ -82,28 +82,28 @@ def remove(
     batch_size: int = 128,
     warn: bool = True,
 ) -> Removal:
-    """Return the influence of removing samples, with a warning where it is not trusted.
+    """Return the influence of removing samples; warn if it cannot be trusted.
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: the original model's, any pytree.
+      variables: variables of the original model, any pytree.
       images: ``[N, ...]``.
       targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
       forget: ``[N]`` bool, the samples to remove.
-      ridge: the penalty ``ridge/2 |theta - anchor|^2`` of the original's training,
-        positive.
-      anchor: the penalty's center, like the trained parameters; zero by default, for
+      ridge: factor of the penalty ``ridge/2 |theta - anchor|^2`` of the original's
+        training, positive.
+      anchor: center of the penalty, like the trained parameters; zero by default, for
         weight decay.
-      loss: convex in the outputs.
+      loss: loss, convex in the outputs.
       num_forget: number of forget samples (static); needed where the mask is traced.
-      form: ``primal`` solves for ``P`` parameters and stores no matrix; ``dual`` for
-        ``N_R C`` outputs and stores the kernel ``[N, C, N, C]``. Both give the same at
-        a stationary point.
+      form: ``primal`` solves for ``P`` parameters and stores no matrix; ``dual`` solves
+        for ``N_R C`` outputs and stores the kernel ``[N, C, N, C]``. Both give the same
+        result at a stationary point.
       solver: :class:`unlearn_jax.influence.CG`, or
-        :class:`unlearn_jax.influence.Dense`, which writes the system out.
+        :class:`unlearn_jax.influence.Dense`, which writes the matrix out.
       batch_size: samples at a time.
-      warn: warn where the guard does not trust the estimate. Compiled code does not:
-        call :func:`warn_unless_trusted` with the guard that it returns.
+      warn: warn if the guard does not trust the estimate. Compiled code cannot warn:
+        return the guard and call :func:`warn_unless_trusted` with it.
 
     Returns:
       The estimate and its guard.
@@ -186,12 +186,14 @@ def guard(
 ) -> Guard:
     """Measure a predicted change by the network's gradients before and after it.
 
-    A retrained network that ends in another basin than the original goes unnoticed.
+    The guard does not detect a retrained network that ends in another basin than the
+    original.
 
-    Measured by ``experiments/influence_digits.py``: 30 of 300 digits removed from
-    networks of one layer of tanh, trained to stationarity with the penalty around their
-    initialization, and retrained. Errors of the estimate over those of the original,
-    ranges over three seeds; the thresholds were set on other runs::
+    The table was measured by ``experiments/influence_digits.py``. 30 of 300 digits are
+    removed from networks of one layer of tanh, which were trained to stationarity with
+    the penalty around their initialization, and retrained. Errors of the estimate are
+    relative to those of the original; ranges are over three seeds. The thresholds were
+    set on other runs::
 
         units   ridge    linearizability   error of parameters   of test outputs
         512     0.1       0.07 to 0.09        0.24 to 0.26         0.06 to 0.09
@@ -201,16 +203,16 @@ def guard(
 
     Args:
       apply_fn: ``(variables, images) -> outputs``.
-      variables: the original model's, any pytree.
-      change: the prediction, like the trained parameters.
+      variables: variables of the original model, any pytree.
+      change: predicted change, like the trained parameters.
       images: ``[N, ...]``.
-      targets: ``[N]`` or ``[N, C]``.
-      forget: ``[N]`` bool.
-      ridge: the penalty of the original's training.
-      anchor: the penalty's center; zero by default.
-      loss: convex in the outputs.
+      targets: ``[N]`` classes or ``[N, C]``, as the loss takes them.
+      forget: ``[N]`` bool, the samples to remove.
+      ridge: factor of the penalty of the original's training.
+      anchor: center of the penalty; zero by default.
+      loss: loss, convex in the outputs.
       num_forget: number of forget samples (static); needed where the mask is traced.
-      residual: of the linear system, if one was solved.
+      residual: relative residual of the linear system, if one was solved.
       batch_size: samples at a time.
 
     Returns:
@@ -266,8 +268,9 @@ def warn_unless_trusted(guarded: Guard) -> None:
     """Warn of every assumption that does not hold.
 
     Args:
-      guarded: the guard, of one removal or of several. Inside of a compiled program its
-        numbers are not known and nothing is warned of: return them, and call this.
+      guarded: guard of one removal or of several. Inside a compiled program its numbers
+        are not available, and there is no warning: return the guard and call this
+        function outside.
     """
     if isinstance(guarded.trusted, Tracer) or np.all(guarded.trusted):
         return
@@ -298,7 +301,7 @@ def warn_unless_trusted(guarded: Guard) -> None:
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """Return a ratio that is 0 for 0/0: no change, and none predicted."""
+    """Return a ratio that is 0 for 0/0, the case without any change."""
     return jnp.where(
         above == 0, 0.0, above / jnp.where(below == 0, jnp.zeros_like(below), below)
     )

@@ -1,21 +1,20 @@
-"""Kernel ridge regression, from which samples are removed exactly, without refitting.
+"""Kernel ridge regression with exact removal of samples, without refitting.
 
-With a kernel ``K [N, N]`` and targets ``Y [N, C]`` the fit minimizes
-``sum_i w_i |f(x_i) - y_i|^2 + lambda |theta|^2`` (the **sum** over samples, so that
-lambda does not depend on the number of samples). For weights of 1::
+With a kernel ``K [N, N]`` and targets ``Y [N, C]``, the fit minimizes
+``sum_i w_i |f(x_i) - y_i|^2 + lambda |theta|^2``. (It is the **sum** over samples, so
+that lambda does not depend on their number.) For weights of 1::
 
     G = (K + lambda I)^-1,   alpha = G Y,   f(x) = k(x, D) alpha
 
     without the samples C:   alpha_-C = alpha - G[:, C] (G[C, C])^-1 alpha[C]
     without one sample i:    f_-i(x_i) = y_i - alpha_i / G_ii
 
-Both are exact, at a cost of ``|C|^3``, and follow from the inverse of a block matrix;
-removing one sample after another updates G by a matrix of rank one. These are exact
-retrainings, not influence estimates, which for the squared loss coincide with them
-(arXiv 2605.11239). All functions are pure and traceable. Use float64
-(``jax.enable_x64``): on 900 digits with 512 random features, outputs after removing up
-to 90 samples agreed with refitting to 1e-12, in float32 to 3e-4 (lambda 0.01) or 4e-5
-(0.1).
+Both are exact, at a cost of ``|C|^3``, and follow from the inverse of a block matrix.
+Removing one sample after another updates G by a matrix of rank one. These are exact
+retrainings, not influence estimates; for the squared loss the two coincide (arXiv
+2605.11239). All functions are pure and traceable. Use float64 (``jax.enable_x64``): on
+900 digits with 512 random features, outputs after removing up to 90 samples agreed with
+refitting to 1e-12. In float32 they agreed to 3e-4 (lambda 0.01) or 4e-5 (lambda 0.1).
 """
 
 from typing import NamedTuple
@@ -30,17 +29,18 @@ from unlearn_jax.types import Array, InputError
 
 
 class RidgeFit(NamedTuple):
-    """A fitted kernel ridge regression.
+    """Fitted kernel ridge regression.
 
     Samples are scaled by the square roots ``s`` of their weights.
 
     Attributes:
-      coefficients: ``[N, C]`` dual coefficients: ``f(x) = k(x, D) coefficients``, for
-        weights of 1 alpha itself.
-      alpha: ``[N, C]`` those of the scaled samples, ``coefficients = s alpha``.
-      factor: ``[N, N]`` lower Cholesky factor of ``s K s + lambda I``, whose inverse is
-        G.
-      scale: ``[N]`` s.
+      coefficients: ``[N, C]``, dual coefficients of ``f(x) = k(x, D) coefficients``;
+        equal to alpha for weights of 1.
+      alpha: ``[N, C]``, dual coefficients of the scaled samples:
+        ``coefficients = s alpha``.
+      factor: ``[N, N]``, lower Cholesky factor of ``s K s + lambda I``, whose inverse
+        is G.
+      scale: ``[N]``, square roots s of the weights.
     """
 
     coefficients: Array
@@ -50,14 +50,14 @@ class RidgeFit(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Everything that removals among F samples need to give the outputs at Z points.
+    """Data for the outputs at Z points after removals among F candidate samples.
 
     Attributes:
-      outputs: ``[Z, C]`` at present.
-      gain: ``[Z, F]`` ``k(z, D) s G[:, F]``: contribution of one unit of a candidate's
+      outputs: ``[Z, C]``, present outputs.
+      gain: ``[Z, F]``, ``k(z, D) s G[:, F]``: contribution of one unit of a candidate's
         alpha.
-      inverse: ``[F, F]`` the candidates' block of G.
-      alpha: ``[F, C]`` of the candidates.
+      inverse: ``[F, F]``, block of G of the candidates.
+      alpha: ``[F, C]``, alpha of the candidates.
     """
 
     outputs: Array
@@ -76,23 +76,24 @@ def random_relu_features(
 ) -> Array:
     """Return the features of one random ReLU layer.
 
-    They are a kernel model's training seed, as initial weights are a network's.
-    ``phi(x) = relu(x W + b) / sqrt(P)`` with ``W ~ N(0, weight_std^2 * 2 / D)`` and
-    ``b ~ N(0, bias_std^2)``. The kernel is ``phi(x) . phi(x')``; ridge regression on it
-    trains the last layer of a network whose first one is fixed.
+    The features are ``phi(x) = relu(x W + b) / sqrt(P)`` with
+    ``W ~ N(0, weight_std^2 * 2 / D)`` and ``b ~ N(0, bias_std^2)``. The kernel is
+    ``phi(x) . phi(x')``; ridge regression with it trains the last layer of a network
+    whose first layer is fixed. The random features act as a kernel model's training
+    seed, as initial weights do for a network.
 
     Args:
-      key: the same key gives the same features for any inputs.
-      inputs: ``[..., D]``, about [0, 1] for the defaults.
-      num_features: P.
-      weight_std: relative to He's initialization.
-      bias_std: of the biases.
+      key: PRNG key; the same key gives the same weights for all inputs.
+      inputs: ``[..., D]``, approximately in [0, 1] for the defaults.
+      num_features: number of features, P.
+      weight_std: standard deviation of the weights, relative to He's initialization.
+      bias_std: standard deviation of the biases.
 
     Returns:
-      ``[..., P]`` in the inputs' dtype.
+      ``[..., P]``, in the inputs' dtype.
 
     Raises:
-      InputError: no features asked for, or inputs that are not floats.
+      InputError: fewer than one feature, or inputs that are not floats.
     """
     if num_features < 1:
         raise InputError(
@@ -121,17 +122,17 @@ def fit(
     """Fit kernel ridge regression.
 
     Args:
-      kernel: ``[N, N]`` symmetric, positive semi-definite.
+      kernel: ``[N, N]``, symmetric and positive semi-definite.
       targets: ``[N, C]``.
-      ridge: lambda, positive.
-      weights: ``[N]`` of the samples' squared errors, not negative: counts of a
-        bootstrap, say. A weight of 0 removes its sample exactly. 1 each if None.
+      ridge: penalty lambda, positive.
+      weights: ``[N]``, weights of the samples' squared errors, not negative, such as
+        counts of a bootstrap. A weight of 0 removes its sample exactly. All 1 if None.
 
     Returns:
-      The fit. Costs one factorization of ``[N, N]``.
+      The fit, at the cost of one factorization of ``[N, N]``.
 
     Raises:
-      InputError: shapes that do not fit, a ridge that is not positive, negative
+      InputError: shapes that do not match, a ridge that is not positive, or negative
         weights.
 
     >>> kernel = jnp.array([[2.0, 1.0], [1.0, 2.0]])
@@ -178,29 +179,28 @@ def predict(cross: Array, coefficients: Array) -> Array:
     """Return the outputs ``[Z, C]`` at new points.
 
     Args:
-      cross: ``[Z, N]`` kernel of the points with the samples.
-      coefficients: ``[N, C]``.
+      cross: ``[Z, N]``, kernel of the points with the samples.
+      coefficients: ``[N, C]`` dual coefficients.
     """
     return cross @ coefficients
 
 
 def leave_one_out(model: RidgeFit, kernel: Array, targets: Array) -> Array:
-    """Return each sample's prediction by the model fitted without it.
+    """Return each sample's prediction by the model fitted without that sample.
 
-    ``f_-i(x_i) = y_i - (y_i - f(x_i)) / (lambda G_ii)``, which for weights of 1 is
-    ``y_i - alpha_i / G_ii``.
+    The prediction is ``f_-i(x_i) = y_i - (y_i - f(x_i)) / (lambda G_ii)``, which for
+    weights of 1 is ``y_i - alpha_i / G_ii``.
 
     Args:
       model: the fit.
-      kernel: ``[N, N]`` it was fitted to.
-      targets: ``[N, C]`` it was fitted to.
+      kernel: ``[N, N]``, kernel of the fit.
+      targets: ``[N, C]``, targets of the fit.
 
     Returns:
-      ``[N, C]``; for a sample of weight 0, which the fit ignores, the plain
-      prediction.
+      ``[N, C]``; the plain prediction for a sample of weight 0, which the fit ignores.
 
     Raises:
-      InputError: other shapes than those fitted.
+      InputError: shapes that differ from those of the fit.
     """
     targets = jnp.asarray(targets)
     is_fitted = model.scale > 0
@@ -219,20 +219,20 @@ def leave_one_out(model: RidgeFit, kernel: Array, targets: Array) -> Array:
 def downdate(model: RidgeFit, index: Array, subset: Array | None = None) -> Array:
     """Return the dual coefficients of the model fitted without some samples, exactly.
 
-    ``coefficients - s G[:, C] (G[C, C])^-1 alpha[C]``. Many subsets at once: ``vmap``
-    over ``index``, or over ``subset`` for subsets of different sizes.
+    They are ``coefficients - s G[:, C] (G[C, C])^-1 alpha[C]``. For many subsets at
+    once, ``vmap`` over ``index``, or over ``subset`` for subsets of different sizes.
 
     Args:
       model: the fit.
-      index: ``[F]`` integers, different samples.
+      index: ``[F]``, integer positions of different samples.
       subset: ``[F]`` bool, the samples among them to remove; all if None.
 
     Returns:
-      ``[N, C]``; zero for removed samples (to rounding). Costs ``N^2 F`` for the
-      columns of G, then ``F^3``.
+      ``[N, C]``, zero for removed samples (up to rounding). The cost is ``N^2 F`` for
+      the columns of G, then ``F^3``.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: shapes that do not match.
     """
     index = _check_index(index, model)
     columns = _columns(model, index)
@@ -241,18 +241,19 @@ def downdate(model: RidgeFit, index: Array, subset: Array | None = None) -> Arra
 
 
 def candidates(model: RidgeFit, cross: Array, index: Array) -> Candidates:
-    """Gather everything that removals among ``index`` need at the points of ``cross``.
+    """Return the data for removals among some samples, at given points.
 
     Args:
       model: the fit.
-      cross: ``[Z, N]`` kernel of the points with the samples.
-      index: ``[F]`` integers, different samples.
+      cross: ``[Z, N]``, kernel of the points with the samples.
+      index: ``[F]``, integer positions of different samples.
 
     Returns:
-      The candidates; removing any of them costs at most ``F^3 + Z F C``, whatever N.
+      The candidates. Removing any of them costs at most ``F^3 + Z F C``, independently
+      of N.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: shapes that do not match.
     """
     index = _check_index(index, model)
     cross = jnp.asarray(cross)
@@ -275,10 +276,10 @@ def outputs_without(state: Candidates, subset: Array) -> Array:
 
     Args:
       state: the candidates.
-      subset: ``[F]`` bool; ``vmap`` over it for many subsets.
+      subset: ``[F]`` bool, the candidates to remove; ``vmap`` over it for many subsets.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: shapes that do not match.
     """
     change = _solve(state.inverse, state.alpha, _mask(subset, state.alpha.shape[:1]))
     return state.outputs - state.gain @ change
@@ -287,7 +288,7 @@ def outputs_without(state: Candidates, subset: Array) -> Array:
 def outputs_removing_each(state: Candidates) -> Array:
     """Return the outputs ``[F, Z, C]`` after removing each candidate alone.
 
-    For a candidate removed before they are the present ones.
+    For a candidate that is already removed, they are the present outputs.
     """
     step = state.alpha / _pivots(state)[:, None]
     return state.outputs[None] - state.gain.T[:, :, None] * step[:, None, :]
@@ -296,20 +297,21 @@ def outputs_removing_each(state: Candidates) -> Array:
 def remove_one(state: Candidates, position: Array) -> Candidates:
     """Remove one candidate by a rank-one downdate, exactly.
 
-    ``G - G[:, i] G[i, :] / G_ii`` and likewise for gain, alpha and outputs. Costs
-    ``(F + Z)(F + C)``. Nothing changes if the candidate was removed before.
+    The new G is ``G - G[:, i] G[i, :] / G_ii``, and likewise for gain, alpha and
+    outputs. The cost is ``(F + Z)(F + C)``. Nothing changes if the candidate is already
+    removed.
 
     Args:
       state: the candidates.
-      position: ``[]`` integer in 0..F-1, among the candidates.
+      position: ``[]``, integer position among the candidates, in 0..F-1.
 
     Returns:
-      The remaining candidates; the removed one's row and column are zero.
+      The remaining candidates; the row and column of the removed one are zero.
     """
     pivot = _pivots(state)[position]
     row = state.inverse[position] / pivot
     step = state.alpha[position] / pivot
-    # Exact zeros, where rounding would leave a remainder.
+    # Exact zeros; rounding would leave a remainder.
     mask = (jnp.arange(len(row)) != position).astype(row.dtype)
     return Candidates(
         outputs=state.outputs - jnp.outer(state.gain[:, position], step),
@@ -322,20 +324,21 @@ def remove_one(state: Candidates, position: Array) -> Candidates:
 
 
 def outputs_restoring_each(state: Candidates, subset: Array) -> Array:
-    """Return the outputs without a subset, each of its samples alone put back.
+    """Return the outputs without a subset, with one of its samples restored at a time.
 
-    All come from a single inverse of the subset's block: with ``P = (G[C, C])^-1`` and
-    ``beta = P alpha[C]``, putting i back makes beta ``beta - P[:, i] beta_i / P_ii``.
+    All outputs use a single inverse of the subset's block: with ``P = (G[C, C])^-1``
+    and ``beta = P alpha[C]``, restoring sample i changes beta to
+    ``beta - P[:, i] beta_i / P_ii``.
 
     Args:
       state: the candidates before any removal.
-      subset: ``[F]`` bool.
+      subset: ``[F]`` bool, the samples to remove.
 
     Returns:
       ``[F, Z, C]``; for candidates outside the subset, the outputs without the subset.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: shapes that do not match.
     """
     subset = _mask(subset, state.alpha.shape[:1])
     inside = subset[:, None] & subset[None, :]
@@ -357,14 +360,15 @@ def _columns(model: RidgeFit, index: Array) -> Array:
 def _solve(block: Array, alpha: Array, subset: Array) -> Array:
     """Return ``(G[C, C])^-1 alpha[C]`` as ``[F, C]``, zero outside the subset."""
     inside = subset[:, None] & subset[None, :]
-    # The identity outside the subset keeps the shape, and the factor's other rows.
+    # The identity outside the subset keeps the shape and leaves the other rows
+    # unchanged.
     padded = jnp.where(inside, block, jnp.eye(len(subset), dtype=block.dtype))
     right = jnp.where(subset[:, None], alpha, 0.0)
     return linalg.solve_positive(padded, right)
 
 
 def _pivots(state: Candidates) -> Array:
-    """Return the block's diagonal ``[F]``; 1 for removed candidates, of numerator 0."""
+    """Return the block's diagonal ``[F]``, 1 for removed candidates (alpha is 0)."""
     diagonal = jnp.diagonal(state.inverse)
     return jnp.where(diagonal > 0, diagonal, 1.0)
 
@@ -381,7 +385,7 @@ def _check_index(index: Array, model: RidgeFit) -> Array:
             " positions of samples"
         )
     if not isinstance(index, Tracer):
-        values = np.asarray(index)  # not with jnp, which under jit would trace them
+        values = np.asarray(index)  # numpy, since jnp would trace the values under jit
         count = len(model.scale)
         low = int(values.min())
         high = int(values.max())

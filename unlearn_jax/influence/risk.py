@@ -1,4 +1,4 @@
-"""Slopes and curvatures of the loss as a function of the outputs, by sample."""
+"""Slopes and curvatures of each sample's loss as a function of its outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,27 +28,27 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
 
 def slopes(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
-    """Return the gradients ``[N, C]`` of the samples' losses by their outputs."""
+    """Return the gradients ``[N, C]`` of the samples' losses in their outputs."""
     chex.assert_rank(outputs, 2)
     chex.assert_equal_shape_prefix([outputs, targets], 1)
     return jax.vmap(jax.grad(loss))(outputs, targets)
 
 
 def curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
-    """Return the Hessians ``[N, C, C]`` of the samples' losses by their outputs."""
+    """Return the Hessians ``[N, C, C]`` of the samples' losses in their outputs."""
     chex.assert_rank(outputs, 2)
     chex.assert_equal_shape_prefix([outputs, targets], 1)
     return jax.vmap(jax.hessian(loss))(outputs, targets)
 
 
 def half_curvatures(loss: OutputLoss, outputs: Array, targets: Array) -> Array:
-    """Return lower triangular ``B [N, C, C]``, ``B B^T`` the samples' Hessians.
+    """Return lower triangular ``B [N, C, C]`` with ``B B^T`` the samples' Hessians.
 
-    Cholesky's factors, for singular matrices too, such as cross-entropy's: a pivot
-    within rounding of 0 leaves its column 0.
+    These are Cholesky factors that also exist for singular matrices, such as those of
+    the cross-entropy: a pivot within rounding of 0 gives a column of zeros.
     """
-    # Not LAPACK's: its batches share XLA's threads on CPU, and may wait for each other
-    # for ever where these are few.
+    # LAPACK is not used: on CPU its batches share XLA's threads, and may wait for each
+    # other forever if there are few threads.
     matrices = curvatures(loss, outputs, targets)
     count = matrices.shape[-1]
     positions = jnp.arange(count)
@@ -78,7 +78,7 @@ def check_ridge(ridge: float | Array) -> None:
     """Raise on a penalty that is not positive and finite; a traced one passes.
 
     Raises:
-      InputError: naming it.
+      InputError: a penalty that is not positive and finite.
     """
     if not isinstance(ridge, Tracer) and not 0 < float(ridge) < float("inf"):
         raise InputError(
@@ -88,16 +88,16 @@ def check_ridge(ridge: float | Array) -> None:
 
 
 def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
-    """Return the number of samples that a mask removes, known before tracing.
+    """Return the number of samples that a mask removes, as a static number.
 
     Args:
-      forget: ``[N]`` bool.
-      num_forget: the number, if given; None to count.
-      num_samples: N.
+      forget: ``[N]`` bool, the samples to remove.
+      num_forget: number of forget samples; None to count them.
+      num_samples: number of all samples, N.
 
     Raises:
-      InputError: a mask of the wrong type or length, of nothing or everything; a traced
-        one without its count.
+      InputError: a mask of the wrong type or length; a mask that selects no sample or
+        all of them; a traced mask without ``num_forget``.
     """
     check_mask("the forget mask", forget, num_samples)
     if num_forget is None:

@@ -1,4 +1,4 @@
-"""Losses: pure functions of logits, and terms that couple members of an ensemble."""
+"""Losses: pure functions of logits, and terms that couple an ensemble's members."""
 
 from unlearn_jax.losses._lotos import (
     LossTerm,

@@ -1,4 +1,4 @@
-"""LOTOS: layers of an ensemble's members must not amplify each other's top directions.
+"""LOTOS: a penalty on layers that amplify the top directions of other members.
 
 Section 3.3.4 of *Toward Reliable Machine Unlearning* (arXiv 2512.06993) and *Training
 Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
@@ -24,25 +24,25 @@ LinearFn = Callable[[Array], Array]
 """Linear part of a layer, ``f(x) - f(0)``, on one example."""
 
 Convention = Literal["sum", "mean"]
-"""Scale of the penalty, see :func:`lotos_penalty`."""
+"""Scale of the penalty; see :func:`lotos_penalty`."""
 
 Which = Literal["conv", "all", "first"]
-"""Layers that are compared: the convolutions, all, or the first one alone."""
+"""Layers to compare: the convolutions, all, or only the first."""
 
 Vectors = tuple[tuple[Array, ...], ...]
-"""For each layer, each member's top right singular vectors ``[K, *in_shape]``."""
+"""Each member's top right singular vectors ``[K, *in_shape]``, for each layer."""
 
 
 def stretch(linear: LinearFn, vectors: Array) -> Array:
-    """Return the factor by which a linear map lengthens each vector, ``|f(v)| / |v|``.
+    """Return the factor by which a linear map stretches each vector, ``|f(v)| / |v|``.
 
     Args:
-      linear: on one example.
-      vectors: ``[K, ...]`` inputs, none zero; no gradient flows into them.
+      linear: linear map of one example.
+      vectors: ``[K, ...]`` nonzero inputs; no gradient flows into them.
 
     Returns:
-      ``[K]``, differentiable in the map, with gradient 0 where the map annihilates the
-      vector.
+      ``[K]``, differentiable in the map; the gradient is 0 where the map annihilates
+      the vector.
 
     >>> stretch(lambda x: 3 * x, jnp.eye(2)).tolist()
     [3.0, 3.0]
@@ -60,10 +60,10 @@ def _squared_length(values: Array) -> Array:
 
 
 def direction_weights(num_vectors: int) -> tuple[float, ...]:
-    """Return the released code's weights, ``1 - 0.01 (i - 1)`` over their sum.
+    """Return the released code's weights, ``1 - 0.01 (i - 1)`` divided by their sum.
 
     Args:
-      num_vectors: directions per layer.
+      num_vectors: number of directions per layer.
 
     >>> [round(weight, 4) for weight in direction_weights(2)]
     [0.5025, 0.4975]
@@ -84,29 +84,30 @@ def lotos_similarity(
     """Return how much two layers amplify each other's top directions.
 
     Equation 3.3 of arXiv 2512.06993:
-    ``S_k(f, g) = sum_i w_i [relu(|f(v'_i)| - mal) + relu(|g(v_i)| - mal)]``, ``v_i``
-    the top right singular vectors of f, ``v'_i`` those of g. Zero exactly if each
-    shortens the other's directions to ``mal`` or less. For one direction and given
-    spectra it is largest where the two layers share it; for several it is not (lengths
-    2 and 0 add up to less than twice the square root of 2, those of the same layer seen
-    at 45 degrees).
+    ``S_k(f, g) = sum_i w_i [relu(|f(v'_i)| - mal) + relu(|g(v_i)| - mal)]``, where
+    ``v_i`` are the top right singular vectors of f and ``v'_i`` those of g. It is zero
+    exactly if each layer maps the other's directions to lengths of at most ``mal``. For
+    one direction and given spectra, it is largest if the two layers share the
+    direction. For several directions this does not hold: the lengths 2 and 0 have a
+    smaller sum than two lengths of the square root of 2, which the same layer gives for
+    directions rotated by 45 degrees.
 
     Args:
-      linear: f, on one example.
-      other: g, with inputs of the same shape.
-      vectors: ``[K, ...]`` unit vectors of f, in descending order of their singular
+      linear: map f of one example.
+      other: map g, with inputs of the same shape.
+      vectors: ``[K, ...]`` top unit vectors of f, in descending order of their singular
         values.
-      other_vectors: ``[K, ...]`` of g.
-      max_length: mal, the length up to which a foreign direction is tolerated. It is
-        relative to the norm that the layers are clipped to: 0.8 for a norm of 1 as
-        published; at the norm itself the term is off.
+      other_vectors: ``[K, ...]`` top unit vectors of g.
+      max_length: mal, the length up to which a foreign direction is tolerated, relative
+        to the norm that the layers are clipped to. The published value is 0.8 for a
+        norm of 1; if it equals the norm, the term is always 0.
       weights: ``w_i``, not increasing; :func:`direction_weights` by default.
 
     Returns:
       ``[]``, differentiable in both maps; the vectors are constants.
 
     Raises:
-      InputError: the number of weights is not that of the vectors.
+      InputError: the number of weights differs from that of the vectors.
 
     >>> first = jnp.diag(jnp.array([2.0, 0.0]))
     >>> second = jnp.diag(jnp.array([0.0, 2.0]))
@@ -133,11 +134,11 @@ def layer_similarity(
 ) -> Array:
     """Return :func:`lotos_similarity` summed over all pairs of members, for one layer.
 
-    Each member's map runs once, on the directions of all the others together.
+    Each member's map runs once, on the directions of all other members together.
 
     Args:
-      maps: ``M`` members' layers, with inputs of the same shape.
-      vectors: ``M`` times ``[K, ...]``.
+      maps: the layer of each of ``M`` members, with inputs of the same shape.
+      vectors: ``M`` arrays ``[K, ...]``, the members' top directions.
       max_length: the length up to which a foreign direction is tolerated.
       weights: ``[K]``, not increasing; :func:`direction_weights` by default.
 
@@ -191,17 +192,18 @@ def lotos_penalty(
       vectors: for each layer, each member's top directions ``[K, ...]``.
       max_length: the length up to which a foreign direction is tolerated.
       weights: ``[K]``, not increasing; :func:`direction_weights` by default.
-      convention: ``"sum"`` is ``sum_layers sum_{i<j} S``, what the released code adds
-        to the *sum* of the members' cross-entropies, times 0.05 or 0.01. ``"mean"``
-        divides by ``L M (M - 1)``, as the paper's equation 4 does next to the *mean* of
-        the cross-entropies (its pair sum read as ``i < j``). A weight ``c`` of the one
-        is ``c L (M - 1)`` of the other.
+      convention: ``"sum"`` is ``sum_layers sum_{i<j} S``. The released code adds it,
+        times 0.05 or 0.01, to the *sum* of the members' cross-entropies. ``"mean"``
+        divides the sum by ``L M (M - 1)``, as in the paper's equation 4, which adds it
+        to the *mean* of the cross-entropies (its sum over pairs is read as ``i < j``).
+        A weight ``c`` of ``"sum"`` is equivalent to ``c L (M - 1)`` of ``"mean"``.
 
     Returns:
-      ``[]``; the weight lambda is not in it.
+      ``[]``, without the weight lambda.
 
     Raises:
-      InputError: no layers, an unknown convention, or as :func:`layer_similarity`.
+      InputError: no layers, an unknown convention, or an error of
+        :func:`layer_similarity`.
     """
     if not maps or convention not in ("sum", "mean"):
         raise InputError(
@@ -219,11 +221,11 @@ def lotos_penalty(
 
 
 class LossTerm(NamedTuple):
-    """Loss term with memory, as two pure functions; compare an optax transformation.
+    """Loss term with state, as two pure functions, similar to an optax transformation.
 
     Attributes:
       init: ``(key, variables) -> state``.
-      update: ``(variables, state) -> (penalty [], new state)``, differentiable by
+      update: ``(variables, state) -> (penalty [], new state)``, differentiable in
         ``variables``; the state is a constant.
     """
 
@@ -232,12 +234,12 @@ class LossTerm(NamedTuple):
 
 
 class LotosState(NamedTuple):
-    """Memory of :func:`lotos`.
+    """State of :func:`lotos`.
 
     Attributes:
-      step: ``[]`` int32, finished updates.
-      vectors: for each layer, each member's top right singular vectors
-        ``[K, *in_shape]``, as of the last update that acted.
+      step: ``[]`` int32, number of updates so far.
+      vectors: each member's top right singular vectors ``[K, *in_shape]``, for each
+        layer, as of the last update that computed the penalty.
     """
 
     step: Array
@@ -258,38 +260,39 @@ def lotos(
     convention: Convention = "sum",
     every: int = 1,
 ) -> LossTerm:
-    """Return the LOTOS penalty of an ensemble, to be added to any loss.
+    """Return the LOTOS penalty of an ensemble, a term to add to any loss.
 
-    Layers are found by walking the members' forward passes; their top directions are
-    kept in the state, and follow the parameters by PowerQR from where they were. No
-    gradient flows through the directions.
+    Layers are found by walking the members' forward passes. Their top directions are
+    kept in the state; PowerQR updates them from their last values when the parameters
+    change. No gradient flows through the directions.
 
     Args:
-      apply_fns: a function ``(variables, images) -> logits`` for each of ``M`` members;
-        the variables are then a sequence of ``M`` pytrees. Or one function for all; the
-        variables are then one pytree with leaves ``[M, ...]``.
-      sample: ``[B, ...]`` images; only the shape of one is read.
-      num_vectors: K, directions per layer.
+      apply_fns: a function ``(variables, images) -> logits`` for each of ``M`` members,
+        with a sequence of ``M`` pytrees as variables; or one function for all members,
+        with one pytree with leaves ``[M, ...]`` as variables.
+      sample: ``[B, ...]`` images; only the shape of an image is read.
+      num_vectors: number of directions per layer, K.
       max_length: mal, the length up to which a foreign direction is tolerated; 0.8 as
         published, for layers clipped to norm 1.
-      which: ``"conv"``, all convolutions, as the released code; ``"all"``, dense layers
-        too; ``"first"``, the first layer alone, all that members of different
-        architectures have in common.
-      composite: count a layer followed by BatchNorm as one map, running statistics
-        included; False takes its kernel alone, as the released code does.
+      which: ``"conv"`` compares all convolutions, as the released code does; ``"all"``
+        dense layers too; ``"first"`` only the first layer, the only one that members of
+        different architectures have in common.
+      composite: treat a layer followed by BatchNorm as one map, including the running
+        statistics; False uses only its kernel, as the released code does.
       weights: ``[K]``, not increasing; :func:`direction_weights` by default.
       num_iters: iterations of PowerQR per update.
       init_iters: iterations from random directions in ``init``.
-      convention: ``"sum"`` or ``"mean"`` over pairs, see :func:`lotos_penalty`.
-      every: act, and let the directions follow, at every so many updates only; between
-        them the penalty is 0.
+      convention: ``"sum"`` or ``"mean"`` over pairs; see :func:`lotos_penalty`.
+      every: period, in updates, at which the directions are updated and the penalty is
+        computed; between, the penalty is 0.
 
     Returns:
-      The term.
+      The loss term.
 
     Raises:
-      InputError: a count below 1, unknown layers or convention, a model in place of its
-        function; later, by ``init``, too few members or layers that cannot be compared.
+      InputError: a count below 1, unknown layers or convention, or a model instead of
+        its function; raised by ``init``: too few members, or layers that cannot be
+        compared.
 
     >>> term = lotos(lambda w, x: x @ w, jnp.ones((1, 3)), which="all", max_length=0.5)
     >>> weights = jnp.stack([jnp.eye(3), 2 * jnp.eye(3)])
@@ -334,7 +337,7 @@ def lotos(
         return LotosState(jnp.zeros((), jnp.int32), follow(rows, start, init_iters))
 
     def act(variables: PyTree, vectors: Vectors) -> tuple[Array, Vectors]:
-        # the iterations see constants, so that differentiating never enters their loop
+        # the iterations get constants, so that their loop is never differentiated
         constants = jax.tree.map(lax.stop_gradient, variables)
         vectors = follow(rows_of(constants), vectors, num_iters)
         penalty = lotos_penalty(
@@ -371,24 +374,24 @@ def foreign_stretch(
     composite: bool = True,
     num_iters: int = 200,
 ) -> dict[str, Array]:
-    """Return how far every member's layers lengthen the others' top directions.
+    """Return how far every member's layers stretch the others' top directions.
 
-    What LOTOS limits: where a clipped layer's foreign stretches are all below ``mal``
-    the penalty is 0 before any training, and the layer has nothing to give.
+    LOTOS limits these values. If a clipped layer's foreign stretches are all below
+    ``mal``, the penalty is 0 before any training, and the layer contributes nothing.
 
     Args:
-      apply_fns: as :func:`lotos` takes them.
-      variables: of the ``M`` members.
-      sample: ``[B, ...]`` images; only the shape of one is read.
-      which: layers that are compared.
-      composite: count a layer followed by BatchNorm as one map.
-      num_iters: iterations of PowerQR, on four vectors at most, from random ones.
+      apply_fns: functions of the members, as in :func:`lotos`.
+      variables: variables of the ``M`` members.
+      sample: ``[B, ...]`` images; only the shape of an image is read.
+      which: layers to compare.
+      composite: treat a layer followed by BatchNorm as one map.
+      num_iters: iterations of PowerQR, on at most four vectors with a random start.
 
     Returns:
-      ``[M, M]`` by the first member's path of the layer: row ``i``, column ``j`` is
-      ``|f_i(v_j)|``, ``v_j`` the top right singular vector of member ``j``'s layer; the
-      diagonal has the members' own norms. Where the largest singular values are equal,
-      as clipping makes them, ``v_j`` is one vector of their space, by chance.
+      ``[M, M]`` by the layer's path in the first member. Row ``i``, column ``j`` is
+      ``|f_i(v_j)|``, where ``v_j`` is the top right singular vector of member ``j``'s
+      layer; the diagonal holds the members' norms. If the largest singular values are
+      equal, as after clipping, ``v_j`` is a random vector of their space.
 
     Raises:
       InputError: too few members, or layers that cannot be compared.
@@ -435,7 +438,7 @@ def _compared_layers(
     image: Array,
     which: Which,
 ) -> list[tuple[Layer, ...]]:
-    """Each compared layer of every member, ``[L][M]``."""
+    """Return each compared layer of every member, ``[L][M]``."""
     if isinstance(apply_fns, Sequence):
         functions = list(apply_fns)
         members = list(variables)
@@ -468,7 +471,7 @@ def _compared_layers(
 
 
 def _members(stacked: PyTree) -> list[PyTree]:
-    """The members of a stack with leaves ``[M, ...]``."""
+    """Return the members of a stack with leaves ``[M, ...]``."""
     chex.assert_equal_shape_prefix(jax.tree.leaves(stacked), 1)
     num_members = len(jax.tree.leaves(stacked)[0])
     return [

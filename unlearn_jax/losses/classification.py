@@ -19,8 +19,8 @@ def cross_entropy(logits: Array, target: Array) -> Array:
       ``[...]``, finite for finite logits.
 
     Raises:
-      InputError: a label outside 0..C-1; traced ones are not checked.
-      AssertionError: shapes that do not fit; nothing is broadcast.
+      InputError: a label outside 0..C-1; traced labels are not checked.
+      AssertionError: shapes that do not match; nothing is broadcast.
 
     >>> float(cross_entropy(jnp.array([0.0, 0.0]), jnp.array(1)))
     0.693...
@@ -38,9 +38,9 @@ def cross_entropy(logits: Array, target: Array) -> Array:
 def log_odds(logits: Array, labels: Array) -> Array:
     """Return the log-odds against the labeled class, ``log(1 - p_y) - log p_y``.
 
-    Its gradient points exactly where cross-entropy's does (they differ by the factor
-    ``1 - p_y``), but does not vanish in float32 on a confident sample, so an attack
-    that normalizes its steps never stalls on one.
+    The gradient has exactly the direction of the cross-entropy's (they differ by the
+    factor ``1 - p_y``), but does not vanish in float32 on a confident sample. An attack
+    that normalizes its steps therefore never stalls on such a sample.
 
     Args:
       logits: ``[..., C]`` with ``C >= 2``.
@@ -50,8 +50,8 @@ def log_odds(logits: Array, labels: Array) -> Array:
       ``[...]``; minus the logit margin of LiRA (Carlini et al., arXiv 2112.03570).
 
     Raises:
-      InputError: a label outside 0..C-1; traced ones are not checked.
-      AssertionError: shapes that do not fit; nothing is broadcast.
+      InputError: a label outside 0..C-1; traced labels are not checked.
+      AssertionError: shapes that do not match; nothing is broadcast.
 
     >>> confident = jnp.array([0.0, 200.0])  # cross-entropy: 0 with gradient 0
     >>> float(log_odds(confident, jnp.array(1)))

@@ -11,12 +11,13 @@ def kl_from_logits(logits: Array, other: Array) -> Array:
     """Return ``KL(softmax(logits) || softmax(other))`` in nats.
 
     Args:
-      logits: ``[..., C]`` of the first distribution; a teacher's, over the temperature,
-        in distillation.
-      other: ``[..., C]`` of the second; a student's, likewise.
+      logits: ``[..., C]``, logits of the first distribution; in distillation the
+        teacher's, divided by the temperature.
+      other: ``[..., C]``, logits of the second distribution; in distillation the
+        student's, likewise.
 
     Returns:
-      ``[...]``, 0 where the two agree; its gradient by ``other`` is
+      ``[...]``, 0 where the two agree. The gradient with respect to ``other`` is
       ``softmax(other) - softmax(logits)``.
 
     Raises:

@@ -19,25 +19,25 @@ def tilted_target(
 ) -> Array:
     """Return the renormalized prediction, tilted towards similar classes.
 
-    ``q(k) = r(k) exp(beta s_k) / sum_j r(j) exp(beta s_j)``, where ``r`` is the
-    prediction without the forgotten classes, renormalized: equation 5.2 of
-    arXiv 2512.06993. Of all distributions with the same expected similarity it is the
-    closest to ``r`` in ``KL(q || r)``. Computed as ``softmax(mask(logits) + beta s)``,
-    so that no ``1 - p_f`` is divided by: the result is finite where ``p_f`` rounds to
-    1, and at any finite logits.
+    ``q(k) = r(k) exp(beta s_k) / sum_j r(j) exp(beta s_j)`` (equation 5.2 of arXiv
+    2512.06993), where ``r`` is the prediction, renormalized without the forgotten
+    classes. Of all distributions with the same expected similarity, ``q`` is the
+    closest to ``r`` in ``KL(q || r)``. It is computed as
+    ``softmax(mask(logits) + beta s)``, which does not divide by ``1 - p_f``: the result
+    is finite for all finite logits, even if ``p_f`` rounds to 1.
 
     Args:
-      logits: ``[..., C]`` of the original model.
+      logits: ``[..., C]``, logits of the original model.
       forget: ``[C]`` or ``[..., C]`` bool, the classes that get probability 0; at least
-        one must stay (NaN where none does).
-      similarity: ``[C]`` or ``[..., C]``, ``s``; entries of forgotten classes do not
-        matter, nor does a constant added.
-      beta: scalar, not negative. 0 renormalizes (the target of DELETE); ``inf`` leaves
-        only the most similar classes, between which ``r`` decides if several are
-        exactly equal.
+        one class must remain (otherwise the result is NaN).
+      similarity: ``[C]`` or ``[..., C]``, similarities ``s``. Neither the entries of
+        forgotten classes nor a constant added to all entries affect the result.
+      beta: strength of the tilt, a scalar, not negative. 0 only renormalizes (the
+        target of DELETE). ``inf`` keeps only the most similar class, or, if several are
+        exactly equal, their probabilities in the ratio of ``r``.
 
     Returns:
-      ``[..., C]`` probabilities: sum 1, exactly 0 on forgotten classes.
+      ``[..., C]`` probabilities with sum 1, exactly 0 on forgotten classes.
 
     >>> forget = jnp.array([True, False, False])
     >>> similarity = jnp.array([1.0, 0.0, 0.1])
@@ -54,8 +54,8 @@ def tilted_target(
     logits = jnp.broadcast_to(logits, shape)
     forget = jnp.broadcast_to(forget, shape)
     similarity = jnp.broadcast_to(similarity, shape)
-    # the softmax does not depend on a shift; with the largest similarity at 0 an
-    # infinite beta leaves it finite
+    # the softmax is invariant to a shift; with the largest similarity at 0, it is
+    # finite for an infinite beta
     best = jnp.max(jnp.where(forget, -jnp.inf, similarity), -1, keepdims=True)
     gap = similarity - lax.stop_gradient(best)
     # infinity times 0 is not a number
@@ -73,20 +73,22 @@ def tilted_loss(
 ) -> Array:
     """Return the cross-entropy against the tilted target of a teacher.
 
-    The forget term of TRW, equation 5.3 of arXiv 2512.06993. Equals
-    ``KL(q || softmax(logits))`` up to a constant; its gradient by ``logits`` is
-    ``softmax(logits) - q``. No gradient flows into the target. (The direction of the
-    divergence is ours, from its description; the equation itself was not available.)
+    This is the forget term of TRW, equation 5.3 of arXiv 2512.06993. It equals
+    ``KL(q || softmax(logits))`` up to a constant, and its gradient with respect to
+    ``logits`` is ``softmax(logits) - q``. No gradient flows into the target. (The
+    direction of the divergence is our reading of its description; the equation itself
+    was not available.)
 
     Args:
-      logits: ``[..., C]`` of the model being trained.
-      teacher_logits: ``[..., C]`` of the original model, in evaluation mode.
+      logits: ``[..., C]``, logits of the model being trained.
+      teacher_logits: ``[..., C]``, logits of the original model, in evaluation mode.
       forget: ``[C]`` or ``[..., C]`` bool, the classes that get probability 0.
-      similarity: ``[C]`` or ``[..., C]`` of the classes to the forgotten one.
-      beta: scalar, not negative.
+      similarity: ``[C]`` or ``[..., C]``, similarities of the classes to the forgotten
+        one.
+      beta: strength of the tilt, a scalar, not negative.
 
     Returns:
-      ``[...]`` in nats.
+      ``[...]``, in nats.
     """
     chex.assert_equal_shape([logits, teacher_logits])
     target = tilted_target(teacher_logits, forget, similarity, beta=beta)
@@ -102,24 +104,25 @@ def class_similarity(
 ) -> Array:
     """Return the cosines between the classes' weight vectors in the last layer.
 
-    The paper projects by PCA, takes cosines and then "a sharp softmax temperature"; it
-    gives neither the dimension, nor whether vectors are centered, nor the temperature,
-    all of which change the answer. Biases take no part.
+    The paper projects by PCA, takes cosines and then "a sharp softmax temperature". It
+    does not give the dimension, the centering or the temperature, all of which change
+    the result. Biases are not used.
 
     Args:
       head_kernel: ``[D, C]``, a column per class.
-      num_components: scores on this many leading principal components instead of the
-        vectors (static); with ``center=False`` it is a truncated singular value
+      num_components: number of leading principal components whose scores replace the
+        vectors (static); with ``center=False`` this is a truncated singular value
         decomposition. None for the vectors themselves.
-      center: subtract the mean of the classes' vectors first.
-      temperature: positive; a row is then the softmax of ``cosine / temperature`` over
-        the other classes, with a diagonal of 0. None for the cosines.
+      center: first subtract the mean of the classes' vectors.
+      temperature: positive temperature, with which a row is the softmax of
+        ``cosine / temperature`` over the other classes, with 0 on the diagonal. None
+        for the cosines.
 
     Returns:
-      ``[C, C]``; row ``f`` is the similarity of every class to ``f``.
+      ``[C, C]``; row ``f`` holds the similarity of every class to ``f``.
 
     Raises:
-      InputError: more components than the vectors can have, or less than one.
+      InputError: more components than the vectors have, or fewer than one.
 
     >>> kernel = jnp.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
     >>> class_similarity(kernel, center=False).tolist()
@@ -145,12 +148,12 @@ def class_similarity(
 
 
 def sharpen(similarity: Array, excluded: Array, *, temperature: float | Array) -> Array:
-    """Return ``softmax(similarity / temperature)`` over the classes not excluded.
+    """Return ``softmax(similarity / temperature)`` over classes that are not excluded.
 
     Args:
-      similarity: ``[..., C]``.
-      excluded: ``[..., C]`` bool.
-      temperature: positive; small makes the row nearly one-hot.
+      similarity: ``[..., C]`` similarities.
+      excluded: ``[..., C]`` bool, the classes to exclude.
+      temperature: positive; a small one makes the row nearly one-hot.
 
     Returns:
       ``[..., C]``, 0 on excluded classes.
@@ -172,7 +175,7 @@ def cosine(vectors: Array, others: Array) -> Array:
       ``[..., C]``.
     """
     chex.assert_equal_shape_suffix([vectors, others], 1)
-    # accelerators would round to fewer bits, and beta magnifies that
+    # accelerators would round to fewer bits, and beta magnifies the error
     exact = lax.Precision.HIGHEST
     return jnp.matmul(_unit(vectors), _unit(others).T, precision=exact)
 

@@ -1,4 +1,4 @@
-"""TRS: members' input gradients must be small and not parallel.
+"""TRS: a penalty on members' input gradients that are large or parallel.
 
 Yang et al., arXiv 2104.00671.
 """
@@ -15,10 +15,11 @@ def gradient_similarity(gradients: Array) -> Array:
     """Return the mean ``|cos|`` of input gradients over samples and pairs of members.
 
     Args:
-      gradients: ``[M, B, ...]`` of the members' losses by the image, M >= 2.
+      gradients: ``[M, B, ...]``, gradients of the members' losses with respect to the
+        images, M >= 2.
 
     Returns:
-      ``[]`` in [0, 1]; a gradient that is zero is orthogonal to all.
+      ``[]``, in [0, 1]; a zero gradient counts as orthogonal to all others.
 
     Raises:
       InputError: fewer than two members.
@@ -46,7 +47,8 @@ def gradient_magnitude(gradients: Array) -> Array:
     """Return twice the mean squared length of input gradients.
 
     Args:
-      gradients: ``[M, B, ...]`` of the members' losses by the image.
+      gradients: ``[M, B, ...]``, gradients of the members' losses with respect to the
+        images.
 
     Returns:
       ``[]``.
@@ -67,20 +69,21 @@ def trs_penalty(
 ) -> Array:
     """Return TRS in its cheap form ("cos-l2").
 
-    ``similarity * mean |cos| + smoothness * 2 mean |gradient|^2``, to be added to the
-    sum of the members' mean losses. The full method takes the second
-    term at points, for half of the batch, where an inner attack has made it large; this
-    one takes it at the images themselves.
+    The penalty is ``similarity * mean |cos| + smoothness * 2 mean |gradient|^2``, to be
+    added to the sum of the members' mean losses. The full method evaluates the second
+    term, for half of the batch, at points where an inner attack has made it large. This
+    form evaluates it at the images themselves.
 
     Args:
-      gradients: ``[M, B, ...]``, of each sample's **own** loss by its image. The
-        released code differentiates the mean over the batch instead, so that its
-        gradients are ``B`` times and its second term ``B^2`` times smaller; to repeat
-        it, divide ``smoothness`` by ``B^2``. The cosine is the same either way.
-      similarity: weight of the cosine (lambda_a); 40 for CIFAR-10 by the authors'
-        account (their repository's issue 1; the released code leaves it to the user).
-      smoothness: weight of the magnitude (lambda_b); 2.5 there, with the gradients of
-        the released code.
+      gradients: ``[M, B, ...]``, gradient of each sample's **own** loss with respect to
+        its image. The released code differentiates the mean over the batch instead, so
+        that its gradients are ``B`` times and its second term ``B^2`` times smaller. To
+        reproduce it, divide ``smoothness`` by ``B^2``. The cosine is the same either
+        way.
+      similarity: weight of the cosine (lambda_a); 40 for CIFAR-10 according to the
+        authors (issue 1 of their repository; the released code has no default).
+      smoothness: weight of the magnitude (lambda_b); 2.5 for CIFAR-10 according to the
+        same issue, with the gradients of the released code.
 
     Returns:
       ``[]``, differentiable in the gradients.

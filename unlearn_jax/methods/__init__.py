@@ -1,8 +1,8 @@
 """Unlearning methods: values called ``(key, problem) -> (variables, info)``.
 
-A method is a frozen dataclass with every hyperparameter a field. ``METHODS`` names the
-published ones, with their published settings as defaults; a method of your own is a
-frozen dataclass with ``__call__``, and one line: ``METHODS["mine"] = Mine()``.
+A method is a frozen dataclass whose fields are its hyperparameters. ``METHODS`` names
+the published methods, with their published settings as defaults. To add your own, write
+a frozen dataclass with ``__call__`` and register it: ``METHODS["mine"] = Mine()``.
 
 >>> METHODS["amun"] == AMUN()
 True

@@ -1,4 +1,4 @@
-"""Running a method, compiled."""
+"""Compiled runs of methods."""
 
 import warnings
 from functools import partial
@@ -28,22 +28,23 @@ def unlearn(
     """Run a method in one compiled program.
 
     Equal methods share the program, and so do values of one type that differ in float
-    fields only: sweeping a learning rate compiles once. A method that is a plain
-    dataclass or function, no pytree, is compiled for each of its settings.
+    fields only: sweeping a learning rate compiles once. A method that is not a pytree,
+    such as a plain dataclass or a function, is compiled for each of its settings.
 
     Args:
-      key: consumed; the same key gives the same result.
-      method: such as ``AMUN()``.
-      problem: of :func:`unlearn_jax.methods.make_problem`.
+      key: PRNG key; consumed. The same key gives the same result.
+      method: unlearning method, such as ``AMUN()``.
+      problem: result of :func:`unlearn_jax.methods.make_problem`.
 
     Returns:
-      The unlearned variables, and what unlearning cost. Warns, once it is computed, of
-      a result that a method's guard does not trust, and of one that has diverged.
+      The unlearned variables, and what unlearning cost. Warnings follow the computation
+      if the method has a guard that does not trust the result, and if the loss has
+      diverged.
 
     Raises:
-      InputError: arguments that are no key, method or problem, a method that cannot be
-        hashed, a forget mask of another size than the problem says, or a sequence of
-        requests that do not partition the forget set.
+      InputError: an argument that is not a key, a method or a problem, a method that
+        cannot be hashed, a forget mask whose size is not the problem's, or a sequence
+        of requests that do not partition the forget set.
     """
     if not isinstance(key, jax.Array) or not jnp.issubdtype(
         key.dtype, jax.dtypes.prng_key

@@ -1,9 +1,10 @@
 """AMUN's fine-tuning set: D_A as training samples, and its controls.
 
-AMUN's claim is that its samples work because each is an image the model gets wrong
-*and* the label it gives it. The controls of its Figures 1, 6 and 7 (arXiv 2503.00917)
-break one of the two and keep everything else; the policies for failed searches decide
-what becomes of a forget sample that has no adversarial example.
+AMUN claims that its samples work for two reasons: each image is one that the model
+misclassifies, *and* its label is the one that the model gives it. The controls in its
+Figures 1, 6 and 7 (arXiv 2503.00917) break one of the two and keep everything else. The
+policies for failed searches decide what happens to a forget sample without an
+adversarial example.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -42,8 +43,9 @@ class AdversarialSamples(NamedTuple):
       images: ``[F, ...]`` float32, forget samples ascending.
       labels: ``[F]`` int32.
       used: ``[F]`` bool, the rows to train on.
-      allowed: ``[F, C]`` bool, the classes from which a row's label is drawn for every
-        batch (a row without any keeps its label); None where no label is redrawn.
+      allowed: ``[F, C]`` bool, the classes from which a row's label is redrawn for
+        every batch; a row that allows none keeps its label. None if no label is
+        redrawn.
     """
 
     images: Array
@@ -62,10 +64,10 @@ def adversarial_samples(
     redraw: Redraw = "batch",
     attack: PGD | None = None,
 ) -> AdversarialSamples:
-    """Turn D_A into training samples: policy for failures first, then replacement.
+    """Turn D_A into training samples: apply the failure policy, then the replacement.
 
-    With x, y the forget sample and its label, x_adv, y_adv its row of D_A, delta their
-    L2 distance:
+    Notation: x, y are a forget sample and its label, x_adv, y_adv its row of D_A, and
+    delta is the L2 distance of x and x_adv.
 
     ================  ==================================================================
     ``failures``      a sample whose search failed, with its last iterate
@@ -94,14 +96,14 @@ def adversarial_samples(
                                   to [0, 1]
     ============================  =================================  ================
 
-    A dropped sample is dropped from a replacement too, so that controls differ from
-    AMUN in one thing only. Forget images are read by the replacements that contain x or
-    x', and by ``targeted``.
+    A dropped sample is dropped from its replacement too, so that controls differ from
+    AMUN in one respect only. Only the replacements that contain x or x', and
+    ``targeted``, read forget images.
 
     Args:
-      key: for random labels and points; consumed.
-      problem: whose original model was attacked.
-      result: one row per forget sample.
+      key: PRNG key for random labels and points; consumed.
+      problem: problem whose original model was attacked.
+      result: the attack's result, one row per forget sample.
       replace: a row of the second table.
       failures: a row of the first table.
       redraw: ``batch`` draws random labels whenever a sample is read, as the released
@@ -125,8 +127,8 @@ def adversarial_samples(
     if failures == "targeted":
         if attack is None:
             raise InputError(
-                "failures='targeted' attacks again, in the way of the attack that made"
-                " the adversarial set: give that attack, such as attack=PGD()"
+                "failures='targeted' repeats the attack that made the adversarial set:"
+                " give that attack, such as attack=PGD()"
             )
         result = attack.retry(
             problem.model.apply,
@@ -163,7 +165,10 @@ def _allowed_labels(
     replace: Replace,
     failures: Failures,
 ) -> Array | None:
-    """Return the classes of random labels ``[F, C]``; rows without any keep theirs."""
+    """Return the classes ``[F, C]`` that random labels are drawn from.
+
+    Rows without any class keep their label; None if no label is redrawn.
+    """
     is_everywhere = replace in ("random_label", "adversarial_random_label")
     if not is_everywhere and (failures != "random_label" or replace == "original"):
         return None
@@ -198,15 +203,15 @@ def _replaced(
 
 
 def draw_labels(key: Array, labels: Array, allowed: Array) -> Array:
-    """Draw a class uniformly from those allowed; rows that allow none keep theirs.
+    """Draw a class uniformly from the allowed ones; keep the label of rows without any.
 
     Args:
-      key: consumed.
-      labels: ``[B]``.
-      allowed: ``[B, C]`` bool.
+      key: PRNG key; consumed.
+      labels: ``[B]`` present labels.
+      allowed: ``[B, C]`` bool, the classes to draw from.
 
     Returns:
-      ``[B]`` of the labels' type.
+      ``[B]``, of the labels' type.
     """
     drawn = jax.random.categorical(
         key, jnp.where(allowed, 0.0, -jnp.inf), axis=-1
@@ -215,12 +220,13 @@ def draw_labels(key: Array, labels: Array, allowed: Array) -> Array:
 
 
 def fetch_joined(fetch: FetchFn | None, member: Array) -> FetchFn:
-    """Return a fetch of training samples ``0..N-1`` and D_A's ``N..N+F-1``.
+    """Return a fetch of training samples ``0..N-1`` and of D_A's rows ``N..N+F-1``.
 
     Args:
-      fetch: reads and augments training samples; None if only D_A is read.
-      member: ``[]`` position of a training sample that takes part: read in the place of
-        D_A's rows when ``fetch`` is called, so that no other sample is touched.
+      fetch: function that reads and augments training samples; None if only D_A is
+        read.
+      member: ``[]`` position of a training sample that takes part. ``fetch`` reads it
+        in place of D_A's rows, so that no sample outside the set is touched.
     """
 
     def joined(

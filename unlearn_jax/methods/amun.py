@@ -24,11 +24,11 @@ class AMUN(FineTuning):
     """Fine-tuning on each forget sample's closest adversarial example, labeled wrong.
 
     The label is the one that the original model gives to the example. This lowers the
-    confidence on the forget samples to where a model that never saw them would have it,
-    and moves the decision boundary only near them.
+    confidence on the forget samples to that of a model that never saw them, and moves
+    the decision boundary only near them.
 
-    Minimizes the mean cross-entropy over one shuffled set, equal weight per sample, D_A
-    being the adversarial examples with their labels:
+    Minimizes the mean cross-entropy over one shuffled set, in which all samples have
+    equal weight. D_A are the adversarial examples with their labels:
 
     ==========  ==========  ==================  ======================================
     ``retain``  ``forget``  fine-tunes on       the paper's use
@@ -39,34 +39,36 @@ class AMUN(FineTuning):
     False       False       D_A                 the same, when D_F is very large
     ==========  ==========  ==================  ======================================
 
-    Without ``retain`` no retained sample is read; without ``forget`` the forget images
-    are read by the attack alone (not at all if the problem brings its ``adversarial``
-    set), by ``failures="targeted"``, and by replacements that contain them. Adversarial
-    samples whose label is right already (only with ``failures="keep"``) or wrong from
-    the start count like the others.
+    Without ``retain``, no retained sample is read. Without ``forget``, the forget
+    images are read only by the attack (which is skipped if the problem has an
+    ``adversarial`` set), by ``failures="targeted"``, and by replacements that contain
+    them. Adversarial samples count alike, even if their label is the true one (only
+    with ``failures="keep"``) or if the original model misclassified the forget sample
+    before the attack.
 
-    Searched in the paper: the learning rate in [1e-6, 1e-1], divided by 10 after every
-    epoch, every 5, or never. The released code's example for 10% of CIFAR-10 with D_R:
-    10 epochs, learning rate 0.01, divided by 10 after every epoch. The controls: 20
-    epochs, 0.01, every 5.
+    The paper searches the learning rate in [1e-6, 1e-1], divided by 10 after every
+    epoch, every 5 epochs, or never. The released code's example for 10% of CIFAR-10
+    with D_R takes 10 epochs and a learning rate of 0.01, divided by 10 after every
+    epoch. The controls take 20 epochs and 0.01, divided every 5 epochs.
 
-    ``num_gradients`` counts the fine-tuning; the attack counts itself
-    (:class:`unlearn_jax.types.AttackResult`, which a run's table adds), but for the one
-    of ``failures="targeted"``. ``failures="drop"`` makes the set shorter
-    but not the epochs, whose steps are those of the whole D_A: the remaining samples
-    are read more often.
+    ``num_gradients`` counts the fine-tuning only. The attack's gradients are counted in
+    :class:`unlearn_jax.types.AttackResult`, and a run's table adds them; those of
+    ``failures="targeted"`` are not counted. ``failures="drop"`` shortens the set but
+    not the epochs, which keep the number of steps of the whole D_A: the remaining
+    samples are read more often.
 
     Attributes:
       retain: fine-tune on the retained samples too.
       forget: fine-tune on the forget samples, with their true labels, too.
-      failures: policy for samples without an adversarial example, see
-        :func:`unlearn_jax.methods.adversarial_samples`. The released attack never fails
-        (it has no last radius) and so has no policy.
-      replace: what to train on instead of D_A, the controls of Figures 1, 6 and 7; see
+      failures: policy for samples without an adversarial example; see
+        :func:`unlearn_jax.methods.adversarial_samples`. The released attack has no last
+        radius, so it never fails and needs no policy.
+      replace: samples that replace D_A: the controls of Figures 1, 6 and 7; see
         :func:`unlearn_jax.methods.adversarial_samples`.
       redraw: whether random labels are drawn for every batch or once.
-      attack: finds D_A for problems without ``adversarial`` (None: ``PGD()``); for
-        those with one, the attack that made it, which ``failures="targeted"`` needs.
+      attack: attack that finds D_A if the problem has no ``adversarial`` set; ``PGD()``
+        if None. If the problem has one, the attack that made it, which
+        ``failures="targeted"`` needs.
     """
 
     is_padded: ClassVar[bool] = True
@@ -79,21 +81,21 @@ class AMUN(FineTuning):
     attack: PGD | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         if self.attack is not None and not isinstance(self.attack, PGD):
             raise InputError(f"attack must be a PGD(...) or None, got {self.attack!r}")
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        """Attack, unless the problem brings D_A, and fine-tune.
+        """Attack the forget samples, unless the problem has D_A, and fine-tune.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
 
         Raises:
-          InputError: ``failures="targeted"`` for a problem that brings its
-            ``adversarial``, without ``attack``.
+          InputError: ``failures="targeted"`` without ``attack``, for a problem that has
+            an ``adversarial`` set.
         """
         result = problem.adversarial
         attack = self.attack

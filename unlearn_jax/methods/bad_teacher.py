@@ -32,9 +32,9 @@ class BadTeacher(FineTuning):
     """Distillation of a random network on D_F and of the original on part of D_R.
 
     Minimizes the mean of ``KL(softmax(teacher / T) || softmax(student / T))`` over D_F
-    and a random fraction of D_R, shuffled together, where a forget sample's teacher is
-    a freshly initialized network of the same architecture and a retained sample's is
-    the original, both fixed and in evaluation mode. No label is read.
+    and a random fraction of D_R, shuffled together. The teacher of a forget sample is a
+    freshly initialized network of the same architecture; that of a retained sample is
+    the original. Both teachers are fixed and in evaluation mode. No label is read.
 
     Published settings: Adam at 1e-4, T 1, batches of 256, 1 epoch, 30% of D_R (the
     authors' code); Adam at 0.01, 10 epochs, all of D_R, T searched up to 5 (the
@@ -42,15 +42,15 @@ class BadTeacher(FineTuning):
 
     Attributes:
       temperature: T, positive.
-      retain_fraction: of D_R that is drawn, once, to be trained on, in [0, 1] (static:
-        it sets the number of steps); 0 reads no retained sample.
+      retain_fraction: fraction of D_R to train on, in [0, 1], drawn once (static: it
+        sets the number of steps); 0 reads no retained sample.
       reduction: ``batch`` sums the divergence over classes (its definition);
-        ``element`` takes the mean over classes too, as the released code does: C times
-        less, which Adam hardly notices and SGD does.
-      num_epochs: passes over D_F and the part of D_R.
+        ``element`` takes the mean over classes too, as the released code does. The loss
+        is then C times smaller, which hardly affects Adam but does affect SGD.
+      num_epochs: passes over D_F and the fraction of D_R.
       batch_size: samples per step, of both sets together.
-      learning_rate: of the optimizer.
-      weight_decay: L2, added to the gradient.
+      learning_rate: learning rate of the optimizer.
+      weight_decay: L2 penalty, added to the gradient.
       optimizer: ``Adam()`` in both published settings.
     """
 
@@ -64,16 +64,16 @@ class BadTeacher(FineTuning):
     optimizer: Optimizer = Adam()
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_positive("temperature", self.temperature)
         check_numbers(low=0, high=1, retain_fraction=self.retain_fraction)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        """Train on the answers of the two teachers.
+        """Train on the predictions of the two teachers.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the original model and the sets.
         """
         key, key_teacher, key_fraction = jax.random.split(key, 3)
@@ -96,9 +96,9 @@ def draw_members(key: Array, member: Array, count: int) -> Array:
     """Draw a number of members, uniformly without replacement.
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       member: ``[N]`` bool with at least ``count`` True.
-      count: how many to draw (static).
+      count: number of members to draw (static).
 
     Returns:
       ``[N]`` bool.
@@ -113,9 +113,9 @@ def _distillation_loss(
     """Return the divergence from each sample's teacher.
 
     Args:
-      problem: its original model teaches the retained samples.
-      untrained: teaches the forget samples.
-      options: temperature and reduction.
+      problem: problem whose original model teaches the retained samples.
+      untrained: variables of the teacher of the forget samples.
+      options: the method, for its temperature and reduction.
     """
     forward = forward_fn(problem.model, options)
     temperature = options.temperature

@@ -1,4 +1,4 @@
-"""Parts that unlearning methods share: the problem, and the fine-tuning loop."""
+"""Shared parts of unlearning methods: the problem and the fine-tuning loop."""
 
 import math
 from collections.abc import Callable
@@ -61,20 +61,20 @@ def make_problem(
 
     Args:
       model: the architecture.
-      variables: the original model's.
-      train: its whole training set.
+      variables: variables of the original model.
+      train: the original's whole training set.
       forget: ``[N]`` bool, some True and some False.
       adversarial: D_A of the forget samples in ascending order, if already computed.
-      removed: ``[N]`` bool, samples that earlier requests forgot: part of neither D_F
-        nor D_R.
+      removed: ``[N]`` bool, samples that earlier requests forgot; they belong to
+        neither D_F nor D_R.
 
     Returns:
       The problem.
 
     Raises:
-      InputError: unusable images or labels, or variables of another model; a mask of
-        the wrong length or type, empty, or of everything; a sample both to forget and
-        removed; a D_A of another size.
+      InputError: unusable images or labels; variables of another model; a mask that has
+        the wrong length or type, or selects no sample or all of them; a sample in both
+        ``forget`` and ``removed``; a D_A of another size.
     """
     if not isinstance(model, Model) or not isinstance(variables, Variables):
         raise InputError(
@@ -146,7 +146,8 @@ def forget_set(problem: Problem) -> Dataset:
 def forget_rows(problem: Problem) -> Array:
     """Return the positions of the forget samples, ``[F]`` ascending.
 
-    Where ``num_forget`` is a count, the first ones follow again, up to its most.
+    If ``num_forget`` is a :class:`~unlearn_jax.types.Count`, the positions repeat
+    cyclically up to the count's ``most``.
     """
     number = problem.num_forget
     rows = jnp.nonzero(problem.forget, size=most_of(number))[0]
@@ -165,8 +166,8 @@ def attack_forget_set(problem: Problem, attack: PGD) -> AttackResult:
     """Return AMUN's D_A: an adversarial example of every forget sample.
 
     Args:
-      problem: whose original model is attacked, in evaluation mode.
-      attack: how.
+      problem: problem whose original model is attacked, in evaluation mode.
+      attack: the attack.
 
     Returns:
       ``[F]`` rows, in ascending order of the samples.
@@ -176,11 +177,11 @@ def attack_forget_set(problem: Problem, attack: PGD) -> AttackResult:
 
 
 class Restriction(NamedTuple):
-    """Constraints of a method, worked out for one problem.
+    """Constraints of a method, evaluated for one problem.
 
     Attributes:
-      wrap: changes the optimizer of the method's training.
-      project: maps trained variables to allowed ones.
+      wrap: function that changes the optimizer of the method's training.
+      project: function from trained variables to allowed ones.
       num_gradients: per-sample gradients that the constraints themselves cost, a number
         or a :class:`~unlearn_jax.types.Count`.
     """
@@ -191,7 +192,7 @@ class Restriction(NamedTuple):
 
 
 class Constraint(Protocol):
-    """A value that limits where a method may move the parameters.
+    """A limit on where a method may move the parameters.
 
     :class:`unlearn_jax.methods.Saliency` and
     :class:`unlearn_jax.methods.SpectralBound` are constraints.
@@ -208,13 +209,13 @@ class Constraint(Protocol):
 
 
 def check_method(method: object) -> None:
-    """Raise unless a method is given where one is wanted.
+    """Raise unless an object is a method.
 
     Args:
-      method: what the caller passed.
+      method: the caller's argument.
 
     Raises:
-      InputError: a class, a name, or anything that cannot be called.
+      InputError: a class, a name, or any other object that is not callable.
     """
     if not callable(method) or isinstance(method, type):
         raise InputError(
@@ -223,25 +224,26 @@ def check_method(method: object) -> None:
 
 
 def is_padded(method: Any) -> bool:
-    """Return whether problems of several sizes can share a program of a method.
+    """Return whether problems of several sizes can share one program of a method.
 
-    Methods and constraints whose class says ``is_padded`` take a
-    :class:`~unlearn_jax.types.Count` for ``num_forget``, and give what they give each
-    problem alone. Others read all of D_R at once, as an array of its length, or draw a
-    fraction of it. A rate that decays by epochs needs their steps as numbers.
+    Methods and constraints whose class sets ``is_padded`` accept a
+    :class:`~unlearn_jax.types.Count` as ``num_forget``, and return for each problem the
+    result that it has alone. Other methods cannot: they read all of D_R at once, as an
+    array of its length, or draw a fraction of it. A learning rate that decays by epochs
+    needs the steps per epoch as a Python number.
 
     Args:
-      method: to be called with such problems.
+      method: method or constraint to call with such problems.
     """
     parts = (method, *getattr(method, "constraints", ()))
-    # Of the class itself: a class derived from it may read the number.
+    # Only the class itself counts: a derived class may need the number itself.
     if not all(vars(type(part)).get("is_padded", False) for part in parts):
         return False
     return not getattr(method, "decay_every", 0)
 
 
 def is_constraint(candidate: object) -> bool:
-    """Return whether an object can restrict a method; a class cannot."""
+    """Return whether an object is a constraint; a class is not one."""
     return hasattr(candidate, "restrict") and not isinstance(candidate, type)
 
 
@@ -249,31 +251,31 @@ def is_bound(constraint: Constraint) -> bool:
     """Return whether a constraint bounds the result, so that it must come last.
 
     Args:
-      constraint: with an attribute ``is_bound``; a mask has none.
+      constraint: any constraint; a bound has a true attribute ``is_bound``.
     """
     return bool(getattr(constraint, "is_bound", False))
 
 
 @value
 class FineTuning:
-    """Hyperparameters that every fine-tuning method has.
+    """Hyperparameters of every fine-tuning method.
 
     Attributes:
       num_epochs: passes over the method's samples; 10 in AMUN's tables.
       batch_size: samples per step; 128 for CIFAR-10.
-      learning_rate: initial; searched in [1e-6, 1e-1] by AMUN.
+      learning_rate: initial learning rate; AMUN searches [1e-6, 1e-1].
       decay_every: epochs between decays by ``decay_factor``; 0 for a constant rate.
         AMUN searches 0, 1 and 5.
-      decay_factor: positive; static, never traced.
-      weight_decay: L2, added to the gradient.
+      decay_factor: factor of each decay, positive; static, never traced.
+      weight_decay: L2 penalty, added to the gradient.
       optimizer: ``SGD(momentum=0.9)``, or ``Adam()`` as the released codes of SCRUB and
         bad teacher use it.
-      augment: name of the augmentation of training samples, as
-        :func:`unlearn_jax.data.augmentation` takes it, or a function of your own;
-        adversarial samples are never augmented.
-      batch_stats: ``update`` moves BatchNorm statistics while fine-tuning, ``freeze``
+      augment: augmentation of training samples, a name for
+        :func:`unlearn_jax.data.augmentation` or a function of your own; adversarial
+        samples are never augmented.
+      batch_stats: ``update`` updates BatchNorm statistics while fine-tuning; ``freeze``
         trains in evaluation mode.
-      constraints: where the parameters may go; :func:`unlearn_jax.methods.masked` and
+      constraints: limits on the parameters; :func:`unlearn_jax.methods.masked` and
         :func:`unlearn_jax.methods.constrained` add one.
     """
 
@@ -289,7 +291,7 @@ class FineTuning:
     constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         check_numbers(
             low=0, learning_rate=self.learning_rate, weight_decay=self.weight_decay
         )
@@ -328,19 +330,19 @@ class FineTuning:
 
     @property
     def augmentation(self) -> Augment | None:
-        """Augmentation named by ``augment``; None for none."""
+        """Augmentation that ``augment`` names; None for none."""
         return self.augment if callable(self.augment) else augmentation(self.augment)
 
     def tx(self, steps_per_epoch: int | Count) -> optax.GradientTransformation:
         """Return the optimizer with its schedule.
 
         Args:
-          steps_per_epoch: steps after which an epoch of the schedule ends.
+          steps_per_epoch: steps of one epoch of the schedule.
         """
         if not self.decay_every:
             return self.tx_at(self.learning_rate)
         if isinstance(steps_per_epoch, Count):
-            raise TypeError("a rate that decays by epochs has a program for each size")
+            raise TypeError("a learning rate that decays by epochs needs static sizes")
         schedule = step_decay(
             self.learning_rate,
             every=self.decay_every * steps_per_epoch,
@@ -356,16 +358,17 @@ class FineTuning:
         """Return the recipe for training from scratch, without the constraints.
 
         Args:
-          num_samples: to train on; sets the steps of an epoch of the schedule.
+          num_samples: number of training samples; sets the steps of an epoch of the
+            schedule.
         """
         tx = self.tx(steps_per_epoch(num_samples, self.batch_size))
         return Recipe(self.num_epochs, self.batch_size, tx, self.augmentation)
 
     def restriction(self, problem: Problem) -> Restriction:
-        """Return all constraints together, worked out for one problem.
+        """Return all constraints together, evaluated for one problem.
 
-        Masks come first and bounds last, in whatever order they were given: a bound
-        must see, and may move, every parameter.
+        Masks come first and bounds last, whatever the order of ``constraints``: a bound
+        must read every parameter and may move it.
 
         Args:
           problem: gives the original model and the samples.
@@ -389,24 +392,24 @@ class FineTuning:
 
 
 def is_zero(number: Real) -> bool:
-    """Return whether a hyperparameter is known to be zero; traced ones are not."""
+    """Return whether a hyperparameter is zero; False for a traced one."""
     return not isinstance(number, Tracer) and bool(np.any(np.asarray(number) == 0))
 
 
 def check_numbers(
     *, low: float = -math.inf, high: float = math.inf, **hyperparameters: Real
 ) -> None:
-    """Raise on hyperparameters that are not finite or leave ``[low, high]``.
+    """Raise on hyperparameters that are not finite or not in ``[low, high]``.
 
-    Traced ones, as in a search, are not checked.
+    Traced hyperparameters, as in a search, are not checked.
 
     Args:
-      low: smallest allowed.
-      high: largest allowed.
+      low: smallest allowed value.
+      high: largest allowed value.
       **hyperparameters: numbers, or arrays of them to map over, by name.
 
     Raises:
-      InputError: naming the hyperparameter.
+      InputError: a value out of range; the message names the hyperparameter.
     """
     for name, number in hyperparameters.items():
         if isinstance(number, Tracer):
@@ -422,11 +425,11 @@ def check_positive(name: str, number: Real) -> None:
     """Raise on a hyperparameter that is not positive and finite.
 
     Args:
-      name: of the hyperparameter.
-      number: its value; traced ones are not checked.
+      name: name of the hyperparameter.
+      number: its value; a traced one is not checked.
 
     Raises:
-      InputError: naming it.
+      InputError: a value out of range; the message names the hyperparameter.
     """
     check_numbers(low=0, high=math.inf, **{name: number})  # pyright: ignore[reportArgumentType]
     if is_zero(number):
@@ -434,14 +437,14 @@ def check_positive(name: str, number: Real) -> None:
 
 
 def check_batch_size(name: str, size: int | None) -> None:
-    """Raise on a number of samples of a batch that is below 1.
+    """Raise on a batch size below 1.
 
     Args:
-      name: of the hyperparameter.
-      size: its value; None, for another's value, passes.
+      name: name of the hyperparameter.
+      size: its value; None, which stands for another hyperparameter's value, passes.
 
     Raises:
-      InputError: naming it.
+      InputError: a value out of range; the message names the hyperparameter.
     """
     if size is not None and size < 1:
         raise InputError(f"a method's {name} must be positive, got {size}")
@@ -456,7 +459,7 @@ def forward_fn(model: Model, options: FineTuning) -> Forward:
 
     Args:
       model: the architecture.
-      options: ``batch_stats`` decides between training and evaluation mode.
+      options: hyperparameters; ``batch_stats`` selects training or evaluation mode.
     """
     if options.batch_stats == "update":
         return model.apply_train
@@ -471,7 +474,7 @@ def forward_fn(model: Model, options: FineTuning) -> Forward:
 
 
 def default_loss(model: Model, options: FineTuning) -> LossFn:
-    """Return mean cross-entropy, in training mode or with frozen statistics."""
+    """Return the mean cross-entropy, in training mode or with frozen statistics."""
     if options.batch_stats == "update":
         return cross_entropy_loss(model)
     forward = forward_fn(model, options)
@@ -498,25 +501,25 @@ def finetune_on(
     wrap_tx: WrapTx | None = None,
     restriction: Restriction | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
-    """Train the original model further, on the samples of a mask.
+    """Fine-tune the original model on the samples of a mask.
 
     Args:
-      key: of the method's run.
-      problem: gives the model and where to start.
+      key: PRNG key of the method's run.
+      problem: gives the model and the variables to start from.
       options: hyperparameters of the training.
-      data: what ``fetch`` reads.
-      member: bool over the positions that ``fetch`` understands; without any member the
-        original comes back.
-      num_samples: about how many members there are (static, or a count); sets the
-        steps per epoch.
-      fetch: how samples are read.
+      data: argument of ``fetch``.
+      member: bool over the positions that ``fetch`` understands, the samples to train
+        on; without any, the result is the original.
+      num_samples: approximate number of members (static, or a count); sets the steps
+        per epoch.
+      fetch: function that reads samples.
       loss_fn: the objective; cross-entropy by default.
-      wrap_tx: changes the optimizer, before the constraints do.
-      restriction: of the training, for methods that start elsewhere than at the
-        original; if None, what the constraints come to for ``problem``.
+      wrap_tx: function that changes the optimizer, before the constraints do.
+      restriction: restriction of the training, for methods that do not start at the
+        original; if None, that of the constraints for ``problem``.
 
     Returns:
-      The fine-tuned variables, and what it cost.
+      The fine-tuned variables, and what the training cost.
     """
     num_batches = steps_per_epoch(num_samples, options.batch_size)
     restriction = restriction or options.restriction(problem)

@@ -28,12 +28,12 @@ from unlearn_jax.values import Real, value
 
 
 class Widened(NamedTuple):
-    """The parameters of a model with one more class.
+    """Parameters of a model with one more class.
 
     Attributes:
-      params: the model's own.
-      weight: ``[D]``, of the new class, on the head's inputs.
-      bias: ``[]``, of the new class.
+      params: parameters of the model.
+      weight: ``[D]``, weights of the new class on the head's inputs.
+      bias: ``[]``, bias of the new class.
     """
 
     params: Params
@@ -45,30 +45,30 @@ class Widened(NamedTuple):
 class BoundaryExpand(FineTuning):
     """Training of D_F towards a class of its own, whose logit is dropped afterwards.
 
-    Minimizes ``CE([z(x), w f(x) + b], C)`` on D_F by all parameters and ``w, b``, then
-    drops ``w`` and ``b``. ``f(x)`` are the head's inputs and ``z(x)`` its ``C`` logits:
-    together with the new row the head has ``C + 1`` classes, and every forget sample
-    belongs to the last. As in the authors' code the row is drawn like the weights of
-    the widened head, Xavier normal (variance ``2 / (D + C + 1)``), its bias is 0, and
-    it is trained like everything else. Only the ``C`` old logits are left in the end.
-    ``f(x)`` and ``z(x)`` are of the same forward pass, in training mode unless the
-    statistics are frozen.
+    Minimizes ``CE([z(x), w f(x) + b], C)`` on D_F over all parameters and ``w, b``,
+    then drops ``w`` and ``b``. ``f(x)`` are the head's inputs and ``z(x)`` its ``C``
+    logits: with the new row the head has ``C + 1`` classes, and every forget sample
+    belongs to the last. As in the authors' code, the row is drawn like the weights of
+    the widened head (Xavier normal, variance ``2 / (D + C + 1)``), its bias starts at
+    0, and it is trained like all other parameters. Only the ``C`` old logits remain in
+    the end. ``f(x)`` and ``z(x)`` come from the same forward pass, in training mode
+    unless the statistics are frozen.
 
     Published settings: 10 epochs, learning rate 1e-5, momentum 0.9, no weight decay,
     batches of 64 (the authors' code, for a whole class); learning rate searched from
     1e-8.
 
-    AMUN's code draws a new row in every epoch and leaves it out of the optimizer, and
-    reports no result; that is not offered.
+    AMUN's code draws a new row in every epoch and leaves it out of the optimizer. It
+    reports no result for this variant, which is not offered.
 
     Attributes:
-      retain: a pass of cross-entropy over D_R, with ``C + 1`` classes, at the start of
-        every epoch, as :class:`unlearn_jax.methods.BoundaryShrink` has it. False reads
+      retain: add a pass of cross-entropy over D_R, with ``C + 1`` classes, at the start
+        of every epoch, as in :class:`unlearn_jax.methods.BoundaryShrink`. False reads
         no retained sample.
-      freeze_head: no gradient reaches the head or the new row, an option of DELETE's
-        code; they stay as they are but for weight decay.
-      learning_rate: of all passes.
-      weight_decay: L2, added to the gradient.
+      freeze_head: stop gradients at the head and the new row, an option of DELETE's
+        code; only weight decay changes them.
+      learning_rate: learning rate of all passes.
+      weight_decay: L2 penalty, added to the gradient.
     """
 
     is_padded: ClassVar[bool] = True
@@ -82,7 +82,7 @@ class BoundaryExpand(FineTuning):
         """Widen the head, train, and drop the new class.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
 
         Raises:
@@ -117,11 +117,11 @@ class BoundaryExpand(FineTuning):
 
 
 def widen(key: Array, problem: Problem) -> tuple[Variables, int]:
-    """Return the original with a random new row in addition to its head.
+    """Return the original with a random new row added to its head.
 
     Args:
-      key: consumed.
-      problem: gives the original.
+      key: PRNG key; consumed.
+      problem: gives the original model.
 
     Returns:
       Variables whose ``params`` are a :class:`Widened`, and the number of classes ``C``
@@ -142,7 +142,7 @@ def widen(key: Array, problem: Problem) -> tuple[Variables, int]:
 
 
 def _widened(restriction: Restriction) -> Restriction:
-    """Return a restriction of the model's own parameters; the new class is free."""
+    """Return a restriction of the model's parameters; the new class is free."""
 
     def wrap(tx: optax.GradientTransformation) -> optax.GradientTransformation:
         own_tx = optax.with_extra_args_support(restriction.wrap(tx))
@@ -179,8 +179,8 @@ def _widened_loss(
     """Return the mean cross-entropy of the widened model.
 
     Args:
-      forward: of the model without the new class.
-      freeze_head: stop gradients at the head.
+      forward: forward pass of the model without the new class.
+      freeze_head: stop gradients at the head and the new row.
       target: the class of every sample; the samples' own labels if None.
     """
 
@@ -199,7 +199,8 @@ def _widened_loss(
         )
         if freeze_head:
             weight, bias, kernel = lax.stop_gradient((weight, bias, layer.kernel))
-            # The logits as they are, with a gradient by the head's inputs alone.
+            # The logits are unchanged; their gradient is that of the head's inputs
+            # only.
             product = layer.inputs @ kernel
             logits = product + lax.stop_gradient(logits - product)
         new_logit = jnp.matmul(layer.inputs, weight)[:, None] + bias

@@ -39,24 +39,24 @@ class BoundaryShrink(FineTuning):
     """Cross-entropy on D_F, labeled with the class across the nearest boundary.
 
     The label of ``x`` is the class that the labeling model gives to
-    ``clip(x + bound * sign(grad of the loss))``, FGSM with the true label; a sample
-    whose neighbor has the true label keeps it (:func:`neighbor_labels`). Samples are
-    labeled without augmentation; the released codes label each augmented view.
+    ``clip(x + bound * sign(grad of the loss))``, that is FGSM with the true label; a
+    sample whose neighbor has the true label keeps it (:func:`neighbor_labels`). Samples
+    are labeled without augmentation; the released codes label each augmented view.
 
     Published settings: bound 0.1, 10 epochs, learning rate 1e-5, momentum 0.9, no
     weight decay, batches of 64 (the authors' code, for a whole class); learning rate
     searched in [1e-6, 1e-4], and from 1e-8.
 
     Attributes:
-      bound: of the step, L-infinity, in units of the image box [0, 1].
+      bound: L-infinity norm of the step, in units of the image box [0, 1].
       discretize: round the neighbor to 8 bits, as the released code does.
       relabel: ``original`` labels once, by the original model; ``epoch`` labels again
-        in every epoch, by the model as it is then, as AMUN's code does.
-      retain: AMUN's released variant: a pass of cross-entropy over D_R at the start of
-        every epoch, before the labels of ``epoch`` are computed. (Its pass keeps the
-        order of the data; here it is shuffled.) False reads no retained sample.
-      learning_rate: of all passes.
-      weight_decay: L2, added to the gradient.
+        in every epoch, by the current model, as AMUN's code does.
+      retain: add a pass of cross-entropy over D_R at the start of every epoch, before
+        the labels of ``epoch`` are computed: AMUN's released variant. (Its pass keeps
+        the order of the data; here it is shuffled.) False reads no retained sample.
+      learning_rate: learning rate of all passes.
+      weight_decay: L2 penalty, added to the gradient.
     """
 
     is_padded: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class BoundaryShrink(FineTuning):
     weight_decay: Real = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_numbers(low=0, high=1, bound=self.bound)
 
@@ -77,7 +77,7 @@ class BoundaryShrink(FineTuning):
         """Label the forget samples by their neighbors and fine-tune.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
         """
 
@@ -122,19 +122,19 @@ def neighbor_labels(
 ) -> Array:
     """Return the class of each forget sample's FGSM neighbor, in evaluation mode.
 
-    Climbs the log-odds against the true label, whose gradient has the signs of
-    cross-entropy's but does not vanish in float32 on confident samples. Every sample
-    takes its step, misclassified ones included.
+    Climbs the log-odds against the true label. Their gradient has the same signs as
+    that of the cross-entropy, but does not vanish in float32 on confident samples.
+    Every sample takes a step, misclassified ones included.
 
     Args:
       problem: gives the model, the samples and their true labels.
-      labeler: the variables that label.
-      bound: of the step, L-infinity, in units of the image box [0, 1].
+      labeler: variables of the model that gives the labels.
+      bound: L-infinity norm of the step, in units of the image box [0, 1].
       discretize: round the neighbor to 8 bits.
       batch_size: samples at a time; changes memory, not values.
 
     Returns:
-      ``[F]`` of the labels' type, in ascending order of the samples.
+      ``[F]``, of the labels' type, in ascending order of the samples.
     """
     apply_fn = problem.model.apply
 

@@ -1,6 +1,6 @@
 """Composition: methods made of methods.
 
-Each function returns a value that is itself a method, so compositions compose:
+Each function returns a value that is itself a method, so compositions can be nested:
 
 >>> from unlearn_jax.methods import AMUN, RandomLabel, Saliency
 >>> salun = masked(RandomLabel(learning_rate=0.013), Saliency(fraction=0.5))
@@ -51,11 +51,11 @@ MethodT = TypeVar("MethodT", bound=UnlearnFn)
 
 @value
 class SpectralBound:
-    """Largest spectral norm of any layer, as a constraint.
+    """Bound on every layer's spectral norm, as a constraint.
 
     FastClip follows the optimizer every ``clip_period`` steps, and a full clip ends the
-    training, so that every layer's norm (with the BatchNorm that follows it) is within
-    half a percent of what is allowed.
+    training. Then every layer's norm (together with the BatchNorm that follows it)
+    exceeds the bound by at most half a percent.
 
     Attributes:
       max_norm: largest spectral norm of any layer.
@@ -68,7 +68,7 @@ class SpectralBound:
     clip_period: int = 100
 
     def __post_init__(self) -> None:
-        """Refuse bounds that no layer could meet."""
+        """Raise on bounds that no layer could meet."""
         check_positive("max_norm", self.max_norm)
         if self.clip_period < 1:
             raise InputError(
@@ -104,11 +104,11 @@ class SpectralBound:
 
 @value
 class Restricted:
-    """A method whose result is projected on a constraint, if it does not train itself.
+    """Method whose result is projected on a constraint; for methods without training.
 
     Attributes:
-      method: runs without the constraint.
-      constraint: its projection is applied to the result.
+      method: method, run without the constraint.
+      constraint: constraint whose projection is applied to the result.
     """
 
     method: UnlearnFn
@@ -134,10 +134,10 @@ def masked(method: MethodT, saliency: Saliency) -> MethodT | Restricted:
     ``masked(AMUN(), Saliency())`` is AMUN+SalUn (arXiv 2503.00917).
 
     Args:
-      method: to be restricted. A fine-tuning method gets no gradient, momentum or decay
-        outside the mask; of any other method's result the parameters outside are set
-        back to the original's.
-      saliency: chooses the parameters.
+      method: method to restrict. A fine-tuning method gets no gradient, momentum or
+        decay outside the mask. In the result of any other method, the parameters
+        outside the mask are set back to those of the original.
+      saliency: constraint that selects the parameters.
     """
     return _constrained(method, saliency)
 
@@ -147,11 +147,11 @@ def constrained(
 ) -> MethodT | Restricted:
     """Return a method after which no layer's spectral norm exceeds a bound.
 
-    For originals that were trained with FastClip: a fine-tuning method clips as it
-    trains, any other method's result is clipped.
+    For originals that were trained with FastClip. A fine-tuning method clips during
+    training; the result of any other method is clipped once.
 
     Args:
-      method: to be restricted.
+      method: method to restrict.
       max_norm: largest spectral norm of any layer, positive.
       clip_period: training steps between two clips.
     """
@@ -173,7 +173,7 @@ def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricte
         # a bound holds only if it comes last
         inner = _constrained(method.method, constraint)
         return cast("MethodT", dataclasses.replace(method, method=inner))
-    if isinstance(method, Filtered | Sequential):  # these only pass the method on
+    if isinstance(method, Filtered | Sequential):  # these only delegate to the method
         inner = _constrained(method.method, constraint)
         return cast("MethodT", dataclasses.replace(method, method=inner))
     return Restricted(method=method, constraint=constraint)
@@ -181,18 +181,18 @@ def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricte
 
 @value
 class Filtered:
-    """A method whose model answers through an output filter.
+    """Method whose model predicts through an output filter.
 
     Attributes:
-      method: unlearns; ``Identity()`` for the filter alone.
-      filter: edits class probabilities, such as :class:`unlearn_jax.filters.MPRU`.
+      method: unlearning method; ``Identity()`` for the filter alone.
+      filter: filter of class probabilities, such as :class:`unlearn_jax.filters.MPRU`.
     """
 
     method: UnlearnFn
     filter: Filter
 
     def __post_init__(self) -> None:
-        """Refuse what is no method or no filter."""
+        """Raise unless the fields are a method and a filter."""
         check_method(self.method)
         if not callable(self.filter) or isinstance(self.filter, type):
             raise InputError(
@@ -212,13 +212,13 @@ class Filtered:
         """Return the filtered model: log-probabilities instead of logits.
 
         Args:
-          problem: its training set gives the classes' mean outputs; the classes without
-            a retained sample are the forgotten ones.
-          variables: the unlearned model's.
+          problem: problem whose training set gives the classes' mean outputs; the
+            classes without a retained sample are the forgotten ones.
+          variables: variables of the unlearned model.
 
         Returns:
           ``(variables, images) -> log-probabilities [B, C]``, -inf where the filter
-          leaves nothing.
+          leaves probability 0.
         """
         labels = problem.train.labels
         logits = predict(problem.model.apply, variables, problem.train.images)
@@ -233,24 +233,24 @@ class Filtered:
 
 
 def filtered(method: UnlearnFn, filter: Filter) -> Filtered:
-    """Return a method whose model answers through an output filter.
+    """Return a method whose model predicts through an output filter.
 
     Args:
-      method: unlearns; ``Identity()`` for the filter alone.
-      filter: edits class probabilities.
+      method: unlearning method; ``Identity()`` for the filter alone.
+      filter: filter of class probabilities.
     """
     return Filtered(method=method, filter=filter)
 
 
 @value
 class Sequential:
-    """A method that forgets in several requests, one after the other.
+    """Method that forgets in several requests, one after the other.
 
     Attributes:
-      method: answers each request.
-      requests: ``[K, N]`` bool, disjoint, each of the same number of samples.
-      attack: as in :func:`unlearn_sequence`.
-      adaptive: as in :func:`unlearn_sequence`.
+      method: method that answers each request.
+      requests: ``[K, N]`` bool, disjoint masks of the same number of samples.
+      attack: attack that finds D_A, as in :func:`unlearn_sequence`.
+      adaptive: find D_A on the current model before each request.
     """
 
     method: UnlearnFn
@@ -259,13 +259,13 @@ class Sequential:
     adaptive: bool = False
 
     def __eq__(self, other: object) -> bool:
-        """Return whether all fields are equal, the requests one by one."""
+        """Return whether all fields are equal; requests are compared by value."""
         if not isinstance(other, Sequential):
             return NotImplemented
         return self._identity() == other._identity()
 
     def __hash__(self) -> int:
-        """Return a hash, so that ``jax.jit`` takes the method itself."""
+        """Return a hash, so that ``jax.jit`` can wrap the method itself."""
         return hash(self._identity())
 
     def _identity(self) -> tuple[Any, ...]:
@@ -277,8 +277,8 @@ class Sequential:
         """Answer all requests.
 
         Args:
-          key: consumed.
-          problem: its forget set is the union of the requests.
+          key: PRNG key; consumed.
+          problem: problem whose forget set is the union of the requests.
 
         Returns:
           The model after the last request, and what each cost, leaves ``[K, ...]``.
@@ -304,9 +304,9 @@ def sequence(
     """Return a method that forgets in several requests, one after the other.
 
     Args:
-      method: answers each request.
-      requests: ``[K, N]`` bool, disjoint, each of the same number of samples.
-      attack: finds D_A; see :func:`unlearn_sequence`.
+      method: method that answers each request.
+      requests: ``[K, N]`` bool, disjoint masks of the same number of samples.
+      attack: attack that finds D_A; see :func:`unlearn_sequence`.
       adaptive: find D_A on the current model before each request (AMUN-A).
     """
     return Sequential(
@@ -323,28 +323,28 @@ def unlearn_sequence(
     adaptive: bool = False,
     attack: PGD | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
-    """Answer requests in their order, each on the model that the one before left.
+    """Answer requests in order, each on the model that the previous one left.
 
-    Section 6.3 and appendix H of arXiv 2503.00917. Request ``k`` sees D without the
+    Section 6.3 and appendix H of arXiv 2503.00917. Request ``k`` gets D without the
     samples of all earlier requests, the current model, and a key with ``k`` folded in.
-    The optimizer and its schedule start again. The paper's setting is 5 requests of 2%
-    of CIFAR-10 each, with the hyperparameters tuned for one request of all 10%. May be
-    jitted, and mapped over sequences of equal size.
+    The optimizer and its schedule restart. The paper's setting is 5 requests of 2% of
+    CIFAR-10 each, with the hyperparameters tuned for one request of all 10%. The
+    function can be jitted, and mapped over sequences of equal size.
 
-    AMUN takes one D_A, found on the original model, for all requests; with ``adaptive``
-    each request's D_A is found on the current model (AMUN-A). A method that makes no
-    use of D_A runs the same either way.
+    AMUN uses one D_A, found on the original model, for all requests. With ``adaptive``,
+    each request's D_A is found on the current model (AMUN-A). A method that does not
+    use D_A runs the same either way.
 
     Args:
-      key: consumed.
-      method: such as ``AMUN()``.
-      problem: its forget set is the union of all requests; its ``adversarial``, if any,
-        was found on its model.
-      requests: ``[K, N]`` bool, disjoint, each of the same number of samples.
+      key: PRNG key; consumed.
+      method: unlearning method, such as ``AMUN()``.
+      problem: problem whose forget set is the union of all requests; its
+        ``adversarial`` set, if any, was found on its model.
+      requests: ``[K, N]`` bool, disjoint masks of the same number of samples.
       adaptive: find D_A on the current model before each request.
-      attack: finds D_A: always with ``adaptive`` (``PGD()`` if None), else if the
-        problem brings none. With neither, requests bring no D_A, and AMUN attacks the
-        current model by itself.
+      attack: attack that finds D_A. With ``adaptive`` it is always run (``PGD()`` if
+        None), otherwise only if the problem has no D_A. Without any of these, requests
+        have no D_A, and AMUN attacks the current model itself.
 
     Returns:
       The models after each request, stacked ``[K, ...]``, and what each cost
@@ -352,7 +352,7 @@ def unlearn_sequence(
 
     Raises:
       InputError: concrete requests that do not partition the forget set into parts of
-        equal size, or a forget set that has no such parts.
+        equal size, or a forget set whose size is not a multiple of their number.
     """
     requests = requests if isinstance(requests, jax.Array) else np.asarray(requests)
     size = request_size(problem, requests)
@@ -409,8 +409,9 @@ def request_size(problem: Problem, requests: Any) -> int:
     size, rest = divmod(problem.num_forget, len(requests))
     if rest:
         raise InputError(
-            f"a forget set of {problem.num_forget} samples has no {len(requests)}"
-            " requests of equal size: every request must forget the same number"
+            f"a forget set of {problem.num_forget} samples cannot be split into"
+            f" {len(requests)} requests of equal size: every request must forget the"
+            " same number"
         )
     if not isinstance(requests, Tracer) and not isinstance(problem.forget, Tracer):
         mask = np.asarray(requests)
@@ -426,7 +427,7 @@ def request_size(problem: Problem, requests: Any) -> int:
 def _rows(
     adversarial: AttackResult, forget: Array, request: Array, size: int
 ) -> AttackResult:
-    """Return the rows of one request, of a D_A of the whole forget set."""
+    """Return one request's rows of the whole forget set's D_A."""
     position = jnp.cumsum(forget) - 1
     rows = position[jnp.nonzero(request, size=size)[0]]
     return jax.tree.map(lambda leaf: leaf[rows], adversarial)

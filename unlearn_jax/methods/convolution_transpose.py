@@ -17,17 +17,18 @@ from unlearn_jax.values import Real, value
 class ConvolutionTranspose(FineTuning):
     """Swap of height and width of every convolution kernel, then fine-tuning on D_R.
 
-    ``W'[a, b, i, o] = W[b, a, i, o]``; input and output channels, biases, BatchNorm and
-    dense layers stay, and so do 1x1 kernels. (Neither a transposed convolution nor a
-    rotation.) Then SGD on the mean cross-entropy over D_R, the learning rate times
-    ``(1 + cos(pi e / E)) / 2`` in epoch ``e = 0..E-1``. BatchNorm statistics recover
-    only by this fine-tuning. Never reads a forget sample.
+    ``W'[a, b, i, o] = W[b, a, i, o]``; input and output channels, biases, BatchNorm,
+    dense layers and 1x1 kernels do not change. (This is neither a transposed
+    convolution nor a rotation.) SGD on the mean cross-entropy over D_R follows, with
+    the learning rate times ``(1 + cos(pi e / E)) / 2`` in epoch ``e = 0..E-1``.
+    BatchNorm statistics recover only during this fine-tuning. No forget sample is read.
 
-    A convolution kernel is a leaf with four axes ``[height, width, in, out]``; where
-    height and width differ it stays. A model without any is merely fine-tuned.
+    A convolution kernel is a leaf with four axes ``[height, width, in, out]``; a kernel
+    whose height and width differ does not change. A model without convolution kernels
+    is merely fine-tuned.
 
-    Source: the released code of Deep Unlearn (arXiv 2410.01276), which ranks it among
-    the two best of 18 methods and took it from the challenge's fifth place; the
+    Source: the released code of Deep Unlearn (arXiv 2410.01276), which ranks the method
+    among the two best of 18 and took it from the challenge's fifth place. The
     challenge's own notebooks and the body of the paper were not available, so paper and
     code could not be compared. The code fine-tunes without augmentation. It searches
     learning rate and weight decay in [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to
@@ -36,7 +37,8 @@ class ConvolutionTranspose(FineTuning):
     Attributes:
       num_epochs: passes over D_R.
       batch_size: samples per step.
-      learning_rate: of the first epoch; ``decay_every`` multiplies the cosine.
+      learning_rate: learning rate of the first epoch; the cosine and the decay of
+        ``decay_every`` multiply.
     """
 
     num_epochs: int = 3
@@ -47,7 +49,7 @@ class ConvolutionTranspose(FineTuning):
         """Transpose the kernels and fine-tune.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and D_R.
         """
         num_batches = steps_per_epoch(problem.num_retain, self.batch_size)

@@ -16,12 +16,12 @@ class DELETE(FineTuning):
 
     Minimizes ``KL(r(x) || p(x))`` with
     ``r = softmax(original logits, that of the sample's own label at minus infinity)``,
-    from the frozen original in evaluation mode: TRW's target at ``beta=0``
-    (:class:`unlearn_jax.methods.TRW`), but for what is excluded. Only the sample's own
-    class is, so that where several classes are forgotten at once they may get each
-    other's samples; a random forget set is as good as a class. Trained by the
-    cross-entropy, whose gradient is the same and whose value is larger by the entropy
-    of ``r``.
+    from the frozen original in evaluation mode. This is TRW's target at ``beta=0``
+    (:class:`unlearn_jax.methods.TRW`) except for the excluded classes: here only the
+    sample's own class is excluded. So if several classes are forgotten at once, they
+    may get each other's samples; a random forget set works like a class. Training uses
+    the cross-entropy, whose gradient is the same and whose value is larger by the
+    entropy of ``r``.
 
     Published settings (the authors' code): SGD with momentum 0.9 and no weight decay,
     20 epochs, batches of 128, learning rate 1e-4 for CIFAR-10, 5e-5 for CIFAR-100 and
@@ -29,14 +29,14 @@ class DELETE(FineTuning):
     is ``batch_stats="freeze"``.
 
     Attributes:
-      retain: also train on D_R with the true labels, in the same shuffled set, which
-        the paper does not; False reads no retained sample.
-      targets: ``view`` computes them in every step from the augmented images that the
-        model sees, as the authors' code does; ``once`` before training, from the clean
-        ones. The same without ``augment``.
+      retain: also train on D_R with the true labels, in the same shuffled set (the
+        paper does not); False reads no retained sample.
+      targets: ``view`` computes the targets in every step from the augmented images
+        that the model is given, as the authors' code does; ``once`` computes them
+        before training, from the clean images. Without ``augment`` both are the same.
       num_epochs: passes over the samples.
-      learning_rate: of the optimizer.
-      weight_decay: L2, added to the gradient.
+      learning_rate: learning rate of the optimizer.
+      weight_decay: L2 penalty, added to the gradient.
     """
 
     is_padded: ClassVar[bool] = True
@@ -51,7 +51,7 @@ class DELETE(FineTuning):
         """Distill the original on the forget samples.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the original model and the sets.
         """
         is_excluded = jnp.eye(num_classes(problem), dtype=bool)

@@ -12,8 +12,9 @@ from unlearn_jax.values import value
 class FineTune(FineTuning):
     """Fine-tuning on the retained samples, in the hope of catastrophic forgetting.
 
-    Minimizes the mean cross-entropy over D_R from the original's variables. Never reads
-    a forget sample. Published ranges: 10 epochs, learning rate in [1e-3, 1e-1].
+    Minimizes the mean cross-entropy over D_R, starting from the original's variables.
+    No forget sample is read. Published ranges: 10 epochs, learning rate in [1e-3,
+    1e-1].
     """
 
     is_padded: ClassVar[bool] = True
@@ -22,7 +23,7 @@ class FineTune(FineTuning):
         """Fine-tune the original model.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and D_R.
         """
         return finetune_on(

@@ -19,38 +19,40 @@ class FisherForgetting:
 
     Adds ``sqrt(alpha) min(F^-power, sqrt(cap)) n`` with ``n ~ N(0, 1)``. ``F`` is the
     diagonal of the Fisher information over D_R, in evaluation mode. With ``power=0.5``
-    the noise has the variance ``alpha / F``: what the authors' released code does, and
-    what the field means by Fisher forgetting. Their Proposition 4 with an error of the
-    same size in all directions has ``power=0.25``: variance
+    the noise has the variance ``alpha / F``: this is the authors' released code, and
+    what the literature calls Fisher forgetting. Their Proposition 4, with an error of
+    the same size in all directions, gives ``power=0.25``: variance
     ``sqrt(lambda) sigma_h F^(-1/2)``, that is ``alpha = sqrt(lambda) sigma_h``.
     BatchNorm statistics stay as they are.
 
     Published values: alpha 1e-6 and ``cap`` 1e3 in the authors' code, for small
     networks; 1e-9 was reported not to work on ResNet-18, and Deep Unlearn searches [0,
-    1] (no published selection). The deviation is at most ``sqrt(alpha cap)``: 0.03 with
-    the defaults, already of the size of a ResNet's weights, so search alpha on a
-    logarithmic scale, such as [1e-9, 1e-4]. A confident model has ``F`` near 0 almost
-    everywhere, and then the cap decides.
+    1] (its selected value is not published). The standard deviation is at most
+    ``sqrt(alpha cap)``: 0.03 with the defaults, which is already of the size of a
+    ResNet's weights, so search alpha on a logarithmic scale, such as [1e-9, 1e-4]. A
+    confident model has ``F`` near 0 almost everywhere; then the cap determines the
+    noise.
 
     Attributes:
-      alpha: the scale of the variance, not negative; 0 gives the original back.
-      cap: bound of ``F^(-2 power)``, for parameters without information; of dead units,
-        for instance.
-      power: of ``1 / F`` in the deviation, not negative; 0 is the same noise
-        everywhere.
-      information: ``model`` is the Fisher information proper, each sample's squared
-        gradient averaged over the model's own labels (``C`` gradients per sample);
-        ``true`` takes the training labels instead, the empirical Fisher of l1-sparse's
-        simple variant; ``batch`` averages over the model's labels the squared mean
-        gradient of random batches, as l1-sparse's main variant does with batches of 32.
-      shared: what the released codes do to the variance besides: average it over the
-        input axis (the last but one) of leaves with two or more axes, a tenth of the
-        cap for the head, then 10 times as much for the head and for leaves of one axis
-        (biases, BatchNorm). As in them, a leaf whose last axis has ``C`` entries is the
-        head. (Their reset of the forgotten class's row, for class forgetting, is not
-        included.)
-      batch_size: samples at a time: memory of that many models, a hyperparameter with
-        ``batch``.
+      alpha: scale of the variance, not negative; 0 returns the original.
+      cap: upper bound of ``F^(-2 power)``, for parameters without information, such as
+        those of dead units.
+      power: exponent of ``1 / F`` in the standard deviation, not negative; 0 adds the
+        same noise everywhere.
+      information: ``model`` is the Fisher information itself, each sample's squared
+        gradient averaged over the model's predicted labels (``C`` gradients per
+        sample); ``true`` uses the training labels instead, the empirical Fisher
+        information of l1-sparse's simple variant; ``batch`` squares the mean gradient
+        of random batches and averages it over the model's predicted labels, as
+        l1-sparse's main variant does with batches of 32.
+      shared: modify the variance as the released codes do: use a tenth of the cap for
+        the head, average the variance over the input axis (the last but one) of leaves
+        with two or more axes, and multiply it by 10 for the head and for leaves with
+        one axis (biases, BatchNorm). As in those codes, a leaf whose last axis has
+        ``C`` entries counts as the head. (For class forgetting they also reset the
+        forgotten class's row; this is not included.)
+      batch_size: samples at a time, which take the memory of as many models; with
+        ``information="batch"`` it also changes the result.
     """
 
     alpha: Real = 1e-6
@@ -61,7 +63,7 @@ class FisherForgetting:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         check_numbers(low=0, alpha=self.alpha, cap=self.cap, power=self.power)
         if self.batch_size < 1:
             raise InputError(
@@ -72,7 +74,7 @@ class FisherForgetting:
         """Add noise to the original's parameters.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the original model and D_R.
         """
         key_order, key_noise = jax.random.split(key)
@@ -101,7 +103,7 @@ class FisherForgetting:
         return variables, UnlearnInfo(jnp.zeros(0), jnp.asarray(cost, jnp.int32))
 
     def _inverse(self, leaf: Array, num_classes: int) -> Array:
-        """Return ``min(F^(-2 power), cap)`` of one leaf of ``F``, shared if asked."""
+        """Return ``min(F^(-2 power), cap)`` of a leaf, modified as by ``shared``."""
         is_head = self.shared and leaf.ndim > 0 and leaf.shape[-1] == num_classes
         cap = self.cap / 10 if is_head else self.cap
         # 0 to a negative power is infinity, which the cap bounds.

@@ -26,17 +26,17 @@ class GradientAscent(FineTuning):
     The baseline called "negative gradient" by Golatkar et al. (arXiv 1911.04933) and GA
     by the literature on l1-sparse and SalUn, which credits Thudi et al. (arXiv
     2109.13398) and Graves et al. (arXiv 2010.10981). Nothing bounds the loss: a rate
-    slightly too large destroys the model, one slightly too small does nothing.
-    Published ranges: 5 epochs at 1e-4 (code of l1-sparse, whose authors advise 5e-4 to
-    1e-3 where nothing is forgotten); AMUN searches the rate in [1e-6, 1e-1] with 10
-    epochs. The reported losses are minus the cross-entropy on D_F.
+    that is slightly too large destroys the model, and one that is slightly too small
+    has no effect. Published ranges: 5 epochs at 1e-4 (code of l1-sparse, whose authors
+    advise 5e-4 to 1e-3 where nothing is forgotten); AMUN searches the rate in [1e-6,
+    1e-1] with 10 epochs. The reported losses are minus the cross-entropy on D_F.
 
     Attributes:
-      retain: AMUN's released variant: every epoch is one pass of cross-entropy over
-        D_R, then the ascent over D_F. (Its pass over D_R keeps the order of the data;
-        here it is shuffled.) False reads no retained sample.
+      retain: begin every epoch with a pass of cross-entropy over D_R, before the ascent
+        over D_F: AMUN's released variant. (Its pass over D_R keeps the order of the
+        data; here it is shuffled.) False reads no retained sample.
       num_epochs: passes over D_F.
-      learning_rate: of the ascent, and of the pass over D_R.
+      learning_rate: learning rate of the ascent and of the pass over D_R.
     """
 
     is_padded: ClassVar[bool] = True
@@ -49,7 +49,7 @@ class GradientAscent(FineTuning):
         """Climb the loss of the forget samples.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
         """
         fetch = fetch_from(self.augmentation)

@@ -1,7 +1,7 @@
 """Gradients of the cross-entropy over a set of samples, for second-order methods.
 
-Everything is taken at the original model, in evaluation mode, batch by batch inside one
-program. A sample outside the set is never read.
+All gradients are those of the original model in evaluation mode, computed batch by
+batch inside one program. A sample outside the set is never read.
 """
 
 from typing import Literal, NamedTuple
@@ -16,12 +16,13 @@ from unlearn_jax.types import Array, Params, Problem, to_float
 
 
 class Batches(NamedTuple):
-    """Samples to sum over.
+    """Weighted samples of a sum, in batches.
 
     Attributes:
-      position: ``[num_batches, B]`` int32, in the training set; the last batch is
-        padded with samples that came before, so that nothing else is read.
-      weight: ``[num_batches, B]`` float32, of each sample in the sum; 0 for padding.
+      position: ``[num_batches, B]`` int32, positions in the training set; the last
+        batch is padded with samples of the set, so that nothing else is read.
+      weight: ``[num_batches, B]`` float32, weight of each sample in the sum; 0 for
+        padding.
     """
 
     position: Array
@@ -33,7 +34,7 @@ def members(mask: Array, num_samples: int) -> Array:
 
     Args:
       mask: ``[N]`` bool.
-      num_samples: how many samples it selects (static).
+      num_samples: number of samples in the mask (static).
     """
     return jnp.nonzero(mask, size=num_samples)[0].astype(jnp.int32)
 
@@ -41,12 +42,13 @@ def members(mask: Array, num_samples: int) -> Array:
 def batches_of(
     index: Array, batch_size: int, *, num_samples: Array | int | None = None
 ) -> Batches:
-    """Return samples in the order given, each of weight 1, in batches.
+    """Return batches of samples in the given order, each sample with weight 1.
 
     Args:
       index: ``[n]`` positions.
       batch_size: largest size of a batch.
-      num_samples: how many of the positions count, the first ones; all if None.
+      num_samples: number of leading positions that count; all if None. The others get
+        weight 0.
     """
     size = min(batch_size, len(index))
     count = len(index) if num_samples is None else num_samples
@@ -56,7 +58,7 @@ def batches_of(
 
 
 def _read(problem: Problem, index: Array) -> tuple[Array, Array]:
-    """Return images and labels of the samples at these positions."""
+    """Return the images and labels of the samples at some positions."""
     return to_float(problem.train.images[index]), problem.train.labels[index]
 
 
@@ -71,11 +73,11 @@ _gradient = jax.grad(_weighted_loss, argnums=1)
 
 
 def weighted_gradient(problem: Problem, batches: Batches) -> Params:
-    """Return ``sum_i w_i grad CE(x_i, y_i)``, like the parameters.
+    """Return ``sum_i w_i grad CE(x_i, y_i)``, a pytree like the parameters.
 
     Args:
       problem: gives the model and the samples.
-      batches: of :func:`batches_of`, with any weights.
+      batches: result of :func:`batches_of`, with any weights.
     """
     params = problem.variables.params
 
@@ -90,12 +92,12 @@ def weighted_gradient(problem: Problem, batches: Batches) -> Params:
 def mean_gradient(
     problem: Problem, mask: Array, num_samples: int, *, batch_size: int
 ) -> Params:
-    """Return the gradient of the mean cross-entropy over a set, like the parameters.
+    """Return the gradient of the mean cross-entropy over a set.
 
     Args:
       problem: gives the model and the samples.
       mask: ``[N]`` bool.
-      num_samples: how many samples it selects (static).
+      num_samples: number of samples in the mask (static).
       batch_size: samples at a time; changes memory, not the value.
     """
     batches = batches_of(members(mask, num_samples), batch_size)
@@ -112,7 +114,8 @@ def example_gradients(problem: Problem, index: Array) -> Params:
       index: ``[B]`` positions.
 
     Returns:
-      Like the parameters, with a leading ``B``: as much memory as ``B`` models.
+      A pytree like the parameters with a leading axis ``B``, in the memory of ``B``
+      models.
     """
     return _per_example(problem, *_read(problem, index))
 
@@ -133,7 +136,7 @@ def fisher_diagonal(
     labels: Literal["true", "model"] = "true",
     per: Literal["sample", "batch"] = "sample",
 ) -> Params:
-    """Return the diagonal of the Fisher information, or what codes take in its place.
+    """Return the diagonal of the Fisher information, or a substitute of released codes.
 
     ==========  ==========  ====================================================
     ``labels``  ``per``     value
@@ -147,24 +150,24 @@ def fisher_diagonal(
     true        batch       ``mean_b (grad mean_i CE(x_i, y_i))^2``, SSD's code
     ==========  ==========  ====================================================
 
-    A batch's mean gradient averages the samples' noise away, so the values
-    ``per="batch"`` fall with the batch size and depend on who shares a batch.
+    A batch's mean gradient averages the samples' noise away, so the values of
+    ``per="batch"`` fall with the batch size and depend on which samples share a batch.
 
     Args:
       problem: gives the model and the samples.
-      batches: of :func:`batches_of`, weights 0 or 1.
-      labels: the training set's, or an average over the model's own predictions (``C``
-        times the cost).
-      per: square each sample's gradient (memory: a batch of models), or each batch's
-        mean gradient.
+      batches: result of :func:`batches_of`, with weights 0 or 1.
+      labels: ``true`` for the labels of the training set, ``model`` for an average over
+        the model's predicted labels (``C`` times the cost).
+      per: gradient to square: that of each ``sample`` (memory of a batch of models), or
+        the mean gradient of each ``batch``.
 
     Returns:
-      Like the parameters, not negative.
+      A pytree like the parameters, not negative.
     """
     params = problem.variables.params
 
     def squares(images: Array, labels: Array, weight: Array, probs: Array) -> Params:
-        """Weighted squares of one batch, labeled so, ``probs`` being the labels'."""
+        """Return the weighted squares of a batch; ``probs`` are the labels' weights."""
         if per == "sample":
             gradients = _per_example(problem, images, labels)
 

@@ -1,4 +1,4 @@
-"""The original model, the row that an audit must distinguish from the retrained one."""
+"""The original model: an audit must distinguish it from the retrained one."""
 
 import jax.numpy as jnp
 
@@ -8,10 +8,10 @@ from unlearn_jax.values import value
 
 @value
 class Identity:
-    """Return the original model's variables."""
+    """The original model, unchanged."""
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        """Return the original.
+        """Return the original's variables.
 
         Args:
           key: unused.

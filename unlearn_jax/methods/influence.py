@@ -31,13 +31,13 @@ from unlearn_jax.values import Real, value
 class Influence:
     """Influence unlearning: add ``alpha H^-1 v`` to the parameters, without training.
 
-    Published in arXiv 2304.04934 (the method) and 2004.14340 (WoodFisher). With ``g``
-    the gradient of a sample's cross-entropy in evaluation mode, over all of D_F and
+    Published in arXiv 2304.04934 (the method) and 2004.14340 (WoodFisher). Let ``g`` be
+    the gradient of a sample's cross-entropy in evaluation mode. Over all of D_F and
     D_R,
 
         ``v = sum_F g / (n_F + n_R) - n_F / ((n_F + n_R) n_R) sum_R g``,
 
-    and ``H = damping I + (1/N) sum g g^T`` over ``N`` retained samples drawn by the
+    and ``H = damping I + (1/N) sum g g^T`` over ``N`` retained samples drawn with the
     key: WoodFisher's estimate of the Hessian. At a stationary point of the loss over D,
     ``alpha=1`` with the true Hessian over D_R is Newton's step towards the retrained
     model. BatchNorm statistics do not change. Reads D_R and D_F.
@@ -45,37 +45,37 @@ class Influence:
     **The inverse.** WoodFisher defines ``H^-1`` by a recursion over single samples
     (Sherman-Morrison):
     ``H_(n+1)^-1 = H_n^-1 - H_n^-1 g g^T H_n^-1 / (N + g^T H_n^-1 g)`` from
-    ``H_0^-1 = I / damping``. ``woodfisher`` computes its product with ``v``, exactly
-    and independent of the samples' order, from the ``[N, N]`` matrix of the gradients'
-    products (Woodbury), in the memory of two batches of models. ``released`` is the
-    recursion of the l1-sparse and SalUn codes,
+    ``H_0^-1 = I / damping``. ``woodfisher`` computes the product of ``H^-1`` and ``v``
+    from the ``[N, N]`` matrix of the gradients' inner products (Woodbury): exactly,
+    independently of the samples' order, and in the memory of two batches of models.
+    ``released`` is the recursion of the l1-sparse and SalUn codes,
     ``t = o.g; k -= (k.g) / (N + t) o; o -= t / (N + t) o``, from ``k = v / damping``
-    and ``o = g_1 / damping``. It keeps ``o`` where ``H_n^-1`` times the *next* gradient
-    belongs: ``o`` stays a multiple of the first sample's gradient, so ``H^-1 v`` is
-    ``v`` less a multiple of that one gradient. (SalUn's code reads two samples more, in
-    the order of the data set.) With ``damping=1`` and a trained model's small
-    gradients, both are close to ``v``: a gradient step.
+    and ``o = g_1 / damping``. It uses ``o`` in place of ``H_n^-1`` times the *next*
+    gradient. ``o`` stays a multiple of the first sample's gradient, so ``H^-1 v`` is
+    ``v`` minus a multiple of that single gradient. (SalUn's code reads two more
+    samples, in the order of the data set.) With ``damping=1`` and a trained model's
+    small gradients, both results are close to ``v``: a gradient step.
 
-    **Stability.** Nothing is iterated to convergence, and ``|H^-1 v| <= |v| / damping``
-    with ``woodfisher``, up to rounding: its matrix is solved by its eigenvalues,
-    without those that rounding made up. The result is finite when the gradients'
-    products and ``v / damping`` are. ``released`` is not bounded: its denominators may
-    come close to 0 when gradients are large and oppose each other. Too large an alpha
-    ruins the model at once, as no loss is computed. In float32 a damping below about
-    1e-4 of the largest eigenvalue of ``H`` loses the small directions of ``v`` to
-    rounding.
+    **Stability.** Nothing is iterated to convergence. With ``woodfisher``,
+    ``|H^-1 v| <= |v| / damping`` up to rounding: the system is solved with the
+    eigenvalues of its matrix, except those that are only rounding errors. The result is
+    finite if the gradients' inner products and ``v / damping`` are. ``released`` is not
+    bounded: its denominators may come close to 0 if gradients are large and opposed to
+    each other. An alpha that is too large ruins the model in one step, since no loss is
+    computed. In float32, a damping below about 1e-4 of the largest eigenvalue of ``H``
+    loses the small directions of ``v`` to rounding.
 
     Published values: damping 1 (implied by ``o`` and ``k`` above; WoodFisher itself
-    takes 1e-5) and N 1000; alpha in [1, 20] (SalUn) or [1, 100] (RUM); a user of the
-    code could use only alpha below 1, the code's default is 0.2, and Deep Unlearn
-    searches [0, 1].
+    uses 1e-5) and N 1000; alpha in [1, 20] (SalUn) or [1, 100] (RUM). A user of the
+    code reported that only alpha below 1 worked; the code's default is 0.2, and Deep
+    Unlearn searches [0, 1].
 
     Attributes:
-      alpha: length of the step; 0 gives the original back.
-      damping: added to the diagonal of ``H``, positive; very large gives
-        ``v / damping``.
+      alpha: factor of the step; 0 returns the original.
+      damping: constant added to the diagonal of ``H``, positive; a very large one gives
+        the step ``v / damping``.
       inverse: ``woodfisher`` or ``released``, described above.
-      num_samples: ``N``, at most all retained samples.
+      num_samples: ``N``, capped at the number of retained samples.
       batch_size: samples at a time; changes memory and cost, not the value.
         ``woodfisher`` computes every gradient ``2 + N / batch_size`` times.
     """
@@ -99,7 +99,7 @@ class Influence:
         """Take the step.
 
         Args:
-          key: draws the samples of the Hessian; consumed.
+          key: PRNG key for the samples of the Hessian; consumed.
           problem: gives the model and the sets.
         """
         num_forget = problem.num_forget
@@ -147,7 +147,7 @@ def _woodfisher(
 ) -> Params:
     """Return ``(damping I + G^T G / count)^-1 v`` by Woodbury's identity.
 
-    The product is ``(v - G^T (count damping I + G G^T)^-1 G v) / damping``, where the
+    The result is ``(v - G^T (count damping I + G G^T)^-1 G v) / damping``, where the
     rows of ``G`` are the samples' gradients.
     """
 
@@ -176,10 +176,10 @@ def _woodfisher(
 
 
 def _solve(gram: Array, damping: Real, right: Array) -> Array:
-    """Return ``(damping I + gram)^-1 right`` for a Gram matrix, singular or not.
+    """Return ``(damping I + gram)^-1 right`` for any Gram matrix, even a singular one.
 
-    By eigenvalues, as Cholesky's decomposition fails where the damping is tiny. What is
-    within rounding of the null space, where the damping does not lift it, is left out.
+    Uses eigenvalues, since a Cholesky decomposition fails if the damping is tiny.
+    Directions whose damped eigenvalue is within rounding of 0 are left out.
     """
     eigenvalues, vectors = linalg.eigh(gram)
     system = jnp.maximum(eigenvalues, 0.0) + damping
@@ -193,7 +193,7 @@ def _solve(gram: Array, damping: Real, right: Array) -> Array:
 def _products(rows: Params, columns: Params) -> Array:
     """Return inner products of stacked gradients: ``[A, ...], [B, ...] -> [A, B]``."""
     pairs = zip(jax.tree.leaves(rows), jax.tree.leaves(columns), strict=True)
-    # accelerators would round to fewer bits, and the inverse magnifies that
+    # accelerators would round to fewer bits, and the inverse magnifies the error
     exact = lax.Precision.HIGHEST
     products = [
         jnp.inner(a.reshape(len(a), -1), b.reshape(len(b), -1), precision=exact)
@@ -205,7 +205,7 @@ def _products(rows: Params, columns: Params) -> Array:
 def _released(
     problem: Problem, direction: Params, drawn: Array, damping: Real
 ) -> Params:
-    """Return the recursion of the released codes, one sample after the other."""
+    """Return ``H^-1 v`` by the released codes' recursion, one sample at a time."""
 
     def dot(left: Params, right: Params) -> Array:
         return _products(*jax.tree.map(lambda leaf: leaf[None], (left, right)))[0, 0]

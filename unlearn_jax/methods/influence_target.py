@@ -1,4 +1,4 @@
-"""Influence targets: fine-tune towards the outputs predicted for a retrained model."""
+"""Influence targets: fine-tuning towards predicted outputs of a retrained model."""
 
 from functools import partial
 from typing import Literal
@@ -39,55 +39,55 @@ from unlearn_jax.values import Real, value
 
 Linearized = Literal["head", "network"]
 
-_NUM_HALVINGS = 10  # of a Newton step
-_SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope promises
-_ROUNDING = 2e-6  # of a mean over many samples in float32, relative
-_CONVERGED = 1e-6  # of the gradient at the start of a fit; float32 ends at some 1e-7
+_NUM_HALVINGS = 10  # most halvings of a Newton step
+_SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope predicts
+_ROUNDING = 2e-6  # relative error of a mean over many samples in float32
+_CONVERGED = 1e-6  # fraction of a fit's first gradient; float32 ends at about 1e-7
 
 
 @value
 class InfluenceTarget(FineTuning):
     """Cross-entropy on D_F with predicted outputs of a retrained model, and on D_R.
 
-    An answer to the third open question of arXiv 2512.06993, whose own target
-    (:class:`unlearn_jax.methods.TRW`) tilts all samples of a class alike: a target for
-    every single sample, without any similarity of classes. Nothing is published on it;
-    this is the library's own reading.
+    An answer to the third open question of arXiv 2512.06993. The target of that paper
+    (:class:`unlearn_jax.methods.TRW`) tilts all samples of a class alike; here every
+    sample has its own target, and no similarity of classes is needed. The method is the
+    library's own; nothing is published on it.
 
-    1. ``phi(x)``: inputs of the original's last dense layer, in evaluation mode,
+    1. ``phi(x)``: the inputs of the original's last dense layer in evaluation mode,
        standardized by :func:`standardize`.
-    2. ``W_D``: the linear softmax classifier of ``phi`` on D_F and D_R with the least
-       ``mean CE(phi W, y) + ridge/2 |W|^2``, by Newton's method from zero. It stands in
-       for the network, because influence functions hold at an optimum: a network that
-       interpolates has gradients near 0, which would predict no change at all.
-    3. ``W_R``: ``num_removal_steps`` Newton steps from there on the same objective over
-       D_R alone. The first is the influence function of removing D_F:
-       ``W_R - W_D = -H^-1 g``, gradient and Hessian those of D_R at ``W_D`` (halved
-       only where it would raise the objective).
+    2. ``W_D``: the linear softmax classifier of ``phi`` on D_F and D_R that minimizes
+       ``mean CE(phi W, y) + ridge/2 |W|^2``, found by Newton's method from zero. It
+       replaces the network because influence functions hold at an optimum: a network
+       that interpolates has gradients near 0, which would predict no change at all.
+    3. ``W_R``: the result of ``num_removal_steps`` Newton steps from ``W_D`` on the
+       same objective over D_R alone. The first step is the influence function of
+       removing D_F: ``W_R - W_D = -H^-1 g`` with the gradient and the Hessian of D_R at
+       ``W_D`` (it is halved only where it would raise the objective).
     4. The target of ``x`` in D_F: ``q(x) = softmax(f(x) + phi(x) (W_R - W_D))``, where
        ``f`` are the original's logits.
-    5. Fine-tuning as TRW does: one shuffled set of D_F with ``q`` and D_R with its
-       labels, ``retain_weight`` times.
+    5. Fine-tuning as in TRW: one shuffled set of D_F with targets ``q`` and of D_R with
+       its labels, whose losses are multiplied by ``retain_weight``.
 
-    Reads D_R and D_F. **Without** ``retain`` no retained sample is trained on, but the
-    prediction still reads each of them once, image and label.
+    Reads D_R and D_F. **Without** ``retain``, no retained sample is trained on, but the
+    prediction still reads the image and label of each once.
 
-    **The whole network.** With ``linearized="network"``, steps 1 to 3 take all
-    parameters instead of the head's: the network's first-order expansion at the
-    original's parameters, whose kernel is the tangent kernel, trained with
-    ``ridge/2 |theta|^2`` on D_F and D_R from there, and then on D_R alone
+    **The whole network.** With ``linearized="network"``, steps 1 to 3 use all
+    parameters instead of the head's. The network's first-order expansion at the
+    original's parameters, whose kernel is the tangent kernel, is trained with
+    ``ridge/2 |theta|^2`` on D_F and D_R, starting there, and then on D_R alone
     (:func:`unlearn_jax.influence.fit_primal`). Here the ridge is the network's weight
-    decay as it is. A Newton step costs up to ``num_cg_steps`` products of some six
+    decay itself. A Newton step costs up to ``num_cg_steps`` products of about six
     passes over all samples. On 300 digits (64 units, ridge 1e-3 for both, means of
     three seeds, by ``experiments/influence_digits.py``) neither is better throughout:
-    KL(retrained || target) on digits 1, 3 and 8 was 0.13, 0.14, 0.15 with the network,
-    0.17, 0.10, 0.12 with the head, 0.23, 0.16, 0.19 renormalized.
+    KL(retrained || target) on digits 1, 3 and 8 was 0.13, 0.14, 0.15 with the network;
+    0.17, 0.10, 0.12 with the head; and 0.23, 0.16, 0.19 renormalized.
 
-    With the head, what is predicted is a change of the head, not of the features, which
-    still tell the forgotten class apart. Measured as KL(retrained || target) on unseen
-    images of the forgotten class of scikit-learn's digits, for a perceptron of 128
-    units (one original, the mean over three retrained from scratch, which differ among
-    themselves by 0.03 to 0.07):
+    With ``head``, only the change of the head is predicted. The features do not change,
+    and still distinguish the forgotten class. The table shows KL(retrained || target)
+    on unseen images of the forgotten class of scikit-learn's digits, for a perceptron
+    of 128 units (one original; means over three models retrained from scratch, which
+    differ from each other by 0.03 to 0.07):
 
     =======================================  =======  =======  =======
     target                                   class 1  class 3  class 8
@@ -102,31 +102,31 @@ class InfluenceTarget(FineTuning):
 
     The ridge should be about that of the network's own head: weight decay ``w`` on
     features of variance ``s^2`` (one scale for all, by :func:`standardize`) amounts to
-    ``w / s^2``, here 2.7e-3. One far smaller, with a single step, can be worse than no
-    prediction. For softmax regression, whose retraining is convex, and the ridge of its
-    own training, targets came 5 to 8 times nearer than renormalized ones (12 to 19 with
-    ``num_removal_steps=10``); with a ridge 10 times too large or too small they were
-    still nearer.
+    ``w / s^2``, here 2.7e-3. A far smaller ridge, with a single step, can be worse than
+    no prediction. For softmax regression, whose retraining is convex, with the ridge of
+    its own training, targets were 5 to 8 times nearer than renormalized ones (12 to 19
+    times with ``num_removal_steps=10``); with a ridge 10 times too large or too small
+    they were still nearer.
 
-    The losses are cross-entropies, which end at the entropy of the targets, not at 0;
-    ``num_gradients`` counts the fine-tuning, as the prediction takes no gradient of the
-    network. With ``augment``, the target is that of the clean image.
+    The reported losses are cross-entropies, whose minimum is the entropy of the
+    targets, not 0. ``num_gradients`` counts the fine-tuning only. With ``augment``, the
+    target is that of the clean image.
 
     Attributes:
       linearized: ``head`` or ``network``, described above.
       ridge: L2 penalty of the linear classifier, positive.
       num_fit_steps: Newton steps to ``W_D``. The fit no longer moves once converged
-        (here after ten steps at most), so that more cost little.
-      num_removal_steps: Newton steps to ``W_R``: 1 for the influence function, many for
-        the classifier fitted to D_R.
-      num_cg_steps: at most, iterations of conjugate gradients in a Newton step; each
-        costs two products with the features.
-      mask: no probability for the classes of
-        :func:`unlearn_jax.methods.similarity.excluded_classes`: the sample's own and
-        those without retained samples. For a random forget set take False: a retrained
-        model may well give a sample its label.
+        (here after ten steps at most), so additional steps cost little.
+      num_removal_steps: Newton steps from ``W_D`` to ``W_R``: 1 for the influence
+        function, many for the classifier fitted to D_R.
+      num_cg_steps: largest number of conjugate-gradient iterations in a Newton step;
+        each costs two products with the features.
+      mask: give no probability to the classes of
+        :func:`unlearn_jax.methods.similarity.excluded_classes`: the sample's own class
+        and those without retained samples. Choose False for a random forget set, since
+        a retrained model may well give a sample its label.
       retain: train on D_R too.
-      retain_weight: of the cross-entropy on D_R, not negative.
+      retain_weight: weight of the cross-entropy on D_R, not negative.
     """
 
     linearized: Linearized = "head"
@@ -144,8 +144,8 @@ class InfluenceTarget(FineTuning):
         check_numbers(low=0, ridge=self.ridge, retain_weight=self.retain_weight)
         if is_zero(self.ridge):
             raise InputError(
-                "a ridge of 0 has no best classifier on separable features: choose a"
-                " positive one"
+                "with a ridge of 0, separable features have no best classifier: choose a"
+                " positive ridge"
             )
         if min(self.num_fit_steps, self.num_removal_steps, self.num_cg_steps) < 1:
             raise InputError(
@@ -157,7 +157,7 @@ class InfluenceTarget(FineTuning):
         """Predict the targets and fine-tune.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
 
         Raises:
@@ -203,15 +203,15 @@ def influence_targets(
       linearized: ``head`` or ``network``, described in :class:`InfluenceTarget`.
       ridge: L2 penalty of the linear classifier, positive.
       num_fit_steps: Newton steps to the classifier of D_F and D_R.
-      num_removal_steps: Newton steps from there to that of D_R.
-      num_cg_steps: at most, conjugate-gradient iterations per Newton step.
-      mask: no probability for the sample's own class and those without retained
+      num_removal_steps: Newton steps from there to the classifier of D_R.
+      num_cg_steps: largest number of conjugate-gradient iterations per Newton step.
+      mask: give no probability to the sample's own class and those without retained
         samples.
-      batch_size: images at a time. Features of all samples, ``[N, D]``, are held in
-        memory; no Hessian is.
+      batch_size: images at a time. The features of all samples, ``[N, D]``, are held in
+        memory; Hessians are not.
 
     Returns:
-      ``[F, C]`` probabilities, forget samples ascending.
+      ``[F, C]`` probabilities, forget samples in ascending order.
 
     Raises:
       InputError: an unknown ``linearized``; with ``head``, a model without a last
@@ -298,8 +298,8 @@ def network_logit_change(
 ) -> Array:
     """Return the change of the forget samples' logits when D_F is removed.
 
-    To first order: the network's expansion at its parameters is trained with D_F and
-    without.
+    The change is one of first order: the network's expansion at its parameters is
+    trained with and without D_F.
 
     Args:
       problem: gives the network and the samples.
@@ -307,11 +307,11 @@ def network_logit_change(
       ridge: L2 penalty of all parameters, positive.
       num_fit_steps: Newton steps to the fit on all samples.
       num_removal_steps: Newton steps from there to the fit on the retained ones.
-      num_cg_steps: at most, conjugate-gradient iterations per Newton step.
+      num_cg_steps: largest number of conjugate-gradient iterations per Newton step.
       batch_size: images at a time.
 
     Returns:
-      ``[F, C]``, forget samples ascending.
+      ``[F, C]``, forget samples in ascending order.
     """
     train = problem.train
     params = problem.variables.params
@@ -347,21 +347,21 @@ def predicted_logit_change(
     num_removal_steps: int = 1,
     num_cg_steps: int = 100,
 ) -> Array:
-    """Return the change of a ridge softmax classifier's logits by removing samples.
+    """Return the logit change of a ridge softmax classifier when samples are removed.
 
-    This is ``phi (W_R - W_D)`` of the queries' standardized features ``phi``.
+    This is ``phi (W_R - W_D)``, where ``phi`` are the queries' standardized features.
 
     Args:
-      features: ``[N, D]`` of D_F and D_R, on any scale.
+      features: ``[N, D]``, features of D_F and D_R, on any scale.
       labels: ``[N]`` int32 in 0..C-1.
       retain: ``[N]`` bool, True for at least one; the others are removed.
-      queries: ``[Q, D]`` features of the samples asked for; they need not be among
-        ``features``.
+      queries: ``[Q, D]``, features of the samples whose change is returned; they need
+        not be among ``features``.
       num_classes: C.
       ridge: L2 penalty, positive.
       num_fit_steps: Newton steps to the fit on all samples.
       num_removal_steps: Newton steps from there to the fit on the retained ones.
-      num_cg_steps: at most, conjugate-gradient iterations per Newton step.
+      num_cg_steps: largest number of conjugate-gradient iterations per Newton step.
 
     Returns:
       ``[Q, C]``.
@@ -392,13 +392,13 @@ def predicted_logit_change(
 def standardize(features: Array, queries: Array) -> Array:
     """Return centered features of unit mean square, with a 1 appended for the bias.
 
-    Each feature loses its mean over the samples. All have one scale, so that a feature
-    that only a few samples excite is not blown up, and the penalty weighs directions as
-    it would in the network's own head.
+    The mean of each feature over the samples is subtracted. All features are divided by
+    one scale, so that a feature that is active in few samples is not amplified, and the
+    penalty weighs directions as in the network's own head.
 
     Args:
-      features: ``[N, D]``, means and scale are taken over these.
-      queries: ``[Q, D]``, returned standardized.
+      features: ``[N, D]``, features that define the means and the scale.
+      queries: ``[Q, D]``, features to standardize.
 
     Returns:
       ``[Q, D + 1]``.
@@ -422,22 +422,24 @@ def fit_head(
     """Minimize ``sum_n weight_n CE(phi_n W, y_n) + ridge/2 |W|^2`` by Newton's method.
 
     The objective is convex. Each step solves for the Newton direction by conjugate
-    gradients, then is halved until it lowers the objective by Armijo's rule, up to 10
-    times, and left out if that was not enough. A rise within float32's rounding is no
-    rise. So no step raises the objective beyond rounding, and near the optimum all
-    steps are Newton's own. Hessians are never formed.
+    gradients. The step is halved, up to 10 times, until it lowers the objective by
+    Armijo's rule, and is skipped if none of these does. A rise within the rounding of
+    float32 counts as no rise. So no step raises the objective beyond rounding, and near
+    the optimum all steps are full Newton steps. Hessians are never formed.
 
     Args:
-      start: ``[D, C]``.
+      start: ``[D, C]``, weights to start from.
       phi: ``[N, D]`` features.
       labels: ``[N]`` int32.
-      weight: ``[N]`` of each sample, not negative, of sum 1; 0 for absent samples.
-      ridge: positive.
-      num_steps: Newton steps.
-      num_cg_steps: at most, conjugate-gradient iterations in each.
+      weight: ``[N]``, weights of the samples, not negative, with sum 1; 0 for absent
+        samples.
+      ridge: L2 penalty, positive.
+      num_steps: number of Newton steps.
+      num_cg_steps: largest number of conjugate-gradient iterations per Newton step.
 
     Returns:
-      ``[D, C]``. :func:`head_gradient` there measures how far the optimum is.
+      ``[D, C]``. The norm of :func:`head_gradient` at this point measures the distance
+      from the optimum.
     """
     gradient = head_gradient(start, phi, labels, weight, ridge=ridge)
     floor = _CONVERGED * jnp.linalg.norm(gradient)
@@ -455,10 +457,10 @@ def head_gradient(
     """Return the gradient of the objective of :func:`fit_head`.
 
     Args:
-      head: ``[D, C]``, where to take it.
+      head: ``[D, C]``, weights at which to take the gradient.
       phi: ``[N, D]`` features.
       labels: ``[N]`` int32.
-      weight: ``[N]`` of each sample.
+      weight: ``[N]``, weights of the samples.
       ridge: L2 penalty.
 
     Returns:

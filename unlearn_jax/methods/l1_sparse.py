@@ -1,4 +1,4 @@
-"""l1-sparse unlearning (arXiv 2304.04934): fine-tune with a penalty on all weights."""
+"""l1-sparse unlearning (arXiv 2304.04934): fine-tuning with an L1 penalty."""
 
 from typing import ClassVar, Literal
 
@@ -19,18 +19,18 @@ Schedule = Literal["linear", "amun_code"]
 class L1Sparse(FineTuning):
     """Fine-tuning on ``CE(D_R) + gamma_t * sum|theta|``, from the original model.
 
-    Never reads a forget sample. The penalty counts every parameter (BatchNorm's and
-    biases too) and enters as the gradient ``gamma_t * sign(theta)``, next to weight
-    decay and before momentum. The reported losses leave it out. Published settings: 10
-    epochs, learning rate 0.01; gamma 5e-4 (AMUN's code), in [1e-6, 1e-4] in later
-    searches.
+    No forget sample is read. The penalty counts every parameter, including biases and
+    those of BatchNorm. It adds the gradient ``gamma_t * sign(theta)``, as weight decay
+    does, before momentum. The reported losses do not include the penalty. Published
+    settings: 10 epochs, learning rate 0.01; gamma 5e-4 (AMUN's code), in [1e-6, 1e-4]
+    in later searches.
 
     Attributes:
       gamma: weight of the penalty in the first epoch, not negative.
-      schedule: its course over the epochs ``t = 0 .. T-1``: ``linear`` is the paper's
-        ``gamma * (1 - t / T)``; ``amun_code`` is what AMUN's code does, which
-        multiplies the weight by ``2 - 2 t / T`` after every epoch: up to 9.7 times
-        ``gamma`` in the sixth and seventh of ten.
+      schedule: course of the weight over the epochs ``t = 0 .. T-1``: ``linear`` is the
+        paper's ``gamma * (1 - t / T)``; ``amun_code`` is that of AMUN's code, which
+        multiplies the weight by ``2 - 2 t / T`` after every epoch. Of ten epochs, the
+        sixth and seventh have the largest weight, 9.7 times ``gamma``.
     """
 
     is_padded: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class L1Sparse(FineTuning):
     schedule: Schedule = "linear"
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_numbers(low=0, gamma=self.gamma)
 
@@ -47,7 +47,7 @@ class L1Sparse(FineTuning):
         """Fine-tune with the penalty.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and D_R.
         """
         num_batches = steps_per_epoch(problem.num_retain, self.batch_size)
@@ -67,11 +67,11 @@ class L1Sparse(FineTuning):
 
 
 def penalty_factors(num_epochs: int, schedule: Schedule) -> np.ndarray:
-    """Return each epoch's penalty over that of the first, ``[num_epochs]`` float32.
+    """Return each epoch's penalty relative to the first, ``[num_epochs]`` float32.
 
     Args:
-      num_epochs: T.
-      schedule: as in :class:`L1Sparse`.
+      num_epochs: number of epochs, T.
+      schedule: course of the penalty, as in :class:`L1Sparse`.
 
     >>> penalty_factors(4, "linear").tolist(), penalty_factors(4, "amun_code").tolist()
     ([1.0, 0.75, 0.5, 0.25], [1.0, 2.0, 3.0, 3.0])

@@ -1,4 +1,4 @@
-"""L2UL: push the forget samples off their labels, and preserve their neighborhoods.
+"""L2UL: unlearn the labels of D_F, and preserve the neighborhoods of its samples.
 
 Cha et al., *Learning to Unlearn: Instance-wise Unlearning for Pre-trained Classifiers*,
 AAAI 2024 (arXiv 2301.11578).
@@ -52,23 +52,23 @@ AdversarialMode = Literal["train", "evaluate"]
 Stop = Literal["never", "epoch", "step"]
 
 PairLoss = Callable[[Variables, Any, Array], tuple[Array, ModelState]]
-"""A :data:`unlearn_jax.train.LossFn` of a pair: an adversarial and a forget batch."""
+"""A :data:`unlearn_jax.train.LossFn` of two batches: adversarial and forget samples."""
 
 
 @value
 class L2UL(FineTuning):
     """Ascent on D_F, held by adversarial examples and by the importance of weights.
 
-    A step minimizes, over a batch of D_F and one of the adversarial examples with the
-    labels ``t`` they were made for,
+    A step minimizes, over a batch of D_F and a batch of adversarial examples with the
+    labels ``t`` that they were made for,
 
         ``-w_f CE(x, y) + w_a CE(x_adv, t) + lambda / 2 sum_i (1 - Omega_i) d_i^2``,
 
-    where ``d_i`` is weight ``i`` less the original's, ``Omega`` of
-    :func:`forget_importance` is near 1 for the weights that D_F needs most, and
-    ``x_adv`` of :func:`targeted_adversarials` is made once from the original. An epoch
-    is a pass over the adversarial examples, alongside which forget samples are read
-    cyclically. Reads D_F alone.
+    where ``d_i`` is the change of weight ``i`` from the original, ``Omega`` (by
+    :func:`forget_importance`) is near 1 for the weights that D_F needs most, and
+    ``x_adv`` (by :func:`targeted_adversarials`) is computed once from the original. An
+    epoch is a pass over the adversarial examples; forget samples are read cyclically
+    alongside. Only D_F is read.
 
     ===================  =========================  ==========================
     setting              the authors' (here)        DELETE's re-run
@@ -87,46 +87,48 @@ class L2UL(FineTuning):
     stop                 step (here epoch)          never, 20 epochs
     ===================  =========================  ==========================
 
-    The released script forgets 16 images; 20 examples of each of the 5000 of a class
-    would take a gigabyte and the gradients of 200 epochs of CIFAR-10. Epsilon is in
-    units of the image box [0, 1] in all three (the codes normalize inside the model,
-    too); no two 32x32 images are further apart than 56. The authors advise epsilon in
-    [1, 5] and rates in [1e-4, 1e-3] where results are worse than theirs. Their targets
-    are wrong ones, but for a slip that may give the true label.
+    The released script forgets 16 images. With 20 examples for each of the 5000 images
+    of a class, the examples would take a gigabyte, and the attack as many gradients as
+    200 epochs of CIFAR-10. Epsilon is in units of the image box [0, 1] in the authors'
+    code, in DELETE's and here (those codes also normalize inside the model); the
+    largest distance between two 32x32 images is 56. The authors advise epsilon in [1,
+    5] and rates in [1e-4, 1e-3] if results are worse than theirs. Their targets are
+    wrong labels, except that a mistake in the code may draw the true one.
 
-    Two things differ from the script without an option. It reads both sets in a fixed
-    order, never shuffled; here every epoch has an order of its own. And in a step it
-    runs the adversarial batch through the model before the forget batch, here after:
-    losses and gradients are the same, as BatchNorm in training mode normalizes each
-    batch by itself, but the running statistics end nearer to the batch that comes last
-    (its weight in them is 1 - momentum, that of the other momentum times as much).
+    Two differences from the script have no option. First, the script reads both sets in
+    a fixed order; here they are shuffled in every epoch. Second, the script runs the
+    adversarial batch through the model before the forget batch; here it runs after it.
+    Losses and gradients are the same, since BatchNorm in training mode normalizes each
+    batch by itself, but the running statistics end nearer to the last batch (its weight
+    in them is 1 - momentum; that of the other batch is momentum times as much).
 
-    A stopped epoch's loss is 0, and ``num_gradients`` counts the steps made, Omega and
-    the attack.
+    Epochs after the stop have a loss of 0. ``num_gradients`` counts the steps that were
+    made, Omega and the attack.
 
     Attributes:
-      adversarial_weight: ``w_a``, with ``w_f = 1``; None for each set's fraction of the
-        step's samples.
+      adversarial_weight: ``w_a``, with ``w_f = 1``. If None, both weights are the sets'
+        fractions of the step's samples.
       regularization: lambda, not negative.
-      num_adversarial: adversarial examples of each image, all in memory.
-      epsilon: radius of the attack, L2, positive, in units of the image box [0, 1].
+      num_adversarial: adversarial examples per image, all held in memory.
+      epsilon: L2 radius of the attack, positive, in units of the image box [0, 1].
       step_size: length of the attack's steps, in the same units.
-      num_steps: of the attack.
-      targets: labels drawn uniformly from the ``wrong`` classes, or from ``any``, the
-        true one included.
+      num_steps: steps of the attack.
+      targets: ``wrong`` draws labels uniformly from the wrong classes, ``any`` from all
+        classes.
       importance: definition of Omega, ``sample`` or ``batch`` as in
         :func:`forget_importance`; the released code's is ``batch``.
-      adversarial_mode: the mode of the forward pass of adversarial examples; the re-run
-        reports that ``train`` did very poorly there. With frozen statistics both are
-        the same.
-      stop: updates end once no forget sample is classified right, in evaluation mode:
-        checked after each ``epoch``, after each ``step`` as the released code does (D_F
-        is evaluated as often), or ``never``. At least one epoch (step) is made.
-      forget_batch_size: forget samples per step, all of D_F at most.
-      batch_size: adversarial examples per step, all of them at most.
-      learning_rate: of the updates; the attack has ``step_size``.
+      adversarial_mode: BatchNorm mode of the forward pass of adversarial examples;
+        DELETE's re-run reports that ``train`` did very poorly. With frozen statistics
+        both are the same.
+      stop: time of the check that ends the updates once no forget sample is classified
+        correctly in evaluation mode: after each ``epoch``, after each ``step`` as in
+        the released code (each check evaluates D_F), or ``never``. At least one epoch
+        (step) is made.
+      forget_batch_size: forget samples per step, capped at the size of D_F.
+      batch_size: adversarial examples per step, capped at their number.
+      learning_rate: learning rate of the updates; the attack has ``step_size``.
       weight_decay: L2, added to the gradient, in addition to ``regularization``.
-      augment: of the forget samples alone.
+      augment: augmentation of the forget samples only.
     """
 
     adversarial_weight: Real | None = None
@@ -169,7 +171,7 @@ class L2UL(FineTuning):
         """Make the adversarial examples and train.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and D_F.
         """
         key_attack, key_train = jax.random.split(key)
@@ -209,7 +211,7 @@ class L2UL(FineTuning):
 
 
 class _Sizes(NamedTuple):
-    """Samples per step, of the adversarial examples and of the forget samples."""
+    """Adversarial examples and forget samples per step."""
 
     adversarial: int
     forget: int
@@ -228,25 +230,27 @@ def targeted_adversarials(
 ) -> Dataset:
     """Return adversarial examples of the forget samples, each for a random label.
 
-    By L2-PGD from a random start. All steps are taken, up the log-odds of the target
-    (cross-entropy's direction, without its underflow). The start is uniform in the ball
-    around the image (advertorch's, which the released code uses: uniform in the image
-    box, then projected on the ball), and every iterate lies in the box.
+    The attack is L2-PGD from a random start. It always takes all steps, which climb the
+    log-odds of the target: the direction of the cross-entropy, without its underflow.
+    The start is uniform in the ball around the image, and every iterate lies in the
+    image box. (The released code uses advertorch, whose start is uniform in the box and
+    then projected on the ball.)
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       problem: gives the model, attacked in evaluation mode, and the samples.
-      per_image: examples of each image (static).
-      epsilon: radius.
+      per_image: examples per image (static).
+      epsilon: L2 radius.
       step_size: length of a step.
-      num_steps: how many (static).
-      targets: labels drawn uniformly from the ``wrong`` classes, or from ``any``.
+      num_steps: number of steps (static).
+      targets: ``wrong`` draws labels uniformly from the wrong classes, ``any`` from all
+        classes.
       batch_size: examples at a time; changes memory, not values.
 
     Returns:
-      ``[F * per_image]`` images and the labels they were made for, whether the model
-      gives them or not: sample ``i`` of D_F, in ascending order, in rows ``i``,
-      ``i + F``, ...
+      ``[F * per_image]`` images and the labels that they were made for, whether or not
+      the model predicts them. Sample ``i`` of D_F, in ascending order, has the rows
+      ``i``, ``i + F``, ...
     """
     key_target, key_start = jax.random.split(key)
     count = per_image * problem.num_forget
@@ -287,22 +291,22 @@ def targeted_adversarials(
 def forget_importance(
     problem: Problem, *, per: Importance = "sample", batch_size: int = 32
 ) -> Params:
-    """Return each weight's importance to the outputs on D_F, scaled to [0, 1] by leaf.
+    """Return each weight's importance to the outputs on D_F, scaled to [0, 1] per leaf.
 
-    MAS (arXiv 1711.09601) of the original model, in evaluation mode (the released
-    code's is in training mode), from D_F without its labels.
+    This is MAS (arXiv 1711.09601) of the original model in evaluation mode, from the
+    images of D_F without their labels. (The released code uses training mode.)
 
     Args:
       problem: gives the model and the samples.
-      per: ``sample`` is MAS's definition, ``mean_i |grad ||logits_i||^2|``; ``batch``
-        the released code's, the mean over batches of ``|grad mean_i ||logits_i|||``, in
-        which samples cancel one another.
-      batch_size: samples at a time: with ``sample`` memory of that many models, with
-        ``batch`` part of the definition.
+      per: ``sample`` is the definition of MAS, ``mean_i |grad ||logits_i||^2|``;
+        ``batch`` is that of the released code, the mean over batches of
+        ``|grad mean_i ||logits_i|||``, in which the gradients of samples cancel.
+      batch_size: samples at a time. With ``sample`` they take the memory of as many
+        models; with ``batch`` the size is part of the definition.
 
     Returns:
-      Like the parameters: ``(value - min) / (max - min)`` of each leaf, 0 throughout
-      where all values are the same.
+      A pytree like the parameters: ``(value - min) / (max - min)`` of each leaf, 0
+      throughout a leaf whose values are all equal.
     """
 
     def size_of(params: Params, images: Array, weight: Array) -> Array:
@@ -344,7 +348,7 @@ def _objective(
 
     Args:
       problem: gives the model.
-      options: hyperparameters.
+      options: hyperparameters of the method.
       sizes: samples per step.
       penalty: ``lambda (1 - Omega)``, like the parameters; None without regularization.
     """
@@ -386,12 +390,12 @@ def _objective(
 
 
 class _Progress(NamedTuple):
-    """State of a training that may stop.
+    """State of a training run that may stop.
 
     Attributes:
-      state: of the training.
-      stopped: ``[]`` bool: no more updates.
-      num_steps: ``[]`` int32: updates made.
+      state: training state.
+      stopped: ``[]`` bool, whether updates have ended.
+      num_steps: ``[]`` int32, number of updates so far.
     """
 
     state: TrainState
@@ -407,11 +411,11 @@ def _train(
     sizes: _Sizes,
     loss_fn: PairLoss,
 ) -> tuple[Variables, Array, Array, int]:
-    """Train on the adversarial examples, forget samples read alongside.
+    """Train on the adversarial examples, with forget samples alongside.
 
     Returns:
-      The variables, the losses, the steps made, and the gradients that the constraints
-      cost.
+      The variables, the losses, the number of steps, and the gradients that the
+      constraints cost.
     """
     num_batches = steps_per_epoch(len(adversarial.labels), sizes.adversarial)
     restriction = options.restriction(problem)
@@ -470,7 +474,7 @@ def _train(
 def _is_forgotten(
     problem: Problem, variables: Variables, batch_size: int = 512
 ) -> Array:
-    """Return whether no forget sample is classified right, in evaluation mode."""
+    """Return whether every forget sample is misclassified, in evaluation mode."""
 
     def all_wrong(index: Array) -> Array:
         logits = problem.model.apply(variables, to_float(problem.train.images[index]))

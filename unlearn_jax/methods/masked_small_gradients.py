@@ -30,41 +30,41 @@ class MaskedSmallGradients(FineTuning):
     """Redrawing of kernel entries where D_R and D_F pull alike, then training on D_R.
 
     1. With the original's parameters,
-       ``G = sum_b grad CE(b of S) - sum_b grad CE(b of D_F)`` over batches ``b``, where
-       S are retained samples, as many as the batches of D_F hold, drawn by the key.
+       ``G = sum_b grad CE(b of S) - sum_b grad CE(b of D_F)`` over batches ``b``. S are
+       retained samples drawn with the key, as many as the batches of D_F hold.
     2. In every kernel, the ``round(init_rate size)`` entries with the smallest ``|G|``
-       are drawn again from ``N(0, 2 / fan_out)`` (Kaiming); the others stay.
-    3. SGD on the mean cross-entropy over D_R. The gradient of the entries that stayed
-       is multiplied by ``gradient_scale``, before momentum and weight decay (which is
-       not scaled); other leaves learn at full rate. The learning rate rises and falls
-       by epoch: with ``A = floor((E + 1) / 2)``, times ``s / A`` in epoch ``s <= A``
-       and ``(E + 1 - s) / (E + 1 - A)`` after it.
+       are redrawn from ``N(0, 2 / fan_out)`` (Kaiming); the others are kept.
+    3. SGD on the mean cross-entropy over D_R follows. The gradient of the kept entries
+       is multiplied by ``gradient_scale`` before momentum and weight decay (which is
+       not scaled); other leaves learn at the full rate. The learning rate rises and
+       falls by epoch: with ``A = floor((E + 1) / 2)``, its factor is ``s / A`` in
+       epochs ``s <= A`` and ``(E + 1 - s) / (E + 1 - A)`` in later ones.
 
     Reads D_R and D_F. A convolution kernel is a leaf with four axes
-    ``[height, width, in, out]``; a model without any is merely fine-tuned, unless
-    ``kernels="all"``.
+    ``[height, width, in, out]``; a model without convolution kernels is merely
+    fine-tuned, unless ``kernels="all"``.
 
-    Source: the released code of Deep Unlearn (arXiv 2410.01276), which ranks it among
-    the two best of 18 methods and took it from the challenge's second place; the
+    Source: the released code of Deep Unlearn (arXiv 2410.01276), which ranks the method
+    among the two best of 18 and took it from the challenge's second place. The
     challenge's own notebooks and the body of the paper were not available, so paper and
     code could not be compared. As in the code, the gradients of step 1 are taken in
-    training mode and move the BatchNorm statistics; with ``batch_stats="freeze"`` both
-    phases run in evaluation mode. Step 3 alone is augmented, if at all (the code does
-    not). Assumed: batches of one size for S and D_F, which the code has at its default
-    of 64 only. It searches ``init_rate`` in [0, 1], learning rate and weight decay in
-    [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to 37 epochs (a fifth of the
-    training's); selected values are not published.
+    training mode and update the BatchNorm statistics; with ``batch_stats="freeze"``
+    both phases run in evaluation mode. Only step 3 uses ``augment`` (the code does not
+    augment). Here the batches of S and D_F have the same size, which in the code holds
+    only at its default of 64. The code searches ``init_rate`` in [0, 1], learning rate
+    and weight decay in [1e-5, 1e-1], batches of 64, 128 and 256, and 1 to 37 epochs (a
+    fifth of the training's); selected values are not published.
 
     Attributes:
       init_rate: fraction of each kernel that is redrawn, in [0, 1].
-      gradient_scale: factor of the gradient of kernel entries that are not redrawn, not
-        negative.
-      kernels: ``convolutions``, as the code, or ``all`` leaves with two or more axes,
-        the output axis last.
+      gradient_scale: factor of the gradient of the kept kernel entries, not negative.
+      kernels: ``convolutions``, as in the code, or ``all`` leaves with two or more
+        axes, the output axis last.
       num_epochs: passes over D_R.
-      batch_size: samples per step, and per batch of step 1 (at most all forget samples
-        there).
-      learning_rate: at its peak; ``decay_every`` multiplies the schedule.
+      batch_size: samples per training step, and per batch of step 1 (there capped at
+        the number of forget samples).
+      learning_rate: learning rate at the peak; the schedule and the decay of
+        ``decay_every`` multiply.
     """
 
     init_rate: Real = 0.3
@@ -75,7 +75,7 @@ class MaskedSmallGradients(FineTuning):
     learning_rate: Real = 1e-3
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_numbers(low=0, high=1, init_rate=self.init_rate)
         check_numbers(low=0, gradient_scale=self.gradient_scale)
@@ -84,7 +84,7 @@ class MaskedSmallGradients(FineTuning):
         """Redraw entries of the kernels and fine-tune.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
         """
         key_gradient, key_draw, key_tune = jax.random.split(key, 3)
@@ -123,11 +123,11 @@ class MaskedSmallGradients(FineTuning):
 
 
 def rise_and_fall(num_epochs: int, num_batches: int) -> optax.Schedule:
-    """Return the factor of the learning rate, 1 at its peak.
+    """Return the schedule of the learning rate's factor, 1 at its peak.
 
     Args:
-      num_epochs: E.
-      num_batches: steps of an epoch, within which the factor is constant.
+      num_epochs: number of epochs, E.
+      num_batches: steps per epoch; the factor is constant within an epoch.
     """
     peak = (num_epochs + 1) // 2
 
@@ -144,9 +144,9 @@ class _Difference(NamedTuple):
     """Result of step 1.
 
     Attributes:
-      gradient: ``G``, like the parameters.
-      state: of the model, after the forward passes.
-      num_gradients: per-sample gradients spent.
+      gradient: ``G``, a pytree like the parameters.
+      state: model state after the forward passes.
+      num_gradients: number of per-sample gradients.
     """
 
     gradient: Params
@@ -157,7 +157,7 @@ class _Difference(NamedTuple):
 def _gradient_difference(
     key: Array, problem: Problem, options: FineTuning
 ) -> _Difference:
-    """Return ``G``: gradients of batches of D_R minus those of batches of D_F."""
+    """Return ``G``, the gradients of batches of D_R minus those of batches of D_F."""
     size = min(options.batch_size, problem.num_forget)
     num_batches = steps_per_epoch(problem.num_forget, size)
     fetch = fetch_from()
@@ -199,7 +199,7 @@ def _is_kernel(leaf: Array, options: MaskedSmallGradients) -> bool:
 def _smallest(leaf: Array, rate: Real, is_kernel: bool) -> Array:
     """Return a mask of the ``round(rate size)`` smallest magnitudes of a kernel.
 
-    Of a leaf that is no kernel it selects nothing.
+    The mask of a leaf that is not a kernel is False everywhere.
     """
     if not is_kernel:
         return jnp.zeros(leaf.shape, bool)
@@ -209,7 +209,7 @@ def _smallest(leaf: Array, rate: Real, is_kernel: bool) -> Array:
 
 
 def _redraw(key: Array, params: Params, mask: Params) -> Params:
-    """Draw Kaiming-normal values for ReLU, fan out, where a mask is True."""
+    """Draw Kaiming-normal values (fan out, for ReLU) where a mask is True."""
     leaves, structure = jax.tree.flatten(params)
 
     def draw(key: Array, leaf: Array, is_redrawn: Array) -> Array:

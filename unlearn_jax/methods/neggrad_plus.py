@@ -1,4 +1,4 @@
-"""NegGrad+: descend on the retained and ascend on the forget samples in each step."""
+"""NegGrad+: descent on D_R and ascent on D_F in each step."""
 
 from typing import ClassVar
 
@@ -37,9 +37,9 @@ class NegGradPlus(FineTuning):
     et al.).
 
     Attributes:
-      alpha: weight of the retained samples, in [0, 1]; at 1 this is fine-tuning, forget
-        samples being read by BatchNorm alone.
-      forget_batch_size: forget samples per step; as many as ``batch_size`` if None.
+      alpha: weight of the retained samples, in [0, 1]. At 1 this is fine-tuning; forget
+        samples then affect only BatchNorm.
+      forget_batch_size: forget samples per step; ``batch_size`` if None.
     """
 
     is_padded: ClassVar[bool] = True
@@ -48,7 +48,7 @@ class NegGradPlus(FineTuning):
     forget_batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_numbers(low=0, high=1, alpha=self.alpha)
         check_batch_size("forget_batch_size", self.forget_batch_size)
@@ -57,7 +57,7 @@ class NegGradPlus(FineTuning):
         """Train on the difference of the two losses.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
         """
         loss_fn = _difference_loss(problem.model, self, self.alpha)
@@ -67,7 +67,7 @@ class NegGradPlus(FineTuning):
 
 
 def _difference_loss(model: Model, options: FineTuning, alpha: Real) -> PassLoss:
-    """Return the weighted difference of the losses of a retained and a forget batch."""
+    """Return the loss of a retained batch minus that of a forget batch, weighted."""
     forward = forward_fn(model, options)
 
     def loss_fn(
@@ -77,7 +77,7 @@ def _difference_loss(model: Model, options: FineTuning, alpha: Real) -> PassLoss
         key_retain, key_forget = jax.random.split(key)
         logits, state = forward(variables, retain_batch.images, key_retain)
         descent = jnp.mean(cross_entropy(logits, retain_batch.labels))
-        # The statistics that the retained batch left are those the forget batch meets.
+        # The forget batch starts from the statistics that the retained batch left.
         logits, state = forward(
             variables._replace(state=state), forget_batch.images, key_forget
         )

@@ -1,4 +1,4 @@
-"""Influence functions as a method: the Gauss-Newton step to the retrained model."""
+"""Influence functions as a method: a Gauss-Newton step to the retrained model."""
 
 from typing import Literal
 
@@ -30,53 +30,56 @@ from unlearn_jax.values import Real, value
 
 @value
 class NTKInfluence:
-    """Add what influence functions predict of retraining to the parameters.
+    """A Gauss-Newton step to the retrained parameters that influence functions predict.
 
-    No training; the step is that of arXiv 2605.11239. With
+    The step is that of arXiv 2605.11239; there is no training. With
     ``L_S(theta) = mean_S CE + ridge/2 |theta|^2`` in evaluation mode, and the Jacobian
-    ``J`` of the logits at the original model,
+    ``J`` of the logits at the original model, the step ``d theta`` solves
 
-        ``(mean_R J^T CE'' J + ridge) d theta = (N_F/N_R) grad L_F(theta)``,
+        ``(mean_R J^T CE'' J + ridge) d theta = (N_F/N_R) grad L_F(theta)``.
 
-    Newton's step to the optimum on D_R of the network's first-order expansion, from a
-    stationary point of ``L_D``. Reads D_R and D_F; nothing is drawn. BatchNorm
-    statistics do not change. The matrix of :class:`unlearn_jax.methods.Influence` is
-    the second moment of the gradients instead, with a damping that is not the
-    training's.
+    From a stationary point of ``L_D``, it is Newton's step to the optimum of the
+    network's first-order expansion on D_R. Reads D_R and D_F; nothing is random.
+    BatchNorm statistics do not change. :class:`unlearn_jax.methods.Influence` uses
+    another matrix: the second moment of the gradients, with a damping that is unrelated
+    to the training's penalty.
 
     The paper's primal form has the Hessian of the network itself on D_R, which need not
-    be positive definite, even where training has come to rest. Of ten networks trained
-    to there on 300 of scikit-learn's digits (one layer of tanh, 64 or 512 units,
-    penalty 1e-4 to 0.1 around 0 or the initialization, one seed each), 30 removed,
-    conjugate gradients with it ended 1.1 to 31 times farther from the retrained outputs
-    than the original for eight, and at 0.04 of that distance for the other two. Gauss
-    and Newton's matrix came to 0.09 to 0.65 of it for all ten.
+    be positive definite, even at a stationary point. The Hessian was tested on ten
+    networks trained to a stationary point on 300 of scikit-learn's digits (one layer of
+    tanh, 64 or 512 units, penalty 1e-4 to 0.1 around 0 or the initialization, one seed
+    each), with 30 samples removed. Relative to the original's distance from the
+    retrained outputs, conjugate gradients with the Hessian ended at 1.1 to 31 times
+    that distance for eight networks, and at 0.04 of it for the other two. With the
+    Gauss-Newton matrix they ended at 0.09 to 0.65 of it for all ten.
 
-    **When to believe it.** :class:`unlearn_jax.influence.Guard` is evaluated at every
-    run, and where the original is not stationary, or the network not linear as far as
-    the step goes, :func:`unlearn_jax.methods.unlearn` and the pipeline warn. Compiled
-    programs of your own return its numbers, ``guard`` of
-    :class:`unlearn_jax.types.UnlearnInfo`. Networks trained by SGD for few epochs with
-    little weight decay are neither.
+    **When to trust it.** Every run evaluates a :class:`unlearn_jax.influence.Guard`. If
+    the original is not stationary, or the network is not linear over the length of the
+    step, :func:`unlearn_jax.methods.unlearn` and the pipeline warn. Your own compiled
+    programs return the guard as ``guard`` of :class:`unlearn_jax.types.UnlearnInfo`.
+    Networks trained by SGD for few epochs with little weight decay are neither
+    stationary nor linear enough.
 
-    ``num_gradients`` counts two for each product with the Hessian and sample, as if
-    ``cg`` never stopped early, or the kernel's Jacobian rows; 0 for ``head``, which
-    takes no gradient of the network.
+    ``num_gradients`` counts two gradients per sample for each product with the Hessian,
+    as if ``cg`` never stopped early. For a matrix that is written out (``dense`` or
+    ``dual``) it counts the rows of the Jacobians. It is 0 for ``head``, which takes no
+    gradient of the network.
 
     Attributes:
-      ridge: the original's weight decay, positive.
-      alpha: length of the step; 0 gives the original back. Below 1 where the guard
-        warns.
-      weights: ``all``, or the kernel of the last layer alone (``head``), whose optimum
-        is one of a convex problem.
+      ridge: weight decay of the original's training, positive.
+      alpha: factor of the step; 0 returns the original. Choose a value below 1 if the
+        guard warns.
+      weights: ``all``, or ``head`` for the kernel of the last layer alone, whose
+        training is a convex problem.
       form: ``primal`` solves for the parameters and stores no matrix; ``dual`` solves
         for ``N_R C`` outputs and stores the kernel of all samples, ``(N C)^2`` numbers.
-        The same at a stationary point.
-      solver: ``cg``, or ``dense``, which writes the system out.
-      tol: of ``cg``, relative to the right-hand side, positive.
-      num_cg_steps: iterations of ``cg``, at most.
+        Both give the same result at a stationary point.
+      solver: ``cg`` for conjugate gradients, or ``dense``, which writes the matrix out.
+      tol: tolerance of ``cg``, relative to the right-hand side, positive.
+      num_cg_steps: largest number of iterations of ``cg``.
       batch_size: samples at a time; changes memory, not the value.
-      warn: False for silence, and no guard in the result.
+      warn: evaluate the guard and warn if it does not trust the step. False gives no
+        warning, and no guard in the result.
     """
 
     ridge: Real = 5e-4
@@ -164,10 +167,10 @@ class NTKInfluence:
 def _head(
     problem: Problem, index: Array, batch_size: int
 ) -> tuple[OutputFn, Params, Array]:
-    """Return the last layer as a model of its own: outputs, kernel and rows.
+    """Return the last layer as a model: output function, kernel and input rows.
 
-    A row is a sample's features followed by the original's logits; it takes the place
-    of the image.
+    A row holds a sample's features followed by the original's logits; it replaces the
+    image.
     """
     features = sample_features(problem, index, batch_size)
     logits = predict(

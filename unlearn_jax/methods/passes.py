@@ -31,27 +31,26 @@ from unlearn_jax.types import (
 )
 
 PassLoss = Callable[[Variables, Any, Array], tuple[Array, ModelState]]
-"""A :data:`unlearn_jax.train.LossFn`; of a pair of batches if the pass has a second."""
+"""A :data:`unlearn_jax.train.LossFn`, of two batches if the pass has a second mask."""
 
 
 class Pass(NamedTuple):
     """One pass over some samples, within an epoch.
 
     Attributes:
-      loss_fn: what to minimize.
-      fetch: how samples are read.
-      data: what ``fetch`` reads.
-      member: bool over the positions that ``fetch`` understands: the samples to read.
-      num_samples: about how many members there are (static, or a count); sets the
-        steps.
+      loss_fn: objective to minimize.
+      fetch: function that reads samples.
+      data: argument of ``fetch``.
+      member: bool over the positions that ``fetch`` understands, the samples to read.
+      num_samples: approximate number of members (static, or a count); sets the steps.
       batch_size: samples per step; the method's if None.
-      second: a second mask, read cyclically in batches of its own; ``loss_fn`` then
-        gets a pair of batches.
-      second_batch_size: samples per step of the second mask; as of the first if None.
-      num_epochs: the pass takes part in this many epochs, from the first; in all if
+      second: second mask, whose samples are read cyclically in their own batches;
+        ``loss_fn`` then gets a pair of batches.
+      second_batch_size: samples per step of the second mask; as many as of the first if
         None.
-      refresh: computes the data from the model at the start of the pass, instead of
-        ``data``.
+      num_epochs: number of epochs, from the first, that include the pass; all if None.
+      refresh: function that computes the data from the model's variables at the start
+        of the pass; it replaces ``data``.
     """
 
     loss_fn: PassLoss
@@ -70,11 +69,11 @@ class _SizedPass(NamedTuple):
     """A pass with its static numbers.
 
     Attributes:
-      number: position in the epoch; folded into the key.
+      number: position in the epoch, folded into the key.
       item: the pass.
-      num_batches: steps.
+      num_batches: number of steps.
       batch_size: samples per step.
-      num_epochs: epochs that it takes part in.
+      num_epochs: number of epochs that include the pass.
     """
 
     number: int
@@ -92,20 +91,20 @@ def finetune_passes(
     *,
     restriction: Restriction | None = None,
 ) -> tuple[Variables, UnlearnInfo]:
-    """Train the original model further; an epoch makes all passes in their order.
+    """Fine-tune the original model by passes; an epoch makes all of them in order.
 
     Args:
-      key: of the method's run.
-      problem: gives the model and where to start.
-      options: of the training; one optimizer serves all passes, and an epoch of its
-        schedule is one of all passes.
-      passes: at least one of them in every epoch.
-      restriction: of the training, for methods that start elsewhere than at the
-        original; if None, what the constraints come to for ``problem``.
+      key: PRNG key of the method's run.
+      problem: gives the model and the variables to start from.
+      options: hyperparameters of the training. All passes share one optimizer, and an
+        epoch of its schedule includes all passes.
+      passes: passes of an epoch; every epoch must include at least one.
+      restriction: restriction of the training, for methods that do not start at the
+        original; if None, that of the constraints for ``problem``.
 
     Returns:
-      The fine-tuned variables, and what it cost. The loss of an epoch is the mean over
-      its last pass.
+      The fine-tuned variables, and what the training cost. The loss of an epoch is the
+      mean over its last pass.
     """
     sized = []
     for number, item in enumerate(passes):
@@ -116,7 +115,7 @@ def finetune_passes(
             num_epochs = min(item.num_epochs, num_epochs)
         sized.append(_SizedPass(number, item, num_batches, size, num_epochs))
 
-    # Epochs that make the same passes share one compiled scan.
+    # Epochs with the same passes share one compiled scan.
     ends = sorted({part.num_epochs for part in sized if part.num_epochs})
     steps = []
     for epoch in range(options.num_epochs):
@@ -159,14 +158,14 @@ def finetune_on_pairs(
     An epoch is one pass over D_R; D_F is read cyclically alongside it.
 
     Args:
-      key: of the method's run.
+      key: PRNG key of the method's run.
       problem: gives the model and the sets.
-      options: of the training.
-      loss_fn: of the pair ``(retained batch, forget batch)``.
+      options: hyperparameters of the training.
+      loss_fn: loss of the pair ``(retained batch, forget batch)``.
       forget_batch_size: forget samples per step; as many as retained ones if None.
 
     Returns:
-      As of :func:`finetune_passes`.
+      The result of :func:`finetune_passes`.
     """
     pairs = Pass(
         loss_fn,
@@ -181,11 +180,11 @@ def finetune_on_pairs(
 
 
 def _decaying(options: FineTuning, steps: list[Any]) -> optax.GradientTransformation:
-    """Return the optimizer for epochs of these many steps, the rate decaying between.
+    """Return the optimizer for epochs with given numbers of steps.
 
     Args:
-      options: of the training.
-      steps: of each epoch.
+      options: hyperparameters of the training.
+      steps: number of steps of each epoch; the learning rate decays between epochs.
     """
     if not options.decay_every or len(set(steps)) == 1:
         return options.tx(steps[0])
@@ -201,7 +200,7 @@ def _decaying(options: FineTuning, steps: list[Any]) -> optax.GradientTransforma
 def _epoch(
     key: Array, tx: optax.GradientTransformation, passes: list[_SizedPass]
 ) -> Callable[[TrainState, None], tuple[TrainState, Array]]:
-    """Return the body of a scan over epochs that make these passes."""
+    """Return the body of a scan over epochs with these passes."""
 
     def epoch(state: TrainState, _: None) -> tuple[TrainState, Array]:
         key_epoch = jax.random.fold_in(key, 1 + state.epoch)

@@ -1,4 +1,4 @@
-"""Random labeling (RL): teach the model wrong answers on the forget samples."""
+"""Random labeling (RL): fine-tuning with wrong labels on the forget samples."""
 
 from typing import ClassVar, Literal
 
@@ -25,9 +25,9 @@ Order = Literal["shuffled", "forget_first"]
 class RandomLabel(FineTuning):
     """Cross-entropy on D_F with random labels and on D_R with the true ones.
 
-    Every sample has equal weight. The baseline "random labels" of Golatkar et al.
-    (arXiv 1911.04933); with a saliency mask, ``masked(RandomLabel(), Saliency())``, it
-    is SalUn (arXiv 2310.12508). Codes differ:
+    Every sample has equal weight. This is the baseline "random labels" of Golatkar et
+    al. (arXiv 1911.04933); with a saliency mask, ``masked(RandomLabel(), Saliency())``,
+    it is SalUn (arXiv 2310.12508). The released codes differ:
 
     ==========  ================================  =====================================
     field       AMUN's code (default here)        SalUn's code (its paper means wrong)
@@ -49,10 +49,10 @@ class RandomLabel(FineTuning):
     Attributes:
       retain: train on D_R too; False reads no retained sample.
       labels: a row of the table.
-      redraw: ``batch`` draws a sample's label whenever it is read. As that happens once
-        an epoch (but for samples that pad the last batch) it is also the codes' drawing
-        per epoch. ``once`` draws before the first epoch.
-      order: a row of the table; the same without ``retain``.
+      redraw: ``batch`` draws a sample's label whenever the sample is read. That happens
+        once per epoch (except for samples that pad the last batch), so it includes the
+        codes' drawing per epoch. ``once`` draws before the first epoch.
+      order: a row of the table; it has no effect without ``retain``.
     """
 
     is_padded: ClassVar[bool] = True
@@ -66,7 +66,7 @@ class RandomLabel(FineTuning):
         """Fine-tune on random labels.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
         """
         count = num_classes(problem)
@@ -101,9 +101,9 @@ def random_labels(
     """Draw a random label for each sample.
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       labels: ``[B]`` true labels.
-      num_classes: C.
+      num_classes: number of classes, C.
       kind: ``wrong`` for uniform over the C - 1 other classes, ``any`` for uniform over
         all C.
 
@@ -122,7 +122,7 @@ def random_labels(
 def _redrawing(
     fetch: FetchFn, forget: Array, num_classes: int, kind: Labels
 ) -> FetchFn:
-    """Return a fetch that draws new labels for the samples of the mask."""
+    """Return a fetch that draws new labels for the samples of a mask."""
 
     def redrawn(data: Dataset, index: Array, key: Array) -> Batch:
         key_fetch, key_labels = jax.random.split(key)

@@ -18,16 +18,16 @@ from unlearn_jax.values import value
 class Retrain(FineTuning):
     """Training from scratch on the retained samples.
 
-    Never reads a forget sample, nor the original's variables. Equals
-    :func:`unlearn_jax.train.fit` on the mask ``problem.retain`` with the same key and
-    the recipe ``Retrain(...).recipe(problem.num_retain)``, bit for bit.
+    Reads neither the forget samples nor the original's variables. The result equals,
+    bit for bit, that of :func:`unlearn_jax.train.fit` on the mask ``problem.retain``
+    with the same key and the recipe ``Retrain(...).recipe(problem.num_retain)``.
     """
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Train a new model.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the architecture and D_R.
         """
         num_batches = steps_per_epoch(problem.num_retain, self.batch_size)

@@ -24,10 +24,11 @@ class Saliency:
     """SalUn's mask as a constraint: only the salient parameters move.
 
     Attributes:
-      fraction: of the parameters that may move, in (0, 1]; searched in [0.1, 0.9].
-      leak: as in SalUn's code before its fix of February 2026, and in AMUN's: only
-        gradients are masked, so that weight decay still moves the other parameters.
-        False holds them bit for bit.
+      fraction: fraction of the parameters that may move, in (0, 1]; searched in [0.1,
+        0.9].
+      leak: mask only gradients, so that weight decay still moves the other parameters,
+        as in SalUn's code before its fix of February 2026 and in AMUN's code. False
+        keeps the other parameters bit for bit.
     """
 
     is_padded: ClassVar[bool] = True
@@ -36,7 +37,7 @@ class Saliency:
     leak: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse fractions outside (0, 1]."""
+        """Raise on fractions outside (0, 1]."""
         check_fraction(self.fraction)
 
     def restrict(self, problem: Problem, *, batch_size: int) -> Restriction:
@@ -66,10 +67,10 @@ class Saliency:
 def forget_gradient(problem: Problem, *, batch_size: int = 128) -> Params:
     """Return the gradient of the cross-entropy, summed over the forget samples.
 
-    At the original model, in evaluation mode, without augmentation, with true labels.
-    Reads no retained sample. The released code of SalUn sums the gradients of batch
-    means, which weighs the samples of a smaller last batch more; here every sample
-    counts once.
+    The gradient is that of the original model in evaluation mode, without augmentation,
+    with the true labels. No retained sample is read. The released code of SalUn sums
+    the gradients of batch means, which gives the samples of a smaller last batch more
+    weight; here all samples have the same weight.
 
     Args:
       problem: gives the original model and the forget set.
@@ -85,18 +86,19 @@ def forget_gradient(problem: Problem, *, batch_size: int = 128) -> Params:
 
 
 def saliency_mask(problem: Problem, *, fraction: Real, batch_size: int = 128) -> PyTree:
-    """Return SalUn's mask: the largest ``|gradient|`` on the forget set.
+    """Return SalUn's mask of the largest gradient magnitudes on the forget set.
 
     Ranks all parameters together (BatchNorm's and biases too) by the magnitude of
-    :func:`forget_gradient` and takes the first ``round(fraction * P)`` of ``P``; equal
-    magnitudes rank by position, so the count is exact. ``fraction=1`` takes every
-    parameter, those without gradient included.
+    :func:`forget_gradient` and selects the first ``round(fraction * P)`` of ``P``.
+    Equal magnitudes are ranked by position, so the count is exact. ``fraction=1``
+    selects every parameter, including those without gradient.
 
     Args:
-      problem: gives the original model and the forget set; reads no retained sample.
-      fraction: in (0, 1], may be traced (then ``fraction * P`` is computed in float32,
-        exact below 2**24 parameters but for the rounding of ``fraction`` itself). A
-        fraction that rounds to no parameter at all selects none.
+      problem: gives the original model and the forget set; no retained sample is read.
+      fraction: fraction of the parameters to select, in (0, 1]. It may be traced; then
+        ``fraction * P`` is computed in float32, which is exact below 2**24 parameters
+        except for the rounding of ``fraction`` itself. A fraction that rounds to 0
+        parameters selects none.
       batch_size: samples at a time; changes memory, not values.
 
     Returns:
@@ -121,10 +123,10 @@ def check_fraction(fraction: Real) -> None:
     """Raise on a fraction outside (0, 1]; a traced one is not checked.
 
     Args:
-      fraction: of the parameters.
+      fraction: fraction of the parameters.
 
     Raises:
-      InputError: naming the range.
+      InputError: a fraction out of range.
     """
     check_numbers(low=0, high=1, fraction=fraction)
     if is_zero(fraction):

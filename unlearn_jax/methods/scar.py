@@ -43,48 +43,53 @@ Surrogate = Literal["retain", "noise"]
 class SCAR(FineTuning):
     """Mahalanobis distance of D_F to the nearest class, and distillation elsewhere.
 
-    1. ``t(x)``: the features (inputs of the last layer) to the power ``power``, sign
-       kept, of length 1. Each class of D_R has the mean of its powered features, also
-       of length 1, and a covariance, shrunk twice
-       (``S <- S + shrink_diagonal V1 I + shrink_others V2 (1 - I)``, ``V1`` the mean of
-       its diagonal, ``V2`` that of its other entries that are not 0), scaled to a
-       correlation matrix and inverted: :func:`class_distributions` of the original.
-    2. Every forget sample has the class, of those that it may get, to which the
-       original's ``d_k(x) = (t(x) - m_k)^T S_k^-1 (t(x) - m_k)`` is least.
-    3. A step minimizes ``forget_weight mean d(x) + distill_weight mean
-       KL(softmax(z / T) || softmax(f))`` over a batch of D_F and one of surrogates:
-       ``f`` are the model's logits, ``z`` the original's, with those of classes without
-       retained samples at the least logit of the batch; surrogates that the original
-       gives to such a class do not count.
+    1. ``t(x)`` are the features (inputs of the last layer), raised to the power
+       ``power`` with their sign kept, and scaled to length 1. Each class of D_R has the
+       mean of its powered features, also scaled to length 1, and a covariance matrix.
+       The matrix is shrunk twice by
+       ``S <- S + shrink_diagonal V1 I + shrink_others V2 (1 - I)``, where ``V1`` is the
+       mean of its diagonal and ``V2`` the mean of its other nonzero entries. Then it is
+       scaled to a correlation matrix and inverted; see :func:`class_distributions`.
+    2. Every forget sample is assigned the class ``k`` with the least distance
+       ``d_k(x) = (t(x) - m_k)^T S_k^-1 (t(x) - m_k)`` under the original, among the
+       classes that are not excluded
+       (:func:`unlearn_jax.methods.similarity.excluded_classes`).
+    3. A step minimizes ``forget_weight mean d + distill_weight mean KL`` with
+       ``KL = KL(softmax(z / T) || softmax(f))``, over a batch of D_F and a batch of
+       surrogates. ``d`` is the distance ``d_k(x)`` to the assigned class ``k``, ``f``
+       are the model's logits and ``z`` the original's. In ``z``, the logits of classes
+       without retained samples are replaced by the least logit of the batch. Surrogates
+       that the original assigns to such a class do not count.
 
     **Reconstructed** from the authors' code. Their surrogates are 10,000 images of
-    ImageNet, or Gaussian noise, so that of D_R only the statistics are read. Here they
-    are ``noise``, or the images (not the labels) of D_R, which only make it easier to
-    keep the accuracy. Other differences: the code numbers the retained classes from 0,
-    so that its test of a sample's own class means the next one; it stops when accuracy
-    on D_F falls below 1% (here training runs to the end); each forget batch meets six
-    surrogate batches in turn (here an epoch reads D_F ``num_repeats`` times).
+    ImageNet, or Gaussian noise, so that only the statistics of D_R are needed. Here
+    surrogates are ``noise``, or the images (not the labels) of D_R, which only make it
+    easier to keep the accuracy. Other differences: the code numbers the retained
+    classes from 0, so that it excludes the class after a sample's own instead of its
+    own; it stops when the accuracy on D_F falls below 1% (here training runs to the
+    end); it combines each forget batch with six surrogate batches in turn (here an
+    epoch reads D_F ``num_repeats`` times).
 
-    Published settings: Adam at 5e-4, batches of 1024, 30 epochs at most, T 1, weights 1
+    Published settings: Adam at 5e-4, batches of 1024, at most 30 epochs, T 1, weights 1
     and 5 (the code's defaults and example for CIFAR-10); a script in the same
-    repository has 1e-3, 10 epochs, T 2 and weights 1 and 0.1. Power 0.5 and shrinkage 3
-    and 3 in both.
+    repository has 1e-3, 10 epochs, T 2 and weights 1 and 0.1. Both use power 0.5 and
+    shrinkage 3 and 3.
 
     Attributes:
-      forget_weight: of the distance, not negative.
-      distill_weight: of the divergence from the original, not negative.
-      temperature: T, of the original alone; positive.
-      power: of the features, in (0, 1].
-      shrink_diagonal: not negative.
-      shrink_others: not negative.
+      forget_weight: weight of the distance, not negative.
+      distill_weight: weight of the divergence from the original, not negative.
+      temperature: temperature T of the original's logits only, positive.
+      power: power of the features, in (0, 1].
+      shrink_diagonal: shrinkage of the diagonal, not negative.
+      shrink_others: shrinkage of the other entries, not negative.
       surrogate: ``retain`` reads images of D_R; ``noise`` draws
         ``N(0.5, 0.25)``, clipped to [0, 1].
-      num_repeats: how often an epoch reads D_F.
-      num_epochs: of so many passes over D_F.
-      batch_size: forget samples per step, and as many surrogates.
-      learning_rate: of the optimizer.
-      weight_decay: L2, added to the gradient.
-      optimizer: Adam.
+      num_repeats: passes over D_F per epoch.
+      num_epochs: number of epochs.
+      batch_size: forget samples per step, and surrogates per step.
+      learning_rate: learning rate of the optimizer.
+      weight_decay: L2 penalty, added to the gradient.
+      optimizer: ``Adam()`` in the code.
     """
 
     forget_weight: Real = 1.0
@@ -102,7 +107,7 @@ class SCAR(FineTuning):
     optimizer: Optimizer = Adam()
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_numbers(
             low=0,
@@ -121,7 +126,7 @@ class SCAR(FineTuning):
         """Fit the classes' distributions and fine-tune.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
 
         Raises:
@@ -148,19 +153,21 @@ class ClassDistributions(NamedTuple):
     """Distributions of the powered features of the retained classes.
 
     Attributes:
-      means: ``[C, D]``, of length 1; 0 for a class without retained samples.
-      precisions: ``[C, D, D]``; the identity for a class without retained samples.
+      means: ``[C, D]``, mean features of length 1; 0 for a class without retained
+        samples.
+      precisions: ``[C, D, D]``, inverse correlation matrices; the identity for a class
+        without retained samples.
     """
 
     means: Array
     precisions: Array
 
     def distances(self, features: Array, power: Real) -> Array:
-        """Return ``d_k`` of features ``[B, D]``, ``[B, C]``.
+        """Return the distances ``d_k`` of features, ``[B, C]``.
 
         Args:
-          features: inputs of the last layer.
-          power: as the distributions were fitted with.
+          features: ``[B, D]`` inputs of the last layer.
+          power: power that the distributions were fitted with.
         """
         moved = _unit(powered(features, power))[:, None] - self.means[None]
         exact = lax.Precision.HIGHEST
@@ -169,7 +176,7 @@ class ClassDistributions(NamedTuple):
 
 
 def powered(features: Array, power: Real) -> Array:
-    """Return Tukey's transformation ``sign(x) |x|^power``, with gradient 0 at 0."""
+    """Return Tukey's transform ``sign(x) |x|^power``, with gradient 0 at 0."""
     size = jnp.abs(features)
     # the slope at 0 is infinite, and where() alone would turn it into NaN
     return jnp.where(
@@ -189,9 +196,9 @@ def class_distributions(
 
     Args:
       problem: gives the original model, in evaluation mode, and the samples.
-      power: of the features.
-      shrink_diagonal: see :class:`SCAR`.
-      shrink_others: see :class:`SCAR`.
+      power: power of the features.
+      shrink_diagonal: shrinkage of the diagonal; see :class:`SCAR`.
+      shrink_others: shrinkage of the other entries; see :class:`SCAR`.
       batch_size: images at a time; changes memory, not values.
 
     Raises:
@@ -221,7 +228,7 @@ def class_distributions(
         covariance = shrink(shrink(covariance / jnp.maximum(count - 1, 1)))
         deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance), 1e-30))
         correlation = covariance / (deviation[:, None] * deviation[None])
-        # a class of one sample, or none, has no covariance
+        # a class with fewer than two samples has no covariance
         correlation = jnp.where(count > 1, correlation, identity)
         return _unit(mean), linalg.inv(correlation)
 
@@ -236,7 +243,7 @@ def _unit(vectors: Array) -> Array:
 def _scar_loss(
     problem: Problem, options: SCAR, classes: ClassDistributions
 ) -> PassLoss:
-    """Return the loss of a forget batch, and of a surrogate batch if there is one."""
+    """Return the loss of a forget batch and of a surrogate batch."""
     forward = forward_fn(problem.model, options)
     count = num_classes(problem)
     excluded = excluded_classes(problem, count)

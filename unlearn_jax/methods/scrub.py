@@ -1,4 +1,4 @@
-"""SCRUB (Kurmanji et al., arXiv 2302.09880): leave the original on D_F, not on D_R."""
+"""SCRUB (Kurmanji et al., arXiv 2302.09880): diverge from the original on D_F only."""
 
 from typing import ClassVar
 
@@ -26,18 +26,18 @@ from unlearn_jax.values import Real, value
 
 @value
 class SCRUB(FineTuning):
-    """Passes that leave the original on D_F, in turn with passes that keep it on D_R.
+    """Alternating passes: away from the original on D_F, towards it on D_R.
 
-    With ``KL_T = T**2 * mean KL(softmax(teacher / T) || softmax(student / T))``, the
-    teacher being the original in evaluation mode and the student in training mode, on
-    the same augmented images, an epoch is
+    Let ``KL_T = T**2 * mean KL(softmax(teacher / T) || softmax(student / T))``, where
+    the teacher is the original in evaluation mode and the student is in training mode,
+    on the same augmented images. An epoch consists of
 
-    * max pass, in the first ``num_max_epochs`` epochs: over D_F, minimizing ``-KL_T``;
-    * min pass: over D_R, minimizing ``gamma * CE + alpha * KL_T``.
+    * a max pass over D_F, in the first ``num_max_epochs`` epochs, minimizing ``-KL_T``;
+    * a min pass over D_R, minimizing ``gamma * CE + alpha * KL_T``.
 
-    One optimizer serves both, and the reported losses are those of the min passes. As
-    the student starts as its teacher, the very first max steps are driven by what sets
-    the two apart: batch statistics, dropout and weight decay. SCRUB+R, which rewinds to
+    Both passes share one optimizer, and the reported losses are those of the min
+    passes. Since the student starts as a copy of its teacher, the first max steps are
+    driven only by batch statistics, dropout and weight decay. SCRUB+R, which rewinds to
     the epoch whose forget error is nearest to a validation error, needs validation
     samples and is not offered.
 
@@ -52,19 +52,19 @@ class SCRUB(FineTuning):
     rate / 10 after   3, 5, 9              5, 8, 9              3, 5, 9
     ================  ===================  ===================  =====================
 
-    The rate is searched in [1e-4, 1e-1] over 10 epochs in later comparisons.
-    ``decay_every`` stands for the code's list of epochs (at large scale that list is
-    never reached).
+    Later comparisons search the rate in [1e-4, 1e-1] over 10 epochs. ``decay_every``
+    replaces the code's list of epochs (which is never reached at large scale).
 
     Attributes:
       gamma: weight of the cross-entropy on D_R, not negative.
       alpha: weight of the distance to the original on D_R, not negative.
       temperature: T, positive.
-      num_max_epochs: epochs with a max pass; 0 for none, then no forget sample is read.
-      forget_batch_size: samples per step of the max pass; ``batch_size`` is the min
-        pass's.
+      num_max_epochs: number of epochs with a max pass; 0 for none, and then no forget
+        sample is read.
+      forget_batch_size: samples per step of the max pass; ``batch_size`` is that of the
+        min pass.
       num_epochs: passes over D_R.
-      learning_rate: of both passes.
+      learning_rate: learning rate of both passes.
     """
 
     is_padded: ClassVar[bool] = True
@@ -78,7 +78,7 @@ class SCRUB(FineTuning):
     learning_rate: Real = 5e-4
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_numbers(low=0, gamma=self.gamma, alpha=self.alpha)
         check_positive("temperature", self.temperature)
@@ -92,7 +92,7 @@ class SCRUB(FineTuning):
         """Alternate max and min passes.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the original model and the sets.
         """
         fetch = fetch_from(self.augmentation)
@@ -118,7 +118,7 @@ class SCRUB(FineTuning):
 def _teacher_loss(
     problem: Problem, options: SCRUB, *, gamma: Real, alpha: Real
 ) -> LossFn:
-    """Return ``gamma * CE + alpha * KL_T``, the original model being the teacher."""
+    """Return ``gamma * CE + alpha * KL_T`` with the original model as the teacher."""
     forward = forward_fn(problem.model, options)
     temperature = options.temperature
 

@@ -1,9 +1,9 @@
-"""Similarities of classes to forget samples: the scores that Tilted ReWeighting uses.
+"""Similarities of classes to forget samples: the scores of Tilted ReWeighting.
 
-The published similarity is one of classes: cosines of the last layer's weights, the
-same for all samples of a class. Similarities of the single sample are an open question
-of arXiv 2512.06993. All are of the original model in evaluation mode, and of images
-without augmentation.
+The published similarity compares classes: it is the cosine of the last layer's weights,
+the same for all samples of a class. Similarities of individual samples are an open
+question of arXiv 2512.06993. All similarities use the original model in evaluation mode
+and images without augmentation.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ from unlearn_jax.train import predict
 from unlearn_jax.types import Array, InputError, Problem, to_float
 from unlearn_jax.values import Real
 
-_LEAST = 1e-12  # probability inside a logarithm
+_LEAST = 1e-12  # lower bound of a probability inside a logarithm
 
 Similarity = Literal["weights", "centroids", "features", "neighbors", "fitted"]
 Coefficients = tuple[float, float, float]
@@ -31,15 +31,16 @@ Perturbation = Literal["none", "noise", "permute", "flip", "swap"]
 
 
 def excluded_classes(problem: Problem, num_classes: int) -> Array:
-    """Return the classes to which the probability of a forget sample must not go.
+    """Return the classes that must get no probability of a forget sample.
 
-    Its own class, and those without retained samples: the classes being forgotten and
-    those that earlier requests forgot. Where no other class would be left, as with two
-    classes one of which is forgotten, a sample of the other may stay in its own.
+    These are the sample's own class and the classes without retained samples, which are
+    being forgotten or were forgotten by earlier requests. If that excludes every class,
+    as for two classes of which one is forgotten, a sample of the other class may stay
+    in its own.
 
     Args:
       problem: gives labels and masks; no image is read.
-      num_classes: C.
+      num_classes: number of classes, C.
 
     Returns:
       ``[C, C]`` bool; row ``f`` is for samples labeled ``f``.
@@ -81,38 +82,41 @@ def similarity_scores(
     ``neighbors``   D_F, D_R    fraction of class ``k`` among the samples of D_R, not
                                 of class ``f``, whose features have the largest
                                 cosines with that of ``x``
-    ``fitted``    D_F, D_R    ``coefficients`` times the descriptors of ``f`` and
-                                ``k`` (:func:`pair_descriptors`): learn them from other
-                                classes' retrained models (:func:`fit_tilt`)
+    ``fitted``      D_F, D_R    ``coefficients`` times the descriptors of ``f`` and
+                                ``k`` (:func:`pair_descriptors`); :func:`fit_tilt`
+                                learns them from other classes' retrained models
     ==============  ==========  ======================================================
 
     Features are the inputs of the last layer. The scores of ``features`` and
-    ``neighbors`` are perturbed sample by sample; the others are a table of classes,
-    which is perturbed once for all samples.
+    ``neighbors`` are perturbed sample by sample. The other scores form a table of
+    classes, which is perturbed once for all samples.
 
     Args:
-      key: consumed; read by random perturbations only.
+      key: PRNG key of random perturbations; consumed.
       problem: gives the model and the samples.
-      excluded: ``[C, C]`` bool, of :func:`excluded_classes`.
+      excluded: ``[C, C]`` bool, result of :func:`excluded_classes`.
       kind: a row of the table.
-      num_components: of :func:`unlearn_jax.losses.tilted.class_similarity`; for
-        ``weights`` only.
-      center: subtract the mean over classes of the weights, or the mean over D_R of the
-        features, first.
-      temperature: replaces the scores by their softmax over the classes that are not
-        excluded, :func:`unlearn_jax.losses.tilted.sharpen`.
-      num_neighbors: of ``neighbors``, at most all retained samples.
-      perturb: a row of the table of :func:`perturb_similarity`; comes last.
+      num_components: number of principal components, as in
+        :func:`unlearn_jax.losses.tilted.class_similarity`; for ``weights`` only.
+      center: first subtract the mean over classes of the weights, or the mean over D_R
+        of the features.
+      temperature: temperature of a softmax over the classes that are not excluded,
+        which replaces the scores (:func:`unlearn_jax.losses.tilted.sharpen`); None for
+        none.
+      num_neighbors: number of neighbors for ``neighbors``, at most the number of
+        retained samples.
+      perturb: a row of the table of :func:`perturb_similarity`; applied last.
       noise: scale of ``perturb="noise"``.
-      coefficients: of ``fitted``.
+      coefficients: coefficients of the descriptors, for ``fitted``.
       batch_size: samples at a time; changes memory, not values.
 
     Returns:
-      ``[F, C]``, forget samples ascending. Entries of excluded classes are arbitrary.
+      ``[F, C]``, forget samples in ascending order. Entries of excluded classes are
+      arbitrary.
 
     Raises:
       InputError: a model without a last linear layer; more neighbors than retained
-        samples, or components than classes allow.
+        samples, or more components than the classes allow.
     """
     labels = problem.train.labels[forget_rows(problem)]
     if kind == "weights":
@@ -144,20 +148,21 @@ def similarity_scores(
 def pair_descriptors(
     problem: Problem, excluded: Array, *, batch_size: int = 128
 ) -> Array:
-    """Return what the original tells of pairs of classes.
+    """Return descriptors of pairs of classes, computed from the original.
 
-    The cosine of the last layer's weights, that of the mean features (both centered),
-    and the logarithm of the mean prediction of ``f``'s forget samples without the
-    excluded classes, renormalized.
+    The three descriptors of a pair ``f, k`` are the cosine of the last layer's weights,
+    the cosine of the mean features (both centered), and the logarithm of the mean
+    prediction of class ``k`` on the forget samples of class ``f``, renormalized without
+    the excluded classes.
 
     Args:
       problem: gives the model and the samples.
-      excluded: ``[C, C]`` bool, of :func:`excluded_classes`.
+      excluded: ``[C, C]`` bool, result of :func:`excluded_classes`.
       batch_size: samples at a time; changes memory, not values.
 
     Returns:
-      ``[C, C, 3]``; rows ``f`` of classes without forget samples are arbitrary, and so
-      are entries of excluded classes.
+      ``[C, C, 3]``. Rows ``f`` of classes without forget samples are arbitrary, and so
+      are the entries of excluded classes.
 
     Raises:
       InputError: a model without a last linear layer.
@@ -195,30 +200,31 @@ def fit_tilt(
     *,
     num_steps: int = 30,
 ) -> Array:
-    """Learn the coefficients of a tilt from forget sets whose retrained models exist.
+    """Fit the coefficients of a tilt to forget sets whose retrained models exist.
 
     Minimizes ``mean_n KL(truth_n || softmax(mask(z_n) + descriptors_n c))``, which is
-    convex in ``c``, by Newton's method with halved steps. Coefficients 0 leave the
+    convex in ``c``, by Newton's method with halved steps. Coefficients of 0 give the
     target of DELETE.
 
     Args:
       truth: ``[N, C]`` predictions of the retrained models on forget samples.
-      logits: ``[N, C]`` of the originals, ``z``.
-      excluded: ``[N, C]`` bool.
-      descriptors: ``[N, C, K]`` of each sample's class, of :func:`pair_descriptors`.
-      num_steps: of Newton's method.
+      logits: ``[N, C]``, logits ``z`` of the originals.
+      excluded: ``[N, C]`` bool, classes that get probability 0.
+      descriptors: ``[N, C, K]``, rows of :func:`pair_descriptors` for each sample's
+        class.
+      num_steps: number of steps of Newton's method.
 
     Returns:
-      ``[K]``.
+      ``[K]`` coefficients.
     """
-    # what a target gives to excluded classes is lost whatever the coefficients
+    # the truth's probability of excluded classes is lost for all coefficients
     weights = jnp.where(excluded, 0.0, truth)
     known = jnp.where(excluded[..., None], 0.0, descriptors)
 
     def objective(coefficients: Array) -> Array:
         tilted = jnp.where(excluded, -jnp.inf, logits + known @ coefficients)
         log_probs = jnp.where(excluded, 0.0, jax.nn.log_softmax(tilted))
-        ridge = 1e-6 * jnp.sum(coefficients**2)  # of descriptors that say nothing
+        ridge = 1e-6 * jnp.sum(coefficients**2)  # for uninformative descriptors
         return ridge - jnp.mean(jnp.sum(weights * log_probs, -1))
 
     def step(coefficients: Array, _: None) -> tuple[Array, None]:
@@ -242,7 +248,7 @@ def _feature_scores(
     num_neighbors: int,
     batch_size: int,
 ) -> Array:
-    """Return scores by features, ``[C, C]`` for ``centroids``, otherwise ``[F, C]``."""
+    """Return scores from features, ``[C, C]`` for ``centroids``, else ``[F, C]``."""
     forget = forget_rows(problem)
     forget_labels = problem.train.labels[forget]
     forget_features = sample_features(problem, forget, batch_size)
@@ -281,20 +287,20 @@ def neighbor_fractions(
     num_neighbors: int,
     batch_size: int,
 ) -> Array:
-    """Return the classes of each sample's nearest neighbors of other classes.
+    """Return the classes of each sample's nearest neighbors from other classes.
 
     Args:
-      features: ``[F, D]``.
-      labels: ``[F]``.
-      others: ``[N, D]`` features, among which neighbors are searched, by cosine.
-      other_labels: ``[N]``.
-      num_classes: C.
-      num_neighbors: how many; the first of equally near samples.
-      batch_size: samples at a time: the memory is ``batch_size * N``.
+      features: ``[F, D]``, features of the samples.
+      labels: ``[F]``, their labels.
+      others: ``[N, D]``, features of the candidate neighbors, compared by cosine.
+      other_labels: ``[N]``, their labels.
+      num_classes: number of classes, C.
+      num_neighbors: number of neighbors; of equally near samples the first ones count.
+      batch_size: samples at a time; memory grows with ``batch_size * N``.
 
     Returns:
-      ``[F, C]`` fractions, sum 1. Where there are fewer samples of other classes, the
-      remainder counts for the sample's own class, or any.
+      ``[F, C]`` fractions with sum 1. If there are fewer than ``num_neighbors`` samples
+      of other classes, samples of the sample's own class fill the rest.
 
     Raises:
       InputError: more neighbors than samples.
@@ -323,7 +329,7 @@ def perturb_similarity(
     kind: Perturbation,
     scale: Real = 0.0,
 ) -> Array:
-    """Perturb similarities, to measure how much of their effect survives.
+    """Perturb similarities, to measure how much of their effect remains.
 
     ===========  ===================================================================
     ``kind``     a row ``s``, its excluded classes left out, becomes
@@ -336,12 +342,12 @@ def perturb_similarity(
     ===========  ===================================================================
 
     Args:
-      key: consumed; each row has a key of its own.
-      similarity: ``[..., C]``.
-      excluded: ``[C]`` or ``[..., C]`` bool, entries that take no part and do not
+      key: PRNG key; consumed. Each row gets its own key.
+      similarity: ``[..., C]`` similarities.
+      excluded: ``[C]`` or ``[..., C]`` bool, entries that are ignored and do not
         change.
       kind: a row of the table.
-      scale: of ``noise``, in standard deviations of the row; unused by the others.
+      scale: scale of ``noise``, in standard deviations of the row; unused otherwise.
 
     Returns:
       ``[..., C]``.
@@ -380,8 +386,7 @@ def _noise(key: Array, row: Array, mask: Array, scale: Real) -> Array:
 
 def _permute(key: Array, row: Array, mask: Array, scale: Real) -> Array:
     del scale
-    # both sorts put the classes that take part first, so that these are permuted
-    # among themselves
+    # both sorts put the included classes first, so only these are permuted
     positions = jnp.argsort(mask)
     order = jnp.argsort(jnp.where(mask, 2.0, jax.random.uniform(key, row.shape)))
     return row.at[positions].set(row[order])

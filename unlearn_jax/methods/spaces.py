@@ -1,4 +1,4 @@
-"""Search spaces: the hyperparameters of each method that its authors tuned."""
+"""Search spaces: the hyperparameters that each method's authors tuned."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ import numpy as np
 from unlearn_jax.types import InputError
 
 Space = Mapping[str, Any]
-"""Names of fields to ``{"low": .., "high": .., "published": ..}``, a range searched on
-a logarithmic scale, or to a list of choices, the published one first."""
+"""Search by name of field: ``{"low": .., "high": .., "published": ..}``, a range on a
+logarithmic scale, or a list of choices, the published one first."""
 
 
 def _range(low: float, high: float, *, published: float) -> dict[str, float]:
@@ -79,35 +79,36 @@ SPACES: dict[str, dict[str, Any]] = {
         "decay_every": [1, *_DECAY],
     },
 }
-"""The default search of each method: the range that its authors or later re-runs
+"""Default search space of each method: the range that its authors or later re-runs
 searched, and the value that they published, with three changes to the ranges.
 
-For class unlearning the authors' ranges are those of SVD projection alone; TRW's beta
-lies around its published 10. Learning rates go up to 0.3 (GA and BS: 0.01), because
-small networks want larger steps, and down to where ten epochs move nothing.
+For class unlearning, only SVD projection has a range from its authors; the range of
+TRW's beta surrounds its published value of 10. Learning rates go up to 0.3 (GA and BS:
+0.01), because small networks need larger steps, and down to values at which ten epochs
+change nothing.
 
-Where authors published a range only, the value is the default of their released code.
-AMUN's decays the rate after every epoch, which its paper searches along with every
-fifth epoch and no decay; SSD's value is for importances of batches. TRW, influence
-targets and the NTK's influence have no published rate or scale, and UAM no radius: the
-value is ours.
+If authors published only a range, the value is the default of their released code.
+AMUN's code decays the rate after every epoch; its paper also searches every fifth epoch
+and no decay. SSD's value is for importances of batches. TRW, influence targets and NTK
+influence have no published rate or scale, and UAM no radius: their values are ours.
 """
 
 
 def draw_levels(space: Space, count: int) -> dict[str, list[Any]]:
-    """Return the values to try of every hyperparameter, the published one first.
+    """Return the values to try for every hyperparameter, the published one first.
 
-    Of a range the others are log-spaced between the published value and both ends,
-    which are among them. Of choices they are all.
+    The other values of a range are log-spaced between the published value and both
+    ends, and include the ends. A list of choices is tried entirely.
 
     Args:
       space: hyperparameters with their ranges or choices. A range without a published
         value starts at its middle.
-      count: values of each, at most.
+      count: largest number of values per hyperparameter.
 
     Returns:
-      By hyperparameter its values, the others in ascending order (choices as listed);
-      floats but the published have three significant digits.
+      Values by hyperparameter: the published one, then the others in ascending order
+      (choices as listed). Floats other than the published one have three significant
+      digits.
 
     Raises:
       InputError: an unusable range, more choices than ``count``, or a ``count`` below

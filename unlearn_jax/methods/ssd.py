@@ -1,4 +1,4 @@
-"""Selective synaptic dampening (SSD, arXiv 2308.07707): shrink what matters to D_F."""
+"""Selective synaptic dampening (SSD, arXiv 2308.07707): shrink weights vital to D_F."""
 
 from typing import Literal
 
@@ -25,16 +25,17 @@ class SSD:
     Multiplies a parameter by ``min(lambda I_D / I_F, 1)`` where ``I_F > alpha I_D``.
     ``I_D`` and ``I_F`` are the parameter's importances, the mean squared gradient of
     the cross-entropy in evaluation mode (the diagonal of the empirical Fisher
-    information), over all samples D = D_R + D_F and over D_F. BatchNorm statistics stay
-    as they are. Reads D_R and D_F, and is deterministic up to the key's choice of
-    batches (``importance="batch"`` only).
+    information), over all samples D = D_R + D_F and over D_F. BatchNorm statistics do
+    not change. Reads D_R and D_F. The result is deterministic, except that the key
+    selects the batches of ``importance="batch"``.
 
-    **When it changes nothing.** Over samples ``I_D >= (|D_F| / |D|) I_F``, so that no
-    parameter can be selected with ``alpha >= |D| / |D_F|``: at 10% forgotten, the usual
-    ``alpha = 10`` gives the original back. The released code's random-forgetting
+    **When it changes nothing.** For importances of samples
+    ``I_D >= (|D_F| / |D|) I_F``, so no parameter can be selected with
+    ``alpha >= |D| / |D_F|``: if 10% of the samples are forgotten, the usual
+    ``alpha = 10`` returns the original. The released code's random-forgetting
     experiment forgets 0.2%. For larger sets search alpha between 1 and ``|D| / |D_F|``.
-    Importances of batches have no such bound: those of D_F alone share their gradient's
-    direction, mixed ones average it away.
+    Importances of batches have no such bound: the gradients of samples of D_F add up in
+    a batch of D_F alone, and average out in a mixed batch.
 
     Published values (for importances of batches): alpha 10 and lambda 1 on ResNet-18
     and CIFAR; alpha 5 (class) and 25 (sub-class) on ViT; alpha 50 and lambda 0.1 on
@@ -42,14 +43,15 @@ class SSD:
     never binds.
 
     Attributes:
-      alpha: the selection weighting, not negative; larger selects fewer parameters.
-      dampening: the dampening constant lambda, not negative; smaller shrinks more.
-      importance: square each ``sample``'s gradient, as the Fisher information that the
-        paper names does, or each ``batch``'s mean gradient, as its released code does
-        (batches of 128, or 64 for classes; here of random samples drawn by the key). A
-        forget set smaller than a batch makes a smaller batch, and a larger ``I_F``.
-      batch_size: samples at a time: with ``sample`` memory of that many models, 32 if
-        None; with ``batch`` a hyperparameter, 128 if None.
+      alpha: selection threshold, not negative; a larger one selects fewer parameters.
+      dampening: dampening constant lambda, not negative; a smaller one shrinks more.
+      importance: gradient to square: that of each ``sample``, as in the Fisher
+        information that the paper names, or the mean gradient of each ``batch``, as in
+        its released code (batches of 128, or 64 for classes; here of random samples
+        drawn with the key). A forget set smaller than a batch gives a smaller batch and
+        a larger ``I_F``.
+      batch_size: samples at a time. With ``sample`` they take the memory of as many
+        models; 32 if None. With ``batch`` the size changes the result; 128 if None.
     """
 
     alpha: Real = 10.0
@@ -58,7 +60,7 @@ class SSD:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         check_numbers(low=0, alpha=self.alpha, dampening=self.dampening)
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(
@@ -69,7 +71,7 @@ class SSD:
         """Dampen the original's parameters.
 
         Args:
-          key: consumed; decides the batches of ``importance="batch"``.
+          key: PRNG key for the batches of ``importance="batch"``; consumed.
           problem: gives the original model and the sets.
         """
         key_all, key_forget = jax.random.split(key)
@@ -83,7 +85,7 @@ class SSD:
 
         def dampen(param: Array, over_all: Array, over_forget: Array) -> Array:
             is_selected = over_forget > self.alpha * over_all
-            # Where selected, over_forget is positive: no division by 0.
+            # over_forget is positive where selected, so nothing is divided by 0.
             divisor = jnp.where(is_selected, over_forget, 1.0)
             ratio = self.dampening * over_all / divisor
             return jnp.where(is_selected, jnp.minimum(ratio, 1.0) * param, param)

@@ -1,4 +1,4 @@
-"""SVD class forgetting: remove from every weight what only D_F's activations use."""
+"""SVD class forgetting: remove the input directions that only D_F activates."""
 
 import math
 from functools import partial
@@ -30,54 +30,57 @@ EXACT = lax.Precision.HIGHEST
 
 @value
 class SVDProjection:
-    """Project every layer's input space: ``W <- W (I - (P_f - P_f P_r))^T``.
+    """Projection of every layer's input space: ``W <- W (I - (P_f - P_f P_r))^T``.
 
-    Published in arXiv 2312.00761 (Kodge et al.); takes no gradient and no training. A
-    layer's activation matrix holds its inputs on some samples, a row each: all rows
-    that a dense layer is given, the patches that a convolution's kernel meets. Of its
-    singular values ``sigma`` and right singular vectors ``u``, a direction has the
+    Published in arXiv 2312.00761 (Kodge et al.); needs neither gradients nor training.
+    The rows of a layer's activation matrix are its inputs on some samples: all input
+    rows of a dense layer, the patches under the kernel of a convolution. A direction
+    with singular value ``sigma`` and right singular vector ``u`` of this matrix has the
     fraction ``s = sigma^2 / sum sigma^2`` and the importance
-    ``Lambda = alpha s / ((alpha - 1) s + 1)``, and ``P = sum Lambda u u^T``: ``P_r`` of
-    retained samples with ``alpha_retain``, ``P_f`` of forget samples with
-    ``alpha_forget``. A direction that matters to D_F alone is removed, one that matters
-    to D_R stays. All activations are those of the original model in evaluation mode;
-    every dense and convolutional layer that :func:`unlearn_jax.layers.layers` finds,
-    the first and the head included, is projected once; weights in loops, or scaled or
-    normalized before use, are not found. Biases and BatchNorm do not change. Reads D_R
-    and D_F: a sample of each, drawn by the key.
+    ``Lambda = alpha s / ((alpha - 1) s + 1)``, and ``P = sum Lambda u u^T``. ``P_r`` is
+    that of retained samples with ``alpha_retain``, ``P_f`` that of forget samples with
+    ``alpha_forget``. A direction that matters only to D_F is removed; a direction that
+    matters to D_R is kept. All activations are those of the original model in
+    evaluation mode. Every dense and convolutional layer that
+    :func:`unlearn_jax.layers.layers` finds is projected once, including the first layer
+    and the head; weights in loops, and weights that are scaled or normalized before
+    use, are not found. Biases and BatchNorm do not change. Reads a random sample of D_R
+    and one of D_F, drawn with the key.
 
     **No decomposition is needed.** ``P = alpha G (I + (alpha - 1) G)^-1`` with
     ``G = A^T A / trace(A^T A)`` of the activation matrix ``A``, summed over batches.
-    Solving costs a small part of an SVD of ``A`` or of an ``eigh`` of ``G``, and is as
-    exact: the condition number is at most ``max(alpha, 1 / alpha)``. A layer needs
-    memory for ``D x D`` numbers, twice, where ``D`` is its input size (``kh kw in`` for
-    a convolution).
+    Solving this system costs a small fraction of an SVD of ``A`` or an ``eigh`` of
+    ``G``, and is as exact: the condition number is at most ``max(alpha, 1 / alpha)``. A
+    layer needs memory for two matrices ``D x D``, where ``D`` is its input size
+    (``kh kw in`` for a convolution).
 
-    **Released code.** It takes the first retained samples of every class, in the order
-    of the data set, where these are drawn (as its forget samples are); and the patches
-    of ``patches="window"``.
+    **Released code.** The code takes the first retained samples of every class, in the
+    order of the data set; here they are drawn at random (as the code draws its forget
+    samples). The code's patches are those of ``patches="window"``.
 
     Published values: 900 samples each, alphas 100 and 3 on CIFAR-10; 990, 1000 and 30
     on CIFAR-100; 999, 100 and 10 on ImageNet; searched over alpha_retain in [10, 1000]
-    and alpha_forget in [1, 100], for one class that is forgotten whole. Of a random
-    forget set the directions are D_R's, and little is removed.
+    and alpha_forget in [1, 100]. All are for forgetting one whole class. The directions
+    of a random forget set are those of D_R, so little is removed.
 
     ``num_gradients`` counts the samples that pass through the model.
 
     Attributes:
-      alpha_retain: at least 1e-3; larger protects more directions of D_R, and infinity
-        would protect all of them.
-      alpha_forget: at least 1e-3; smaller removes less, 0 would be the original.
-      num_retain: retained samples, the same number of every class where a class has
-        that many; at most all.
-      num_forget: forget samples, likewise.
-      num_patches: rows of a layer's activation matrix, about: every sample gives the
-        same number of rows, at random positions, and at least one.
-      patches: ``all`` draws from all positions; ``window`` draws those of a
-        convolution, as the released code does, from a random window of three kernel
-        sides, the same for a whole batch (the code has one batch of all samples), which
-        is padded as if it were the image. Images not wider than that are used whole.
-      batch_size: samples at a time: memory for their activations in all layers.
+      alpha_retain: scale of the retained importances, at least 1e-3; a larger one
+        protects more directions of D_R, and infinity would protect all of them.
+      alpha_forget: scale of the forget importances, at least 1e-3; a smaller one
+        removes less, and 0 would return the original.
+      num_retain: number of retained samples, balanced over classes as far as their
+        sizes allow; capped at all of D_R.
+      num_forget: number of forget samples, balanced and capped likewise.
+      num_patches: approximate number of rows of a layer's activation matrix: every
+        sample gives the same number of rows, at least one, at random positions.
+      patches: ``all`` draws positions from the whole image; ``window`` draws those of a
+        convolution from a random window, as the released code does. The window's side
+        is three kernel sides, it is the same for a whole batch (the code has one batch
+        of all samples), and it is padded as if it were the image. Images no wider than
+        the window are used whole.
+      batch_size: samples at a time; their activations in all layers are held in memory.
     """
 
     alpha_retain: Real = 100.0
@@ -104,7 +107,7 @@ class SVDProjection:
         """Project all layers.
 
         Args:
-          key: draws samples and patches; consumed.
+          key: PRNG key for samples and patches; consumed.
           problem: gives the model and the sets.
 
         Raises:
@@ -143,17 +146,17 @@ class SVDProjection:
 
 
 def balanced_sample(key: Array, labels: Array, member: Array, count: int) -> Array:
-    """Draw members of a mask, the same number of every class as far as possible.
+    """Draw members of a mask, balanced over classes as far as possible.
 
     Args:
-      key: consumed.
+      key: PRNG key; consumed.
       labels: ``[N]`` integer classes.
       member: ``[N]`` bool, at least ``count`` True.
-      count: how many to draw (static).
+      count: number of members to draw (static).
 
     Returns:
-      ``[count]`` different positions; the numbers of two classes differ by more than
-      one only where the smaller class is used up.
+      ``[count]`` different positions. The numbers drawn from two classes differ by more
+      than one only if the smaller class is exhausted.
     """
     draws = jax.random.uniform(key, labels.shape)
     place = jnp.arange(len(labels))
@@ -177,7 +180,7 @@ def _moments(
 ) -> dict[str, Array]:
     """Return ``A^T A`` of every layer's activation matrix, by the weight's path.
 
-    Each is ``[groups, D, D]``.
+    Each array has shape ``[groups, D, D]``.
     """
     key_sample, key_rows = jax.random.split(key)
     index = balanced_sample(key_sample, problem.train.labels, member, count)
@@ -199,7 +202,7 @@ def _moments(
             rows = rows.astype(jnp.float32)
             present = batch.weight[:, None, None, None]
             new = jnp.einsum("brgi,brgj->gij", rows * present, rows, precision=EXACT)
-            # a weight used twice meets the inputs of both uses
+            # a weight that is used twice gets the inputs of both uses
             is_reused = layer.path in total
             total[layer.path] = total[layer.path] + new if is_reused else new
         return total
@@ -255,12 +258,12 @@ def _rows(
 
 
 def _patches(layer: Layer, count: int, key: Array, image: Array) -> Array:
-    """Return the patches that a kernel meets at some positions of one image.
+    """Return the patches under a kernel at random positions of one image.
 
     Args:
       layer: a convolution.
-      count: positions at most.
-      key: draws the positions.
+      count: largest number of positions.
+      key: PRNG key for the positions.
       image: ``[H, W, in]``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""TRW, Tilted ReWeighting: fine-tune towards a retrained model's tilted answers."""
+"""TRW, Tilted ReWeighting: fine-tune towards tilted predictions of the original."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -45,54 +45,57 @@ class TRW(FineTuning):
     Tilted ReWeighting (arXiv 2512.06993, chapter 5; RWFT in version 1 of arXiv
     2506.20893, TREW later) minimizes the mean over D_F and D_R of
 
-        ``CE(q(x), p(x))`` where ``x`` is to be forgotten,
-        ``retain_weight CE(y, p(x))`` elsewhere,
+        ``CE(q(x), p(x))`` for ``x`` in D_F,
+        ``retain_weight CE(y, p(x))`` for ``x`` in D_R,
 
-    ``q(k|x) = r(k|x) exp(beta s_k) / sum_j r(j|x) exp(beta s_j)`` (equation 5.2), where
-    ``r`` is the original's prediction, in evaluation mode, without the excluded classes
-    and renormalized, and ``s`` the similarity of the classes to that of ``x``
+    with ``q(k|x) = r(k|x) exp(beta s_k) / sum_j r(j|x) exp(beta s_j)`` (equation 5.2).
+    Here ``r`` is the original's prediction in evaluation mode, renormalized without the
+    excluded classes, and ``s`` is the similarity of the classes to that of ``x``
     (:func:`unlearn_jax.methods.similarity.similarity_scores`).
 
-    **Published**: the target, weights of the last layer by PCA, cosine and "a sharp
-    softmax temperature" as the similarity, beta 10 (larger ones pass nearest-neighbor
-    attacks better and cost accuracy on D_R), and that it is a drop-in objective of
-    fine-tuning. No code is public, and of the papers only abstracts, openings and
-    reviews were read. **Ours**, as no source states it: the cosines as they are,
-    without projection or temperature, of centered vectors (at beta 10 centering alone
+    **Published** are the target; the similarity (last-layer weights by PCA, cosine and
+    "a sharp softmax temperature"); beta 10 (larger values pass nearest-neighbor attacks
+    better but cost accuracy on D_R); and that the objective is a drop-in replacement in
+    fine-tuning. No code is public, and only the abstracts, openings and reviews of the
+    papers were read. **Ours**, since no source states them, are: plain cosines of
+    centered vectors, without projection or temperature (at beta 10, centering alone
     raised the nearest class's odds another 60 to 75 times in a small example; a sharp
-    temperature makes ``s`` nearly one-hot, so that they grow up to e^10 times); the
+    temperature makes ``s`` nearly one-hot, so that the odds grow up to e^10 times); the
     direction of the divergence; one shuffled set of D_F and D_R with ``retain_weight``
-    1; the settings of the fine-tuning; ``s`` of the sample's own class, and all
-    forgotten classes excluded, where several are forgotten at once; targets of clean
-    images. TRW-2R, a variant in the papers' tables, is not described anywhere and not
-    offered.
+    1; the settings of the fine-tuning; if several classes are forgotten at once, that
+    ``s`` is relative to the sample's own class and that all forgotten classes are
+    excluded; and targets from clean images. TRW-2R, a variant in the papers' tables, is
+    not described anywhere and not offered.
 
-    A sample's own class is excluded too, so that any forget set will do: if no whole
-    class is forgotten, this is DELETE with a tilt. Classes that earlier requests forgot
-    are excluded as well (:func:`unlearn_jax.methods.similarity.excluded_classes`).
-    Without ``retain``, ``weights`` reads no retained image; the other similarities do.
+    A sample's own class is excluded too, so the method accepts any forget set: if no
+    whole class is forgotten, it is DELETE with a tilt. Classes that earlier requests
+    forgot are excluded as well
+    (:func:`unlearn_jax.methods.similarity.excluded_classes`). Without ``retain``, no
+    retained image is read with ``weights``; the other similarities read them.
 
-    The losses are cross-entropies, which end at the entropy of the targets, not at 0;
-    ``num_gradients`` leaves out the forward passes of targets and similarities.
+    The reported losses are cross-entropies, whose minimum is the entropy of the
+    targets, not 0. ``num_gradients`` does not include the forward passes for targets
+    and similarities.
 
     Attributes:
       beta: strength of the tilt; 0 only renormalizes.
       similarity: ``weights``, ``centroids``, ``features``, ``neighbors`` or ``fitted``,
         a row of the table of
         :func:`unlearn_jax.methods.similarity.similarity_scores`.
-      coefficients: of ``fitted``; take ``beta=1`` with it.
-      num_components: project the weights on so many principal components before the
-        cosine; None for no projection. For ``weights`` only.
+      coefficients: coefficients of ``fitted``; use them with ``beta=1``.
+      num_components: number of principal components to project the weights on before
+        the cosine; None for no projection. For ``weights`` only.
       center: subtract the mean over classes of the weights, or the mean over D_R of the
         features, before the cosine.
-      temperature: of a softmax over the classes that are not excluded, which replaces
-        the similarities; positive, or None for none.
-      num_neighbors: of ``neighbors``, at most all retained samples.
+      temperature: temperature of a softmax over the classes that are not excluded,
+        which replaces the similarities; positive, or None for none.
+      num_neighbors: number of neighbors for ``neighbors``, at most the number of
+        retained samples.
       retain: train on D_R too.
-      retain_weight: of the cross-entropy on D_R, not negative.
-      targets: ``once`` computes them before training, from the clean forget images;
-        ``view`` in every step, from the augmented ones of the batch. The same without
-        ``augment``.
+      retain_weight: weight of the cross-entropy on D_R, not negative.
+      targets: ``once`` computes the targets before training, from the clean forget
+        images; ``view`` computes them in every step, from the augmented images of the
+        batch. Without ``augment`` both are the same.
       perturb: perturbation of the similarities, a row of the table of
         :func:`unlearn_jax.methods.similarity.perturb_similarity`.
       noise: scale of ``perturb="noise"``, in standard deviations.
@@ -144,12 +147,12 @@ class TRW(FineTuning):
         """Compute the similarities and fine-tune.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
 
         Raises:
           InputError: a model without a last linear layer; more neighbors than retained
-            samples, or components than classes allow.
+            samples, or more components than the classes allow.
         """
         key, key_scores = jax.random.split(key)
         excluded = excluded_classes(problem, num_classes(problem))
@@ -179,13 +182,13 @@ class TRW(FineTuning):
 
 
 class Tilt(NamedTuple):
-    """Ingredients of targets, next to the original's logits.
+    """Parts of a target other than the original's logits.
 
     Attributes:
-      excluded: ``[C, C]`` bool; row ``f`` are the classes that get nothing from samples
-        labeled ``f``.
-      scores: ``[F, C]`` similarities, forget samples ascending.
-      beta: strength.
+      excluded: ``[C, C]`` bool; row ``f`` marks the classes that get probability 0 on
+        samples labeled ``f``.
+      scores: ``[F, C]`` similarities, forget samples in ascending order.
+      beta: strength of the tilt.
     """
 
     excluded: Array
@@ -203,19 +206,20 @@ def train_to_tilt(
     retain: bool,
     retain_weight: Real = 1.0,
 ) -> tuple[Variables, UnlearnInfo]:
-    """Fine-tune on tilted targets, given the tilt.
+    """Fine-tune on the targets of a given tilt.
 
     Args:
-      key: of the method's run.
+      key: PRNG key of the method's run.
       problem: gives the model and the sets.
       options: hyperparameters of the training.
-      tilt: makes the targets of D_F from the original's logits.
-      targets: ``once``, or ``view`` for those of the augmented images.
+      tilt: tilt from the original's logits to the targets of D_F.
+      targets: ``once`` for targets of the clean images, ``view`` for those of the
+        augmented images.
       retain: train on D_R too.
-      retain_weight: of the cross-entropy on D_R.
+      retain_weight: weight of the cross-entropy on D_R.
 
     Returns:
-      The fine-tuned variables, and what it cost.
+      The fine-tuned variables, and what the training cost.
     """
     if targets == "view" and options.augmentation is not None:
         target_fn = _targets_of_batch(problem, tilt)
@@ -259,14 +263,14 @@ def _targets_of_batch(problem: Problem, tilt: Tilt) -> TargetFn:
 
 
 def _row_of(problem: Problem) -> Array:
-    """Return each forget sample's row among the forget samples, ``[N]``."""
+    """Return each forget sample's position among the forget samples, ``[N]``."""
     return jnp.cumsum(problem.forget) - 1
 
 
 def _loss_fn(
     problem: Problem, options: FineTuning, retain_weight: Real, target_fn: TargetFn
 ) -> LossFn:
-    """Return cross-entropy, with the targets on D_F, weighted with labels on D_R."""
+    """Return the cross-entropy with targets on D_F and weighted labels on D_R."""
     forward = forward_fn(problem.model, options)
 
     def loss_fn(

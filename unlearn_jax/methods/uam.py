@@ -1,4 +1,4 @@
-"""UAM: descend on D_R at parameters that have ascended on D_F.
+"""UAM: descent on D_R at parameters that have ascended on D_F.
 
 Kim et al., *Unlearning-Aware Minimization*, NeurIPS 2025.
 """
@@ -35,31 +35,32 @@ from unlearn_jax.values import Real, value
 class UAM(FineTuning):
     """Descent on ``CE(D_R)`` at parameters that have ascended on ``CE(D_F)``.
 
-    Unlearning-Aware Minimization: ``max`` over a ball of radius ``rho`` of the forget
-    loss, ``min`` of the retain loss there. A step is
+    Unlearning-Aware Minimization maximizes the forget loss over a ball of radius
+    ``rho`` and minimizes the retain loss at that point. A step is
 
         ``theta <- theta - lr grad L_R(theta + rho g / |g|)``, ``g = grad L_F(theta)``,
 
-    the norm over all parameters. Where the retain loss is flat, its gradient at the
-    perturbed point is what the perturbation changed, ``rho H_R g / |g|``: the step goes
-    where forgetting costs the retained samples least. At ``rho=0`` this is fine-tuning.
+    with the norm over all parameters. Where the retain loss is flat, its gradient at
+    the perturbed point is what the perturbation changed, ``rho H_R g / |g|``: the step
+    goes where forgetting costs the retained samples least. At ``rho=0`` this is
+    fine-tuning.
 
     **Reconstructed** from the authors' code (torchunlearn): the paper's text was not
-    available. The two gradients are of one batch of each set; the forward pass of the
-    ascent sees forget and retained samples together, so that BatchNorm, where there is
-    any, normalizes them as one batch. An epoch is one pass over D_R, D_F read
-    cyclically alongside it. The code can anneal ``rho`` to 0 by a cosine, and takes a
-    ``gamma`` that its step does not use: neither is here.
+    available. Each step takes one batch of each set for the two gradients. The forward
+    pass of the ascent runs forget and retained samples together, so that BatchNorm, if
+    the model has any, normalizes them as one batch. An epoch is one pass over D_R; D_F
+    is read cyclically alongside it. The code can also anneal ``rho`` to 0 by a cosine,
+    and has an option ``gamma`` that its step does not use; neither is offered here.
 
-    Published settings (the code's read-me): SGD at 0.01, momentum 0.9, weight decay
-    5e-4, 5 epochs. ``rho`` is given nowhere and has to be searched.
+    Published settings (the code's README): SGD at 0.01, momentum 0.9, weight decay
+    5e-4, 5 epochs. No value of ``rho`` is published; it has to be searched.
 
-    ``num_gradients`` counts forget samples of the ascent and retained ones of the
-    descent, not the retained ones that BatchNorm reads in the ascent.
+    ``num_gradients`` counts the forget samples of the ascent and the retained samples
+    of the descent, not the retained samples that BatchNorm reads in the ascent.
 
     Attributes:
       rho: radius of the perturbation, not negative.
-      forget_batch_size: forget samples per step; as many as ``batch_size`` if None.
+      forget_batch_size: forget samples per step; ``batch_size`` if None.
       num_epochs: passes over D_R.
     """
 
@@ -70,7 +71,7 @@ class UAM(FineTuning):
     num_epochs: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use."""
+        """Raise on values that no run could use."""
         super().__post_init__()
         check_numbers(low=0, rho=self.rho)
         check_batch_size("forget_batch_size", self.forget_batch_size)
@@ -79,7 +80,7 @@ class UAM(FineTuning):
         """Descend on the retained samples from perturbed parameters.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
         """
         loss_fn = _perturbed_loss(problem.model, self, self.rho)
@@ -109,8 +110,8 @@ def _perturbed_loss(model: Model, options: FineTuning, rho: Real) -> PassLoss:
             losses = cross_entropy(logits[:num_forget], forget_batch.labels)
             return jnp.mean(losses), state
 
-        # constants of the step: the code takes the gradient at the perturbed point,
-        # not through the perturbation
+        # The perturbation is a constant of the step: as in the code, no gradient flows
+        # through it.
         gradient, state = lax.stop_gradient(
             jax.grad(forget_loss, has_aux=True)(variables.params)
         )

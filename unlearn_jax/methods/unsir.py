@@ -34,17 +34,17 @@ from unlearn_jax.values import Real, value
 
 @value
 class UNSIR(FineTuning):
-    """Impair with noise that bears the forgotten labels, repair on a few retained ones.
+    """Impairment by noise with the forgotten labels, then repair on some of D_R.
 
-    1. Noise ``n`` with labels ``y`` of the forgotten classes minimizes
+    1. Noise ``n`` with labels ``y`` of the forgotten classes is trained to minimize
        ``-CE(original(n), y) + lambda ||n||^2`` (:func:`learn_noise`).
-    2. Impair: a pass of cross-entropy over the noise, ``num_noise_copies`` times,
-       shuffled with a subset of D_R.
+    2. Impair: a pass of cross-entropy over ``num_noise_copies`` copies of the noise and
+       a subset of D_R, shuffled together.
     3. Repair: a pass of cross-entropy over that subset alone, with a new optimizer.
 
-    Reads the subset of D_R and of D_F the labels only, no image. Made for whole
-    classes: for a random forget set the noise bears every label, and what is forgotten
-    has little to do with the samples.
+    Reads the subset of D_R and only the labels of D_F, no images. The method is made
+    for whole classes: for a random forget set the noise has all labels, and what is
+    forgotten has little to do with the samples.
 
     ==================  =============================  ==========================
     setting             the authors' (here)            Kodge et al.'s re-run
@@ -59,38 +59,41 @@ class UNSIR(FineTuning):
     batches             256                            256
     ==================  =============================  ==========================
 
-    The table is of the authors' notebook, which has two slips: it loops over channels
-    where the images of the noise batch are meant, so that only the first three are read
-    (``num_noise_images=3`` per forgotten class does the same; so does the re-run), and
-    it labels the noise of every class with class 0. A later code by the same authors
-    takes 80 copies. Another re-run, which names these rates as the paper's, found them
-    catastrophic and took 5e-4 and 1e-4.
+    The table describes the authors' notebook, which has two bugs. It loops over
+    channels instead of the images of the noise batch, so that only the first three
+    images are read (equivalent to ``num_noise_images=3`` per forgotten class; the
+    re-run has the same bug). And it labels the noise of every class with class 0. A
+    later code by the same authors uses 80 copies. Another re-run, which calls these
+    rates the paper's, found them catastrophic and used 5e-4 and 1e-4.
 
-    Differences: the noise learns from the model in evaluation mode (the codes leave it
-    in training mode); several classes share one set of noise images; the subset of D_R
-    is drawn at random instead of class by class.
+    Differences from the codes: the noise is trained on the model in evaluation mode
+    (the codes leave it in training mode); several classes share one set of noise
+    images; the subset of D_R is drawn at random instead of class by class.
 
-    The losses are those of the repair pass; ``num_gradients`` counts the noise's, too.
+    The reported losses are those of the repair pass. ``num_gradients`` includes the
+    gradients for the noise.
 
     Attributes:
-      num_noise_images: over all classes.
-      num_noise_steps: Adam steps that learn the noise; 0 leaves it Gaussian.
-      noise_rate: learning rate of that Adam.
+      num_noise_images: number of noise images, over all classes.
+      num_noise_steps: Adam steps that train the noise; 0 leaves it Gaussian.
+      noise_rate: learning rate of the Adam steps that train the noise.
       noise_penalty: lambda, not negative.
-      num_noise_copies: how often the impair pass reads each noise image; copies are
-        never augmented.
+      num_noise_copies: number of times that the impair pass reads each noise image;
+        copies are never augmented.
       clip: keep the noise in the image box [0, 1]. The paper does not: its noise starts
         from N(0, 1) in the space of normalized images. Here normalization is part of
-        the model, the same start lies in the space of images in [0, 1], and the penalty
-        pulls to black instead of to the mean color.
-      num_retain: size of the subset of D_R; all of it where it has fewer.
-      learning_rate: of the impair pass.
-      repair_rate: of the repair pass.
-      num_epochs: of each of the two passes, as the other hyperparameters of the
-        training.
-      batch_size: samples per step, noise and retained together in the impair pass.
-      weight_decay: L2, added to the gradient.
-      optimizer: of each of the two passes, each from a new state; not the noise's.
+        the model, so the same start lies in the space of images in [0, 1], and the
+        penalty pulls towards black instead of the mean color.
+      num_retain: size of the subset of D_R; all of D_R if it is smaller.
+      learning_rate: learning rate of the impair pass.
+      repair_rate: learning rate of the repair pass.
+      num_epochs: epochs of each of the two passes; the other hyperparameters of the
+        training also apply to both.
+      batch_size: samples per step; in the impair pass, noise and retained samples
+        together.
+      weight_decay: L2 penalty, added to the gradient.
+      optimizer: optimizer of the two passes, each from a new state; the noise has its
+        own.
     """
 
     num_noise_images: int = 256
@@ -124,10 +127,10 @@ class UNSIR(FineTuning):
         check_positive("repair_rate", self.repair_rate)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
-        """Learn the noise, impair and repair.
+        """Train the noise, impair and repair.
 
         Args:
-          key: consumed.
+          key: PRNG key; consumed.
           problem: gives the model and the sets.
         """
         key_noise, key_subset, key_impair, key_repair = jax.random.split(key, 4)
@@ -143,7 +146,7 @@ class UNSIR(FineTuning):
             penalty=self.noise_penalty,
             clip=self.clip,
         )
-        # One restriction serves both passes: a mask is that of the original model.
+        # Both passes share one restriction: a mask is that of the original model.
         restriction = self.restriction(problem)
         impairing = dataclasses.replace(self, constraints=())
         repairing = dataclasses.replace(impairing, learning_rate=self.repair_rate)
@@ -183,24 +186,24 @@ def learn_noise(
     penalty: Real = 0.1,
     clip: bool = False,
 ) -> Dataset:
-    """Return images that the original model gives to anything but their label.
+    """Return noise images that the original model assigns to classes other than theirs.
 
-    Adam on ``mean(-CE(model(n), y) + penalty * ||n||^2)``, evaluation mode, from
-    Gaussian noise. The images do not depend on one another.
+    Runs Adam on ``mean(-CE(model(n), y) + penalty * ||n||^2)`` in evaluation mode, from
+    Gaussian noise. The images do not depend on each other.
 
     Args:
-      key: for the start and the labels; consumed.
+      key: PRNG key for the start and the labels; consumed.
       problem: gives the model and the labels of the forget samples; no image is read.
-      num_images: how many (static).
-      num_steps: of Adam (static).
-      rate: of Adam.
-      penalty: of the squared L2 norm.
+      num_images: number of images (static).
+      num_steps: number of steps of Adam (static).
+      rate: learning rate of Adam.
+      penalty: weight of the squared L2 norm.
       clip: keep the images in [0, 1].
 
     Returns:
-      ``[num_images]`` images of the training images' shape, and their labels: those of
-      the forget samples in a random order, read cyclically, so that the classes have
-      the forget set's fractions.
+      ``[num_images]`` images of the training images' shape, and their labels. These are
+      the labels of the forget samples in random order, repeated cyclically, so that the
+      classes have the same fractions as in the forget set.
     """
     key_label, key_start = jax.random.split(key)
     order = epoch_order(key_label, problem.forget, 1, num_images)[0]
@@ -230,12 +233,12 @@ def learn_noise(
 
 
 def _fetch_with_noise(fetch: FetchFn, member: Array) -> FetchFn:
-    """Return a fetch of training samples ``0..N-1`` and, cyclically, of noise from N.
+    """Return a fetch of training samples ``0..N-1`` and cyclic noise images from ``N``.
 
     Args:
-      fetch: reads and augments training samples.
-      member: ``[]`` position of a training sample that takes part: read in the place of
-        noise when ``fetch`` is called.
+      fetch: function that reads and augments training samples.
+      member: ``[]`` position of a training sample that takes part; ``fetch`` reads it
+        in place of noise.
     """
 
     def joined(data: tuple[Dataset, Dataset], index: Array, key: Array) -> Batch:

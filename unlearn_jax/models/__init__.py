@@ -1,11 +1,11 @@
 """Image classifiers.
 
-:func:`build` makes the networks of the library by name; :func:`from_linen`,
-:func:`from_nnx` and :func:`from_functions` adapt any other; :func:`load`, :func:`save`
-and :func:`from_torch` read and write weights.
+:func:`build` makes the networks of the library by name. :func:`from_linen`,
+:func:`from_nnx` and :func:`from_functions` adapt other networks. :func:`load`,
+:func:`save` and :func:`from_torch` read and write weights.
 
-This is the only package that imports Flax, and only when a network is built. All others
-take a :class:`unlearn_jax.types.Model`, or a function and its variables.
+This is the only package that imports Flax, and only when a network is built. All other
+packages take a :class:`unlearn_jax.types.Model`, or a function and its variables.
 """
 
 from unlearn_jax.lazy import on_first_use
@@ -36,7 +36,7 @@ _NAMES = {
     "onednn_conv": "conv",
     "save": "files",
 }
-"""Names of the package, by the module that defines them."""
+"""Module that defines each public name."""
 
 __all__ = sorted(_NAMES)
 __getattr__ = on_first_use(__name__, _NAMES)

@@ -41,9 +41,9 @@ def build(
     Args:
       name: a key of ``ARCHITECTURES``.
       image_shape: ``(H, W, ch)``.
-      num_classes: logits.
-      conv: convolution form (see :func:`convolution`); ignored by networks without
-        convolutions.
+      num_classes: C, the number of logits.
+      conv: convolution form, see :func:`unlearn_jax.models.convolution_form`; ignored
+        by networks without convolutions.
       dtype: compute type, ``float32`` or ``bfloat16``; parameters and logits stay
         float32.
       **options: fields of the architecture, such as ``widths`` or ``blocks``.
@@ -52,7 +52,7 @@ def build(
       The model.
 
     Raises:
-      InputError: unknown architecture, compute type or option.
+      InputError: an unknown architecture, compute type or option.
 
     >>> model = build("mlp", (8, 8, 1), 10, widths=(32,))
     >>> import jax

@@ -1,4 +1,4 @@
-"""The trained part of a model's variables, whatever pytree they are."""
+"""Trained part of a model's variables, for any kind of pytree."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -15,9 +15,10 @@ def split_trained(
       variables: any pytree.
 
     Returns:
-      The ``params`` of :class:`unlearn_jax.types.Variables` and of a Linen collection
-      ``{"params": ...}``, the ``nnx.Param`` of an NNX state, or the whole of any other
-      tree; and ``params -> variables``, None where the whole tree is trained.
+      The trained part, and a function ``params -> variables`` or None. The trained part
+      is ``params`` for :class:`unlearn_jax.types.Variables` and for a Linen dictionary
+      ``{"params": ...}``, the ``nnx.Param`` leaves for an NNX state, and the whole tree
+      otherwise; in the last case the function is None.
 
     >>> params, rebuild = split_trained({"params": 1.0, "batch_stats": 2.0})
     >>> params, rebuild(3.0)
@@ -25,7 +26,7 @@ def split_trained(
     """
     if isinstance(variables, Variables):
         return variables.params, lambda params: variables._replace(params=params)
-    # a process without NNX has no state of it
+    # a process that has not imported NNX has no NNX state
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(variables, nnx.State):
         params, rest = nnx.split_state(variables, nnx.Param, ...)

@@ -27,36 +27,37 @@ MODES: dict[str, bool] = {
     "is_training": True,
     "deterministic": False,
 }
-"""Arguments of ``__call__`` that switch a Linen module's mode, as in training."""
+"""Arguments of ``__call__`` that switch a Linen module's mode: values in training."""
 
 
 def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Model:
     """Adapt a Linen module whose ``__call__(images)`` returns logits.
 
-    The mode is passed by whichever of the keywords ``train``, ``training``,
-    ``is_training`` and ``deterministic`` the module's ``__call__`` has; one without any
-    of them computes the same in training. Random streams of any name are keyed in
-    training, and none in evaluation.
+    The mode is passed by the keywords ``train``, ``training``, ``is_training`` and
+    ``deterministic``, as far as the module's ``__call__`` has them. A module without
+    any of them computes the same in training and in evaluation. In training, random
+    streams of any name receive keys; in evaluation there are none.
 
-    On CPU a convolution of ``flax.linen`` runs 3.5 to 6 times slower than it need
-    inside a training loop, so every :class:`flax.linen.Conv` of two axes, without
-    groups and dilations, that does not bring a convolution of its own is computed by
-    :func:`unlearn_jax.models.convolution`: equal to rounding.
+    Inside a training loop on CPU, a convolution of ``flax.linen`` is 3.5 to 6 times
+    slower than necessary. Therefore :func:`unlearn_jax.models.convolution` computes
+    every :class:`flax.linen.Conv` over two axes that has no groups, no dilation and no
+    custom convolution. The results are equal up to rounding.
 
     Args:
       module: the network; it may use the ``params`` collection and any mutable
         collections.
-      sample: ``[B, H, W, ch]`` images of the right shape, for initialization; the
-        first one is read.
-      conv: form of those convolutions, see
-        :func:`unlearn_jax.models.convolution_form`; ``"lax"`` leaves them as they are.
+      sample: ``[B, H, W, ch]`` images of the right shape; the first one is used for
+        initialization.
+      conv: form of these convolutions, see :func:`unlearn_jax.models.convolution_form`;
+        ``"lax"`` leaves them unchanged.
 
     Returns:
-      The model; ``state`` holds every collection but ``params``.
+      The model; ``state`` holds every collection except ``params``.
 
     Raises:
-      InputError: the module does not return logits ``[B, C]`` of two classes or more,
-        needs further arguments, or draws random numbers in evaluation; an unknown form.
+      InputError: a module that does not return logits ``[B, C]`` of two classes or
+        more, needs further arguments, or draws random numbers in evaluation; an unknown
+        form.
     """
     from flax import errors
 
@@ -74,7 +75,7 @@ def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mod
 
 
 def adapt_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Model:
-    """Adapt a Linen module as :func:`from_linen` does, its output unchecked."""
+    """Adapt a Linen module as :func:`from_linen` does, without checking its output."""
     from flax import linen as nn
 
     training = _mode_arguments(module)
@@ -97,7 +98,7 @@ def adapt_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mo
             and layer.conv_general_dilated is None
             and layer.conv_general_dilated_cls is None
         ):
-            # the module of this call alone, which is frozen by then
+            # Only the module of this call, which is frozen at this point, is changed.
             object.__setattr__(layer, "conv_general_dilated", convolve)
         return call(*args, **options)
 
@@ -119,7 +120,7 @@ def adapt_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mo
     def apply_train(
         variables: Variables, images: Array, key: Array
     ) -> tuple[Array, Any]:
-        # a stream without a key of its own draws from that of "params"
+        # a stream without its own key draws from the key of "params"
         streams = {"dropout": key, "params": jax.random.fold_in(key, 1)}
         logits, state = run(
             join(variables),
@@ -141,7 +142,7 @@ def _mode_arguments(module: "nn.Module") -> dict[str, bool]:
     """Return the keyword arguments that put a Linen module in training mode.
 
     Raises:
-      InputError: it needs arguments other than images and mode.
+      InputError: the module needs arguments other than images and mode.
     """
     first, *others = inspect.signature(module.__call__).parameters.values()
     needed = [
@@ -160,16 +161,16 @@ def _mode_arguments(module: "nn.Module") -> dict[str, bool]:
 
 
 def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
-    """Adapt an NNX module, which maps images to logits where it is called.
+    """Adapt an NNX module that maps images to logits.
 
     Args:
-      make: builds the module from ``nnx.Rngs``; ``module.train()`` and
-        ``module.eval()`` switch its mode. Random streams of any name (dropout) are
-        reseeded from the key of every training step.
+      make: function that builds the module from ``nnx.Rngs``; ``module.train()`` and
+        ``module.eval()`` must switch its mode. All random streams, such as that of
+        dropout, are reseeded from the key of every training step.
 
     Returns:
       The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else
-      but random streams.
+      except random streams.
     """
     from flax import nnx
 
@@ -244,7 +245,7 @@ def from_functions(
     def shapes() -> Variables | None:
         try:
             return jax.eval_shape(wrapped_init, jax.random.key(0))
-        except Exception:  # whatever a function raises that cannot be traced
+        except Exception:  # a function that cannot be traced may raise any type
             return None
 
     def apply(variables: Variables, images: Array) -> Array:
@@ -261,24 +262,24 @@ def from_functions(
 
 
 def _check_variables(variables: Any, like: Variables | None) -> None:
-    """Raise unless an adapted model is applied to what its ``init`` returns.
+    """Raise unless variables have the structure that a model's ``init`` returns.
 
-    Checked while tracing, too, where it costs nothing in the compiled program.
+    The check also runs while tracing, and costs nothing in the compiled program.
 
     Args:
-      variables: what the caller passed; any value with the two fields of
-        :class:`unlearn_jax.types.Variables` passes.
-      like: the variables of ``init``, or their shapes; None, or no parameters, if these
-        are not known.
+      variables: the caller's variables; any value with the two fields of
+        :class:`unlearn_jax.types.Variables` is accepted.
+      like: the variables of ``init``, or their shapes; None, or without parameters, if
+        these are unknown.
 
     Raises:
-      InputError: a bare tree of parameters, a Linen dict, None; leaves of other
-        shapes, missing leaves, or further parameters.
+      InputError: variables without the two fields (a bare tree of parameters, a Linen
+        dictionary, None); leaves of other shapes, missing leaves, or extra parameters.
     """
     if not (hasattr(variables, "params") and hasattr(variables, "state")):
         raise InputError(
             "this model's apply takes unlearn_jax.Variables(params, state), got"
-            f" {type(variables).__name__}: pass the variables that init or fit gave"
+            f" {type(variables).__name__}: pass the variables that init or fit returned"
         )
     if like is None or not jax.tree.leaves(like.params):
         return
@@ -289,12 +290,12 @@ def _check_variables(variables: Any, like: Variables | None) -> None:
     leaves = jax.tree.leaves(variables)
     for path, leaf in zip(leaf_paths(variables), leaves, strict=True):
         if path not in expected:
-            # training may add to the state; a parameter that is not read is a mistake
+            # training may add state, but a parameter that is never read is a mistake
             if path.startswith("state"):
                 continue
             raise InputError(
-                f"the variables do not fit the model: it has no {path}, of shape"
-                f" {np.shape(leaf)} here"
+                f"the variables do not fit the model: it has no {path}, which has shape"
+                f" {np.shape(leaf)} in the variables"
             )
         shape = expected.pop(path).shape
         if np.shape(leaf) != shape:
@@ -315,11 +316,11 @@ def _check_logits(apply_fn: ApplyFn, variables: PyTree, sample: Array) -> None:
 
     Args:
       apply_fn: ``(variables, images) -> logits``.
-      variables: or their shapes.
+      variables: the model's variables, or their shapes.
       sample: ``[1, ...]`` images.
 
     Raises:
-      InputError: another output than ``[1, C]`` of two classes or more.
+      InputError: an output that is not ``[1, C]`` with two classes or more.
     """
     traced, output = jax.make_jaxpr(apply_fn, return_shape=True)(variables, sample)
     check_output(output)
@@ -356,11 +357,11 @@ def leaf_paths(variables: PyTree) -> list[str]:
     """Return the path of every leaf, such as ``params/Dense_0/kernel``.
 
     Args:
-      variables: any pytree. The variables of an NNX state count as leaves, so that a
-        state has the same paths with them and without.
+      variables: any pytree. An ``nnx.Variable`` counts as a leaf, so that an NNX state
+        has the same paths whether or not its arrays are wrapped.
 
     Returns:
-      In the order of ``jax.tree.leaves``.
+      The paths, in the order of ``jax.tree.leaves``.
 
     >>> leaf_paths({"params": {"Dense_0": {"bias": 0.0, "kernel": 1.0}}})
     ['params/Dense_0/bias', 'params/Dense_0/kernel']
@@ -371,15 +372,15 @@ def leaf_paths(variables: PyTree) -> list[str]:
 def is_trained(variables: PyTree) -> list[bool]:
     """Return which leaves are trained.
 
-    Those of ``params`` where the variables are :class:`unlearn_jax.types.Variables` or
-    have a key ``params``, as Linen's have; else all but NNX's statistics and random
-    streams.
+    The trained leaves are those of ``params`` if the variables are
+    :class:`unlearn_jax.types.Variables` or have a key ``params``, as in Linen.
+    Otherwise all leaves are trained except NNX's statistics and random streams.
 
     Args:
       variables: any pytree.
 
     Returns:
-      In the order of ``jax.tree.leaves``.
+      One boolean per leaf, in the order of ``jax.tree.leaves``.
 
     >>> is_trained({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})
     [False, True]
@@ -395,7 +396,7 @@ def is_trained(variables: PyTree) -> list[bool]:
 
 def _described_leaves(variables: PyTree) -> list[tuple[str, bool]]:
     """Return each leaf's path, and whether NNX would train it."""
-    # a process without NNX has no variables of it
+    # a process that has not imported NNX has no NNX variables
     nnx = sys.modules.get("flax.nnx")
     nnx_types: tuple[type, ...] = ()
     not_trained: tuple[type, ...] = ()

@@ -12,13 +12,14 @@ from unlearn_jax.types import Array
 class CNN(nn.Module):
     """Convolutions with pooling, then a linear head on all positions.
 
-    Each width is a 3x3 convolution, ReLU and 2x2 max pooling. Pooling stops once a side
-    would fall below 2. Without BatchNorm by default: a model of plain affine maps.
+    Each stage is a 3x3 convolution, ReLU and 2x2 max pooling. Pooling stops once a side
+    would fall below 2. By default there is no BatchNorm, so all layers are plain affine
+    maps.
 
     Attributes:
-      num_classes: logits.
+      num_classes: C, the number of logits.
       widths: channels of the stages.
-      batch_norm: normalize after every convolution.
+      batch_norm: whether to normalize after every convolution.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
     """
@@ -31,7 +32,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
+        """Map images ``[B, H, W, ch]`` to logits ``[B, C]``."""
         hidden = images
         for width in self.widths:
             hidden = nn.Conv(

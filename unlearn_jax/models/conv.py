@@ -1,12 +1,12 @@
 """Convolution and pooling forms that differ only in speed, never in value.
 
-On a CPU, :mod:`unlearn_jax.onednn` is the fastest where it was built, 1.4 to 2.7 times
-the speed of XLA's kernels. :func:`canonical_conv` needs nothing: XLA's CPU backend
-computes the weight gradient that autodiff writes for a convolution 40 times slower
-inside any loop (``scan``, ``fori_loop``, ``map``, ``cond``) than outside it, because
-the pass that finds the fast kernel looks for the layout NHWC x HWIO in the entry
-computation only. The canonical form writes both gradients in that layout to begin with,
-so that whole epochs can live in one compiled scan.
+On CPU, :mod:`unlearn_jax.onednn` is the fastest form if it was built, at 1.4 to 2.7
+times the speed of XLA's kernels. :func:`canonical_conv` needs no build. XLA's CPU
+backend computes the weight gradient that autodiff writes for a convolution 40 times
+slower inside any loop (``scan``, ``fori_loop``, ``map``, ``cond``) than outside it. The
+reason is that the pass that selects the fast kernel looks for the layout NHWC x HWIO in
+the entry computation only. The canonical form writes both gradients in that layout from
+the start, so that whole epochs can run in one compiled scan.
 
 Every form has the signature that Flax layers expect of their ``conv_general_dilated=``
 argument.
@@ -27,10 +27,9 @@ from unlearn_jax.types import Array, InputError
 Padding = tuple[tuple[int, int], ...]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 PART = 2**20
-"""Bytes of activations of one part of a batch in a weight gradient."""
+"""Size of one part of a batch in a weight gradient, in bytes of activations."""
 BATCH_AXIS = "batch"
-"""Axis of the mesh of the mapper ``split``, that batches are divided over.
-"""
+"""Mesh axis over which the mapper ``split`` divides batches."""
 
 
 def explicit_padding(
@@ -42,8 +41,8 @@ def explicit_padding(
     """Return the numbers of a padding that may be given by name.
 
     Raises:
-      InputError: the padded image is smaller than the kernel, which would leave an
-        output without entries.
+      InputError: a padded image smaller than the kernel, so that the output would be
+        empty.
     """
     if isinstance(padding, str):
         pads = tuple(
@@ -57,8 +56,8 @@ def explicit_padding(
         size = "x".join(map(str, image.shape[1:3]))
         raise InputError(
             f"a kernel of {window} does not fit into an image of {size} with padding"
-            f" {padding!r}: take padding='SAME', a smaller kernel, or fewer poolings"
-            " before it"
+            f" {padding!r}: choose padding='SAME', a smaller kernel, or fewer pooling"
+            " layers before it"
         )
     return pads
 
@@ -66,8 +65,8 @@ def explicit_padding(
 def adjoint_kernel(kernel: Array) -> Array:
     """Return the kernel of the adjoint, which maps outputs back to images.
 
-    A cross-correlation's adjoint is one with the kernel flipped in both directions of
-    space, its inputs and outputs exchanged.
+    The adjoint of a cross-correlation is a cross-correlation whose kernel is flipped
+    along both spatial axes, with input and output channels exchanged.
     """
     return jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
 
@@ -88,9 +87,9 @@ def adjoint_padding(
         padding,
         strict=True,
     )
-    # Output o reads the inputs o * step - low + tap. Of the dilated outputs, the
-    # adjoint reads taps - 1 - low before the first, so that its first result is input
-    # 0; what is added after the last makes the results as many as the inputs.
+    # Output o reads the inputs o * step - low + tap. The adjoint pads the dilated
+    # outputs by taps - 1 - low before the first, so that its first result is input 0.
+    # The padding after the last makes the number of results that of the inputs.
     return tuple(
         (taps - 1 - low, side - (out - 1) * step - 1 + low)
         for side, taps, out, step, (low, _) in sides
@@ -119,7 +118,7 @@ def _canonical(
 def _canonical_forward(
     image: Array, kernel: Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[Array, Any]:
-    # the adjoint's kernel: a loop that applies the adjoint alone then flips it once
+    # Save the adjoint's kernel: a loop over the backward pass alone then flips it once.
     saved = (image, adjoint_kernel(kernel))
     return _plain(image, kernel, strides, padding), saved
 
@@ -130,9 +129,9 @@ def _canonical_backward(
     image, flipped = saved
     image_pads = adjoint_padding(image, flipped, cotangent, strides, padding)
     d_image = _plain(cotangent, flipped, (1, 1), image_pads, lhs_dilation=strides)
-    # The kernel's gradient is a convolution of the images by the outputs' gradient,
-    # dilated by the strides; the padding after the last makes the results as many as
-    # the kernel has taps, and is negative where a stride left inputs unread.
+    # The kernel's gradient is a convolution of the images with the outputs' gradient,
+    # dilated by the strides. The padding at the end makes the number of results that of
+    # the kernel's taps; it is negative if the strides skip the last inputs.
     sides = zip(
         image.shape[1:3],
         flipped.shape[:2],
@@ -147,8 +146,8 @@ def _canonical_backward(
     )
 
     def d_kernel(image: Array, cotangent: Array) -> Array:
-        # channels take the place of the batch, and the batch that of the channels: the
-        # layout NHWC x HWIO, which XLA:CPU computes fast inside loops
+        # Exchanging batch and channels gives the layout NHWC x HWIO, which XLA:CPU
+        # computes fast inside loops.
         images = image.transpose(3, 1, 2, 0)
         taps = cotangent.transpose(1, 2, 0, 3)
         gradient = _plain(images, taps, (1, 1), kernel_pads, rhs_dilation=strides)
@@ -166,7 +165,7 @@ def _canonical_backward(
         cotangent.reshape(num_parts, -1, *cotangent.shape[1:]),
     )
     rows, columns, out_channels, in_channels = flipped.shape
-    # a sum of many parts in bfloat16 would lose what is smaller than its last digit
+    # a sum of many parts in bfloat16 would lose terms smaller than its last digit
     zero = jnp.zeros(
         (rows, columns, in_channels, out_channels),
         jnp.promote_types(flipped.dtype, jnp.float32),
@@ -175,11 +174,12 @@ def _canonical_backward(
 
 
 def _num_parts(image: Array, cotangent: Array) -> int:
-    """Return the equal parts of a batch to take a weight gradient in.
+    """Return the number of equal parts of a batch in which to compute weight gradients.
 
-    What the gradient rearranges then stays in the cache: 1.3 to 2.9 times the speed of
-    the whole batch at once for layers of 64 to 256 channels. A divisor of the batch; 1
-    where none is near what the cache needs, and for batches that a mesh divides.
+    The rearranged arrays of a part stay in the cache. For layers of 64 to 256 channels
+    this is 1.3 to 2.9 times as fast as the whole batch at once. The number divides the
+    batch; it is 1 if no divisor is near the number that the cache needs, and for
+    batches that a mesh divides.
     """
     batch = len(image)
     size = max(image.size, cotangent.size) * image.dtype.itemsize
@@ -205,8 +205,8 @@ def _require_plain(
         or feature_group_count != 1
     ):
         raise InputError(
-            f"the {name} convolution has no dilation and no groups; use conv='lax' for"
-            " this layer"
+            f"the {name} convolution does not support dilation or groups; use"
+            " conv='lax' for this layer"
         )
     if dimension_numbers is not None:
         numbers = lax.conv_dimension_numbers(
@@ -234,11 +234,11 @@ def canonical_conv(
 ) -> Array:
     """Convolve, with gradients in the layout that XLA:CPU computes fast inside loops.
 
-    ``lax.conv_general_dilated`` otherwise. Values and gradients equal autodiff's to
-    rounding. Reverse mode, ``jvp`` of ``grad`` and ``grad`` of ``grad`` work; direct
-    forward mode (``jax.jvp``, ``jax.linear_transpose``) does not: use
-    :func:`jax.lax.conv_general_dilated` there. On a mesh with explicit axes it is that
-    function.
+    Apart from the layout this is :func:`jax.lax.conv_general_dilated`: values and
+    gradients are equal up to rounding. Reverse mode, ``jvp`` of ``grad`` and ``grad``
+    of ``grad`` work. Direct forward mode (``jax.jvp``, ``jax.linear_transpose``) does
+    not: use :func:`jax.lax.conv_general_dilated` for it. On a mesh with explicit axes,
+    that function is used.
 
     Args:
       lhs: images ``[B, H, W, in]``.
@@ -249,16 +249,15 @@ def canonical_conv(
       rhs_dilation: must be 1.
       dimension_numbers: NHWC x HWIO -> NHWC, or None.
       feature_group_count: must be 1.
-      precision: accepted for Flax, not used (XLA:CPU has one precision).
-      preferred_element_type: which the result is converted to; that of the images if
-        None.
+      precision: accepted for Flax but not used (XLA:CPU has one precision).
+      preferred_element_type: type of the result; the images' type if None.
 
     Returns:
       ``[B, H', W', out]``.
 
     Raises:
-      InputError: for dilation, groups or another layout, and where the kernel is larger
-        than the padded image.
+      InputError: dilation, groups, another layout, or a kernel that is larger than the
+        padded image.
     """
     del precision
     _require_plain(
@@ -289,11 +288,11 @@ def onednn_conv(
 ) -> Array:
     """Convolve by :mod:`unlearn_jax.onednn`, which must have been built.
 
-    Arguments, result and errors as in :func:`canonical_conv`; differentiable in every
-    mode. What oneDNN does not do is computed in the canonical form: types other than
-    float32 and bfloat16, negative padding, and batches that a mesh divides
-    (:func:`jax.set_mesh`). Of a divided batch without a mesh that is set, the values
-    are right, but every device computes all of it.
+    Arguments, result and errors are as in :func:`canonical_conv`; all modes of
+    differentiation work. The canonical form computes the cases that oneDNN does not
+    support: types other than float32 and bfloat16, negative padding, and batches that a
+    mesh divides (:func:`jax.set_mesh`). If a batch is divided but no mesh is set, the
+    values are correct, but every device computes the whole batch.
     """
     del precision
     _require_plain(
@@ -313,9 +312,10 @@ def onednn_conv(
 
 
 def _is_divided() -> bool:
-    """Return whether a mesh divides batches: XLA does not divide calls of oneDNN.
+    """Return whether a mesh may divide batches, since XLA cannot divide oneDNN calls.
 
-    An axis of any name may; a manual one does not, which is divided by the caller.
+    Axes of any name count, except manual ones, along which the caller has already
+    divided the arrays.
     """
     mesh = jax.sharding.get_abstract_mesh()
     sizes = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
@@ -323,9 +323,10 @@ def _is_divided() -> bool:
 
 
 def _is_typed(*arrays: Array) -> bool:
-    """Return whether the types of arrays say how devices divide them.
+    """Return whether any array has a sharding in its type (a mesh of explicit axes).
 
-    Types of gradients would have to say it too: of XLA's own convolution they do.
+    The gradients' types would need shardings as well. XLA's own convolution provides
+    them; the custom forms do not.
     """
     specs = [jax.typeof(array).sharding.spec for array in arrays]
     return any(part is not None for spec in specs for part in spec)
@@ -342,15 +343,16 @@ def convolution_form(name: str = "auto") -> str:
     """Return the form of convolution that a name stands for on this machine.
 
     Args:
-      name: ``canonical``, ``lax``, ``onednn``, or ``auto``: on CPU ``onednn`` where it
-        was built, or else ``canonical``, which is 40 times faster than ``lax`` inside
-        loops; on other devices ``lax``.
+      name: ``canonical``, ``lax``, ``onednn`` or ``auto``. On CPU ``auto`` is
+        ``onednn`` if it was built, and otherwise ``canonical``, whose weight gradients
+        are 40 times faster than those of ``lax`` inside loops. On other devices it is
+        ``lax``.
 
     Returns:
       A key of :data:`CONVOLUTIONS`.
 
     Raises:
-      InputError: an unknown name, or ``onednn`` where it cannot be used.
+      InputError: an unknown name, or ``onednn`` if it cannot be used.
     """
     if name == "auto":
         if targets.platform() != "cpu":
@@ -370,13 +372,13 @@ def convolution(name: str = "auto") -> Callable[..., Array]:
     """Return the convolution to build a model with.
 
     Args:
-      name: of the form, see :func:`convolution_form`.
+      name: name of the form, see :func:`convolution_form`.
 
     Returns:
       A function for Flax's ``conv_general_dilated=``.
 
     Raises:
-      InputError: an unknown name, or ``onednn`` where it cannot be used.
+      InputError: an unknown name, or ``onednn`` if it cannot be used.
     """
     return CONVOLUTIONS[convolution_form(name)]
 
@@ -385,9 +387,10 @@ def convolution(name: str = "auto") -> Callable[..., Array]:
 def max_pool_2x2(images: Array) -> Array:
     """Pool 2x2 windows to their maximum, with stride 2.
 
-    The maximum of strided slices; an odd last row or column is dropped. Many times
-    faster than ``reduce_window`` on CPU. Its gradient splits ties evenly instead of
-    giving them to one element; after a ReLU that matters nowhere but at zeros.
+    The result is the maximum of strided slices, which is many times faster than
+    ``reduce_window`` on CPU. An odd last row or column is dropped. The gradient splits
+    ties evenly instead of giving them to one element; after a ReLU this makes a
+    difference only at zeros.
 
     Args:
       images: ``[B, H, W, ch]``.
@@ -408,12 +411,12 @@ def _even(images: Array) -> Array:
 def _max_pool_tangent(
     primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
-    """Derive max pooling by windows instead of slices.
+    """Differentiate max pooling by windows instead of slices.
 
-    Transposed, that writes the gradient once, where slices would add up four. Elements
-    of a window are compared with each other, not with ``largest``: where XLA computes
-    the images again in another kernel, they differ from it by rounding, and a window
-    without an element equal to its maximum would pass no gradient.
+    The transpose then writes the gradient once, where slices would sum four arrays.
+    The elements of a window are compared with each other, not with ``largest``. XLA may
+    recompute the images in another kernel, with other rounding; a window in which no
+    element equals ``largest`` would then pass no gradient.
     """
     (images,) = primals
     (tangent,) = tangents

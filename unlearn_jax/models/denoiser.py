@@ -1,6 +1,6 @@
 """A class-conditional denoiser for diffusion models.
 
-Its condition can be moved in a latent space of its own.
+Conditions are vectors in a latent space, in which they can be moved.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from unlearn_jax.types import Array, InputError, Variables
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A noise predictor as three pure functions.
+    """Noise predictor as three pure functions.
 
-    Static under ``jit`` (compared by the identity of its functions). The condition
-    enters as a vector, so that it can be moved between classes and off them. Any JAX
-    network fits.
+    A denoiser is static under ``jit`` (compared by the identity of its functions). The
+    condition is passed as a vector, so that it can be moved between classes and away
+    from them. Any JAX network can be a denoiser.
 
     Attributes:
       image_shape: ``(H, W, ch)``.
@@ -28,9 +28,9 @@ class Denoiser:
       init: ``key -> Variables``.
       embed: ``(variables, labels [B] in 0..C) -> [B, E]``, the latent vectors of
         conditions.
-      predict: ``(variables, noised, signal, condition) -> noise``, from ``noised``
-        ``[B, H, W, ch]``, ``signal`` ``[B]`` and ``condition`` ``[B, E]``: the estimate
-        ``[B, H, W, ch]`` of the noise in
+      predict: ``(variables, noised, signal, condition) -> noise``, where ``noised`` is
+        ``[B, H, W, ch]``, ``signal`` ``[B]`` and ``condition`` ``[B, E]``. The result
+        ``[B, H, W, ch]`` is the estimate of the noise in
         ``noised = signal * x + sqrt(1 - signal**2) * noise`` with ``0 < signal < 1``.
     """
 
@@ -42,20 +42,21 @@ class Denoiser:
 
 
 class ResidualDenoiser(nn.Module):
-    """A residual perceptron whose blocks the condition scales and shifts (FiLM).
+    """Residual perceptron whose blocks the condition scales and shifts (FiLM).
 
-    Each block normalizes its input and adds to it. The network predicts the velocity
-    ``v = signal * noise - sqrt(1 - signal**2) * x`` (Salimans & Ho, arXiv 2202.00512),
-    from which the noise follows as ``signal * v + sqrt(1 - signal**2) * noised``: at
-    high noise the input passes through, and the estimate of x stays well-conditioned.
-    For 28x28 images or smaller.
+    The output of a block, computed from its normalized input, is added to its input.
+    The network predicts the velocity ``v = signal * noise - sqrt(1 - signal**2) * x``
+    (Salimans & Ho, arXiv 2202.00512). The noise then is
+    ``signal * v + sqrt(1 - signal**2) * noised``: at high noise the input passes
+    through, and the estimate of x stays well-conditioned. The network is meant for
+    images of 28x28 or smaller.
 
     Attributes:
       image_shape: ``(H, W, ch)``.
-      num_classes: C, without "no condition".
+      num_classes: C, not counting "no condition".
       width: units of the blocks.
-      depth: blocks.
-      embedding: E.
+      depth: number of blocks.
+      embedding: E, length of the latent vector of a condition.
     """
 
     image_shape: tuple[int, int, int]
@@ -65,7 +66,7 @@ class ResidualDenoiser(nn.Module):
     embedding: int = 32
 
     def setup(self) -> None:
-        """Make the table of conditions, for :meth:`embed` and initialization."""
+        """Create the table of conditions and the body."""
         self.classes = nn.Embed(
             self.num_classes + 1,
             self.embedding,
@@ -78,7 +79,7 @@ class ResidualDenoiser(nn.Module):
         return self.classes(labels)
 
     def predict(self, noised: Array, signal: Array, condition: Array) -> Array:
-        """Estimate the noise, as :attr:`Denoiser.predict`."""
+        """Estimate the noise, as ``predict`` of :class:`Denoiser`."""
         spread = signal.reshape(-1, 1)
         flat = noised.reshape(len(noised), -1)
         velocity = self.body(flat, signal, condition)
@@ -92,7 +93,7 @@ class ResidualDenoiser(nn.Module):
 
 
 class _Body(nn.Module):
-    """Flat images ``[B, D]``, signal ``[B]``, condition ``[B, E]`` to velocities."""
+    """Velocities ``[B, D]`` of flat images, from signal ``[B]``, condition ``[B, E]``."""
 
     width: int
     depth: int
@@ -131,8 +132,8 @@ def build_denoiser(
       image_shape: ``(H, W, ch)``.
       num_classes: C, at least 2.
       width: units of the blocks, an even number.
-      depth: blocks.
-      embedding: length E of the latent vector of a condition.
+      depth: number of blocks.
+      embedding: E, length of the latent vector of a condition.
 
     Returns:
       The denoiser; its ``Variables`` have an empty ``state``.
@@ -158,7 +159,7 @@ def build_denoiser(
             f" embedding with an even width, and at least 2 classes; got {image_shape},"
             f" {width}, {depth}, {embedding}, {num_classes}"
         )
-    # hashable, were it given as a list
+    # A tuple, because the shape may be given as a list and has to be hashable.
     shape = (image_shape[0], image_shape[1], image_shape[2])
     module = ResidualDenoiser(shape, num_classes, width, depth, embedding)
     sample = (

@@ -1,6 +1,6 @@
 """DenseNet-BC for CIFAR (Huang et al., arXiv 1608.06993).
 
-Every layer takes the outputs of all earlier ones of its block.
+The input of every layer is the outputs of all earlier layers of its block.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ class DenseNet(nn.Module):
     """Stem, dense blocks with transitions between them, pooling, linear head.
 
     The stem is a 3x3 convolution, the pooling a global average. A layer of a block is
-    BN-ReLU-1x1 (``4 * growth`` wide) - BN-ReLU-3x3 (``growth`` wide), and its output is
-    appended to its input's channels. A transition is BN-ReLU-1x1, which keeps the
-    fraction ``compression`` of the channels, and 2x2 average pooling, which is left out
-    once a side is a single pixel. No dropout.
+    BN-ReLU-1x1 (``4 * growth`` wide) followed by BN-ReLU-3x3 (``growth`` wide), and its
+    output is appended to the channels of its input. A transition is BN-ReLU-1x1, which
+    keeps the fraction ``compression`` of the channels, and 2x2 average pooling, which
+    is left out once a side is a single pixel. There is no dropout.
 
-    The default is DenseNet-BC-100 with k = 12 (769,162 parameters for 10 classes); a
-    depth of L in three blocks is ``(L - 4) / 6`` layers in each.
+    The default is DenseNet-BC-100 with k = 12 (769,162 parameters for 10 classes). A
+    network of depth L with three blocks has ``(L - 4) / 6`` layers per block.
 
     Attributes:
-      num_classes: logits.
-      blocks: layers of each dense block.
-      growth: channels that each layer adds, the paper's k; the stem has twice as many.
+      num_classes: C, the number of logits.
+      blocks: number of layers in each dense block.
+      growth: channels that each layer adds, the paper's k; the stem has ``2 * growth``.
       compression: fraction of the channels that a transition keeps, in (0, 1].
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
@@ -72,7 +72,7 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
+        """Map images ``[B, H, W, ch]`` to logits ``[B, C]``."""
 
         def conv(x: Array, width: int, size: int) -> Array:
             pad = size // 2
@@ -115,7 +115,7 @@ class DenseNet(nn.Module):
 
 
 def _average_pool_2x2(images: Array) -> Array:
-    """Pool ``[B, H, W, ch]`` to ``[B, H // 2, W // 2, ch]``.
+    """Average-pool ``[B, H, W, ch]`` to ``[B, H // 2, W // 2, ch]``.
 
     An odd last row or column is dropped.
     """

@@ -1,10 +1,10 @@
 """Trained models on disk: Orbax folders, safetensors and msgpack files.
 
-A file names its leaves by paths, ``params/Dense_0/kernel``, and so does the model that
-they are loaded into. The first part of a path is optional where it is ``params`` or
-``state``: a bare tree of parameters, the variables of Linen
-(``{"params": ..., "batch_stats": ...}``), a ``TrainState`` and what :func:`save` writes
-are all read.
+Leaves are matched by their paths in the file and in the model, such as
+``params/Dense_0/kernel``. The first part of a path is optional if it is ``params`` or
+``state``. :func:`load` therefore reads a bare tree of parameters, the variables of
+Linen (``{"params": ..., "batch_stats": ...}``), a ``TrainState``, and the files of
+:func:`save`.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ FORMATS: dict[ModelFormat, str] = {
 }
 """Suffixes by format."""
 IGNORED = frozenset({"opt_state", "step"})
-"""Parts of a training state that are no part of the model."""
+"""Parts of a training state that do not belong to the model."""
 _SHOWN = 3
 
 
 class MisfitError(InputError):
-    """Variables of another network."""
+    """Error for variables of another network."""
 
 
 _Read = TypeVar("_Read")
@@ -45,21 +45,23 @@ def save(
     *,
     format: ModelFormat | None = None,
 ) -> pathlib.Path:
-    """Write a model's variables; a folder or file that exists is refused.
+    """Write a model's variables to a new file or folder.
+
+    Other programs can read the result without this library: a folder with Orbax's
+    ``StandardCheckpointer``, a file with ``safetensors.numpy.load_file`` or
+    ``flax.serialization.msgpack_restore``.
 
     Args:
-      path: of the file, or of the folder for Orbax.
+      path: path of the file, or of the folder for Orbax; it must not exist.
       variables: :class:`unlearn_jax.types.Variables`, or any pytree of arrays.
-      format: by default ``safetensors`` or ``msgpack`` where ``path`` ends so, else
-        ``orbax``. ``StandardCheckpointer`` of Orbax opens the folder,
-        ``safetensors.numpy.load_file`` and ``flax.serialization.msgpack_restore`` the
-        files, without this library.
+      format: format of the file; if None, ``safetensors`` or ``msgpack`` by the suffix
+        of ``path``, and ``orbax`` for any other suffix.
 
     Returns:
       The path.
 
     Raises:
-      InputError: the path exists, the format is unknown, or safetensors is not
+      InputError: a path that exists, an unknown format, or safetensors if it is not
         installed.
     """
     path = pathlib.Path(os.path.expanduser(path)).absolute()
@@ -87,13 +89,13 @@ def save(
 
 
 def known_format(format: str) -> ModelFormat:
-    """Return a format, or raise where there is none of this name.
+    """Return a format, or raise if it is unknown.
 
     Args:
       format: a name in :data:`FORMATS`.
 
     Raises:
-      InputError: an unknown one, or safetensors where it is not installed.
+      InputError: an unknown format, or safetensors if it is not installed.
     """
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
@@ -108,15 +110,15 @@ def load(path: str | os.PathLike[str], like: Model | PyTree) -> Any:
     Args:
       path: an Orbax folder, a ``.safetensors`` file, or a msgpack file of
         ``flax.serialization``.
-      like: the model that they are for, or variables of its structure: arrays or
-        ``jax.ShapeDtypeStruct``.
+      like: the model that the variables are for, or variables with its structure:
+        arrays or ``jax.ShapeDtypeStruct``.
 
     Returns:
-      Variables that fit ``like``: its structure and types, the file's numbers.
+      The file's values in the structure and types of ``like``.
 
     Raises:
-      InputError: nothing there, a file that cannot be read, and leaves that are
-        missing, unexpected, of another shape, or not finite, by name.
+      InputError: a path that does not exist, a file that cannot be read, or leaves that
+        are missing, unexpected, of another shape or not finite; the message names them.
 
     >>> import jax, tempfile
     >>> from unlearn_jax import models
@@ -142,14 +144,14 @@ def fit_variables(
 
     Args:
       variables: a pytree of arrays in any layout that :func:`load` reads from a file.
-      like: as :func:`load` takes it.
+      like: model or variables, as in :func:`load`.
       what: name of the variables in messages.
 
     Returns:
       Variables that fit ``like``.
 
     Raises:
-      InputError: as :func:`load`, on leaves.
+      InputError: leaves that are missing, unexpected, of another shape, or not finite.
     """
     names = leaf_paths(variables)
     leaves = map(np.asarray, jax.tree.leaves(variables))
@@ -160,13 +162,13 @@ def read_leaves(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Return every array of a file or folder by its path in the stored tree.
 
     Args:
-      path: as :func:`load` takes it.
+      path: file or folder, as in :func:`load`.
 
     Returns:
-      NumPy arrays.
+      NumPy arrays by path.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: a file or folder that cannot be read.
     """
     readers: dict[str, Callable[[pathlib.Path], PyTree]] = {
         "orbax": _read_orbax,
@@ -192,7 +194,7 @@ def fit_leaves(
 
     Args:
       stored: arrays by path.
-      like: as :func:`load` takes it.
+      like: model or variables, as in :func:`load`.
       what: name of the source in messages.
 
     Returns:
@@ -244,10 +246,10 @@ def fit_leaves(
 
 
 def safetensors() -> Any:
-    """Return ``safetensors.numpy``.
+    """Return the module ``safetensors.numpy``.
 
     Raises:
-      InputError: it is not installed.
+      InputError: safetensors is not installed.
     """
     with contextlib.suppress(ImportError):
         from safetensors import numpy
@@ -268,7 +270,7 @@ def _format_of(path: pathlib.Path, default: ModelFormat = "orbax") -> ModelForma
 def _reading(
     read: Callable[[pathlib.Path], _Read], path: pathlib.Path, format: str
 ) -> _Read:
-    """Return what ``read`` returns; its errors become one line."""
+    """Read a file with ``read``, and raise its errors as one line."""
     try:
         return read(path)
     except InputError:
@@ -291,7 +293,7 @@ def _read_orbax(path: pathlib.Path) -> PyTree:
     if not (path / "_METADATA").is_file():
         steps = sorted(path.glob("**/_METADATA"))
         if not steps:
-            raise InputError(f"{path} is no Orbax folder: it has no _METADATA")
+            raise InputError(f"{path} is not an Orbax folder: it has no _METADATA")
         raise InputError(f"{path} holds several Orbax folders: pass {steps[-1].parent}")
     if not _has_data(path):
         raise InputError(
@@ -300,7 +302,7 @@ def _read_orbax(path: pathlib.Path) -> PyTree:
     with ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(path).item_metadata
         assert metadata is not None
-        # as NumPy: the devices that a model was trained on need not be here
+        # as NumPy arrays, because the devices of the training may be absent
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         kinds = jax.tree.map(lambda _: as_numpy, metadata.tree)
         return checkpointer.restore(path, restore_args=kinds)
@@ -309,13 +311,13 @@ def _read_orbax(path: pathlib.Path) -> PyTree:
 def _has_data(path: pathlib.Path) -> bool:
     """Return whether the index of an Orbax folder can be read.
 
-    Orbax reads all leaves at once: after the first that fails, a background thread
-    prints a traceback for each of the others.
+    This check comes first because Orbax reads all leaves at once: after the first that
+    fails, a background thread prints a traceback for each of the others.
     """
     import tensorstore
 
     if not (path / "manifest.ocdbt").is_file():
-        # without OCDBT every leaf is a folder of its own
+        # without OCDBT, every leaf has its own folder
         return any(path.glob("*/.zarray")) or any(path.glob("*/zarr.json"))
     base = {"driver": "file", "path": f"{path}/"}
     try:
@@ -326,7 +328,7 @@ def _has_data(path: pathlib.Path) -> bool:
 
 
 def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return a tree of dictionaries of leaves named by paths."""
+    """Return leaves that are named by paths as a tree of dictionaries."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = name.split("/")
@@ -338,18 +340,18 @@ def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _short(name: str) -> str:
-    """Return a path without what differs between the ways to store one model.
+    """Return a path without the parts that depend on the way a model is stored.
 
     >>> _short("params/Dense_0/kernel"), _short("conv/kernel/value")
     ('Dense_0/kernel', 'conv/kernel')
     """
     head, _, rest = name.partition("/")
     short = rest if rest and head in Variables._fields else name
-    return short.removesuffix("/value")  # NNX states store their variables so
+    return short.removesuffix("/value")  # as NNX states store their variables
 
 
 def _listed(names: list[str]) -> str:
-    """Return the first few names, and the number of others."""
+    """Return text of the first few names and the number of the others."""
     shown = ", ".join(names[:_SHOWN])
     more = len(names) - _SHOWN
     return shown if more <= 0 else f"{shown} and {more} more"

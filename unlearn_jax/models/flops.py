@@ -1,10 +1,10 @@
 """Operations of a network or a program, for model FLOP utilization.
 
-An operation is a multiplication or an addition, counted for matrix products and
-convolutions alone, which are all but a few percent. Utilization is the operations that
-the network needs, whatever was computed, over what the device could have done in that
-time (PaLM, arXiv 2204.02311, appendix B); the peaks of devices are in
-:mod:`unlearn_jax.targets`.
+An operation is a multiplication or an addition. Only matrix products and convolutions
+are counted, which are all but a few percent of the operations. Utilization is the
+number of operations that the network needs (not the number that was computed), divided
+by the number that the device could have computed in the same time (PaLM, arXiv
+2204.02311, appendix B). The peaks of devices are in :mod:`unlearn_jax.targets`.
 """
 
 import dataclasses
@@ -21,15 +21,16 @@ from unlearn_jax.types import ApplyFn, InputError, PyTree
 
 
 def forward_flops(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
-    """Count the operations of one forward pass, two per multiplication with addition.
+    """Count the operations of one forward pass, two per multiply-add.
 
     Args:
-      apply_fn: any ``(variables, images) -> logits``.
-      variables: any pytree, of arrays or of their shapes.
+      apply_fn: any function ``(variables, images) -> logits``.
+      variables: any pytree of arrays or of their shapes.
       images: ``[B, H, W, ch]``, or its shape (``jax.ShapeDtypeStruct``).
 
     Returns:
-      Of all ``B`` images. Loops count as often as they run, branches as their largest.
+      The number of operations for all ``B`` images. The body of a loop counts as often
+      as it runs, and a conditional counts as its largest branch.
 
     Raises:
       InputError: a loop whose length is not known before it runs.
@@ -44,10 +45,10 @@ def forward_flops(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
 def training_flops(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
     """Count the operations of one training step.
 
-    Three times the forward pass, as is the convention. The gradients by a layer's
-    inputs and by its weights cost as much as the layer each; the first layer's inputs
-    need none, which is not taken off (0.1% of a ResNet-18). Arguments and errors as
-    :func:`forward_flops`.
+    By convention this is three times the forward pass: the gradients with respect to a
+    layer's inputs and to its weights each cost as much as the layer. The first layer
+    needs no gradient of its inputs, but this is not subtracted (0.1% of a ResNet-18).
+    Arguments and errors are as in :func:`forward_flops`.
     """
     return 3 * forward_flops(apply_fn, variables, images)
 
@@ -57,10 +58,11 @@ class Operations:
     """Operations of a program on one device.
 
     Attributes:
-      bfloat16: of products of that type.
-      float32: of products of other types.
-      is_exact: False if a loop of unknown length is counted as one step, or branches
-        of different cost as the cheapest one: fewer operations than it may take.
+      bfloat16: number of operations in bfloat16 products.
+      float32: number of operations in products of any other type.
+      is_exact: whether the numbers are exact. They are lower bounds if a loop of
+        unknown length is counted as one step, or branches of different cost as the
+        cheapest one.
     """
 
     bfloat16: int
@@ -69,10 +71,10 @@ class Operations:
 
 
 def program_flops(jaxpr: core.Jaxpr) -> Operations:
-    """Count the operations of any program, those of a mapped axis on one device.
+    """Count the operations of any program, on one device of a mapped axis.
 
     Args:
-      jaxpr: of the program, such as ``jax.jit(f).trace(*args).jaxpr.jaxpr``.
+      jaxpr: jaxpr of the program, such as ``jax.jit(f).trace(*args).jaxpr.jaxpr``.
     """
     counts: Counter[str] = Counter()
 
@@ -103,10 +105,10 @@ def program_flops(jaxpr: core.Jaxpr) -> Operations:
 
 
 def has_convolutions(jaxpr: core.Jaxpr) -> bool:
-    """Return whether a program convolves, in any of the programs that it holds.
+    """Return whether a program, or any program inside it, has a convolution.
 
     Args:
-      jaxpr: of the program.
+      jaxpr: jaxpr of the program.
     """
     for eqn in jaxpr.eqns:
         if _PRODUCTS.get(eqn.primitive.name) is _convolution:
@@ -142,7 +144,7 @@ def _count(jaxpr: core.Jaxpr, *, loops_once: bool = False) -> int:
 
 
 def _held(param: Any) -> Iterator[core.Jaxpr]:
-    """Yield the programs that a parameter of an operation holds."""
+    """Yield the programs inside a parameter of an operation."""
     for value in param if isinstance(param, tuple | list) else (param,):
         if isinstance(value, core.ClosedJaxpr):
             yield value.jaxpr
@@ -163,7 +165,7 @@ def _dot(eqn: Any) -> int:
 def _convolution(eqn: Any) -> int:
     kernel = eqn.invars[1].aval.shape
     numbers = eqn.params["dimension_numbers"].rhs_spec
-    # the kernel's inputs are those of one group
+    # the kernel's input channels are those of a single group
     per_output = math.prod(kernel) // kernel[numbers[0]]
     return 2 * math.prod(eqn.outvars[0].aval.shape) * per_output
 

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron, for small images and quick replicas."""
+"""Multi-layer perceptron, for small images and fast replicas."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ from unlearn_jax.types import Array
 
 
 class MLP(nn.Module):
-    """Flatten, then ReLU layers, then a linear head; no normalization, no dropout.
+    """Flattening, ReLU layers and a linear head; no normalization, no dropout.
 
     Attributes:
-      num_classes: logits.
+      num_classes: C, the number of logits.
       widths: units of the hidden layers.
       dtype: compute type (parameters and logits stay float32).
     """
@@ -23,7 +23,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Images ``[B, H, W, ch]`` to logits ``[B, C]``; ``train`` changes nothing."""
+        """Map images ``[B, H, W, ch]`` to logits ``[B, C]``; ``train`` is ignored."""
         del train
         hidden = images.reshape(len(images), -1)
         for width in self.widths:

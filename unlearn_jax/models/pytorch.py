@@ -1,7 +1,8 @@
 """PyTorch weights as variables of this library's networks.
 
 A ``state_dict`` is a mapping from names to arrays, so torch itself is needed for
-``.pth`` files only. Kernels are rearranged as the two libraries lay out images:
+``.pth`` files only. Kernels are rearranged because the two libraries lay out images
+differently:
 
 ========================  =========================  =============================
 PyTorch                   here                       change
@@ -12,24 +13,25 @@ PyTorch                   here                       change
                                                      ``[H, W, ch]``
 ``bn.weight``             ``BatchNorm_i/scale``      none
 ``bn.running_mean, _var`` ``BatchNorm_i/mean, var``  none
-biases                    ``bias``                   none; one of a convolution
-                                                     without a place here is
-                                                     subtracted from the running
-                                                     mean of its BatchNorm
+biases                    ``bias``                   none; the bias of a
+                                                     convolution that has none
+                                                     here is subtracted from
+                                                     its BatchNorm's mean
 ``num_batches_tracked``   none                       dropped
 ========================  =========================  =============================
 
 Both libraries add 1e-5 to BatchNorm's variances; PyTorch's momentum 0.1 is Flax's 0.9.
 In evaluation the logits are equal up to rounding.
 
-**Training keeps another running variance.** Both normalize a batch by its biased
-variance, over the ``n = batch * height * width`` values of a channel. Flax keeps the
-running mean of that, PyTorch of the unbiased one, ``n / (n - 1)`` times as large. So a
-model trained (or fine-tuned with ``batch_stats="update"``) here has running variances
-``(n - 1) / n`` of those that PyTorch would store: 3.1% lower for batches of 8 with 2x2
-positions (n = 32), the last stage of a small network, and 0.05% lower for batches of
-128 with 4x4. Outputs in evaluation mode are larger by half of that; weights and
-gradients are the same. ``batch_stats="freeze"`` keeps what was imported.
+**Running variances differ after training.** Both libraries normalize a batch by its
+biased variance, over the ``n = batch * height * width`` values of a channel. Flax keeps
+the running mean of this variance. PyTorch keeps the running mean of the unbiased
+variance, which is ``n / (n - 1)`` times as large. So a model trained here (or
+fine-tuned with ``batch_stats="update"``) has ``(n - 1) / n`` times the running
+variances that PyTorch would store: 3.1% lower for batches of 8 with 2x2 positions
+(n = 32), as in the last stage of a small network, and 0.05% lower for batches of 128
+with 4x4 positions. Outputs in evaluation mode are larger by half of that; weights and
+gradients are the same. ``batch_stats="freeze"`` keeps the imported statistics.
 """
 
 import importlib
@@ -67,29 +69,29 @@ def from_torch(
     """Convert a PyTorch ``state_dict``.
 
     torchvision's ResNet-18 and 34 are ``build("resnet", ..., stem="imagenet")`` with
-    blocks ``(2, 2, 2, 2)`` and ``(3, 4, 6, 3)``; those with a 3x3 stem for CIFAR, whose
-    shortcuts are named ``downsample`` or ``shortcut``, are ``build("resnet", ...)``.
-    Networks of convolutions, BatchNorm and linear layers one after the other, in
-    modules of any name, are matched in the order of their names: the plain CNN of 3x3
-    convolutions with padding 1, ReLU, 2x2 pooling and one linear layer is
-    ``build("cnn", ...)``, a perceptron ``build("mlp", ...)``.
+    blocks ``(2, 2, 2, 2)`` and ``(3, 4, 6, 3)``. ResNets with a 3x3 stem for CIFAR,
+    whose shortcuts are named ``downsample`` or ``shortcut``, are
+    ``build("resnet", ...)``. In sequential networks of convolutions, BatchNorm and
+    linear layers, modules may have any name and are matched in the order of their
+    names. The plain CNN of 3x3 convolutions with padding 1, ReLU, 2x2 pooling and one
+    linear layer is ``build("cnn", ...)``, and a perceptron is ``build("mlp", ...)``.
 
     Args:
-      weights: name to array (tensors on the CPU count), or a ``.pth``, ``.pt`` or
-        ``.safetensors`` file. A prefix ``module.`` is dropped, and a dictionary
-        ``{"state_dict": ...}`` opened.
-      like: the model to convert for, or variables of its structure.
-      names: for other networks, path of a module here, such as ``Conv_0``, to the name
-        of its counterpart, such as ``features.0``.
-      flattened_channels: channels of the images that the first linear layer is given
-        flattened; by default the outputs of the last convolution.
+      weights: mapping from names to arrays or tensors, or a ``.pth``, ``.pt``, ``.bin``
+        or ``.safetensors`` file. A prefix ``module.`` is dropped, and a dictionary
+        ``{"state_dict": ...}`` is unwrapped.
+      like: the model to convert for, or variables with its structure.
+      names: for other networks, mapping from the path of a module here, such as
+        ``Conv_0``, to the name of its counterpart, such as ``features.0``.
+      flattened_channels: number of channels of the flattened input of the first linear
+        layer; by default the output channels of the last convolution.
 
     Returns:
       Variables that fit ``like``.
 
     Raises:
-      InputError: a file that cannot be read; weights that are missing, unexpected or
-        misshaped, by name.
+      InputError: a file that cannot be read, or weights that are missing, unexpected or
+        of another shape; the message names them.
 
     >>> from unlearn_jax import models
     >>> mlp = models.build("mlp", (1, 2, 1), 2, widths=())
@@ -135,7 +137,7 @@ def from_torch(
     ]
     if left:
         raise InputError(
-            f"the weights have {left[0]}, for which the model has no place"
+            f"the weights have {left[0]}, which the model does not have"
             + (f" (and {len(left) - 1} more)" if left[1:] else "")
         )
     return fit_leaves(converted, like, "the weights")
@@ -166,7 +168,7 @@ def _state_dict(
             value = value.detach().cpu().numpy()
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
-            raise InputError(f"the weights' {name} is no array: pass a state_dict")
+            raise InputError(f"the weights' {name} is not an array: pass a state_dict")
         arrays[str(name).removeprefix("module.")] = array
     return arrays
 
@@ -190,7 +192,7 @@ _BLOCKS = ("BasicBlock_", "BottleneckBlock_")
 
 
 def _module(path: str) -> str:
-    """Return the module of a leaf, without its collection.
+    """Return the path of a leaf's module, without the collection.
 
     >>> _module("state/batch_stats/BasicBlock_0/BatchNorm_1/mean")
     'BasicBlock_0/BatchNorm_1'
@@ -200,7 +202,7 @@ def _module(path: str) -> str:
 
 
 def _natural(name: str) -> list[Any]:
-    """Return a sort key by which ``conv2`` comes before ``conv10``."""
+    """Return a sort key that orders ``conv2`` before ``conv10``."""
     pieces = re.split(r"(\d+)", name)
     return [int(piece) if piece.isdigit() else piece for piece in pieces]
 
@@ -224,7 +226,7 @@ def _sequential_names(
         if len(targets) != len(sources):
             raise InputError(
                 f"the weights have {len(sources)} {kind} layers, the model"
-                f" {len(targets)}: build the model they are of"
+                f" {len(targets)}: build the model that the weights belong to"
             )
         names |= dict(zip(targets, sources, strict=True))
     return names
@@ -253,9 +255,9 @@ def _resnet_names(
         if index >= len(ordered):
             raise InputError(
                 f"the weights have {len(ordered)} blocks, the model has more: build"
-                " the model they are of"
+                " the model that the weights belong to"
             )
-        # behind the convolutions of a block comes that of the shortcut
+        # the shortcut's convolution comes after the block's other convolutions
         if position < (3 if block.startswith("BasicBlock_") else 4):
             names[module] = f"{ordered[index]}.{part}{position}"
             continue
@@ -288,10 +290,10 @@ def _subtract_biases(
     converted: dict[str, np.ndarray],
     used: set[str],
 ) -> None:
-    """Move convolutions' biases into the running means of the BatchNorm that follows.
+    """Move the biases of convolutions into the running means of their BatchNorm.
 
-    BatchNorm of ``x + b`` with mean ``m`` is BatchNorm of ``x`` with mean ``m - b``, in
-    evaluation; in training the batch's mean takes the bias with it.
+    In evaluation, BatchNorm of ``x + b`` with mean ``m`` equals BatchNorm of ``x`` with
+    mean ``m - b``. In training, subtracting the batch's mean removes the bias.
     """
     for module, source in names.items():
         name = f"{source}.bias"

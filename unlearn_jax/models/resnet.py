@@ -1,6 +1,6 @@
 """ResNets, with BatchNorm or without (He et al., arXiv 1512.03385).
 
-The stem is that for CIFAR, a 3x3 convolution of stride 1, or that for ImageNet.
+The stem is CIFAR's, a 3x3 convolution of stride 1, or ImageNet's.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,16 +14,17 @@ from unlearn_jax.types import Array, InputError
 
 
 class _Block(nn.Module):
-    """Parts of blocks: convolutions with BatchNorm behind them, and the shortcut.
+    """Base of the blocks: convolutions followed by BatchNorm, and the shortcut.
 
     Attributes:
       width: channels of the 3x3 convolutions.
-      stride: of the first 3x3 convolution; a projection shortcut is used where it or
-        the width changes the shape.
-      halve_projection: halve the sum in blocks with a projection shortcut, as AMUN's
-        released ResNet-18 does. It changes the scale of the logits, and so of AMUN's
-        radii.
-      batch_norm: normalize after every convolution; without, convolutions have biases.
+      stride: stride of the first 3x3 convolution. The shortcut is a projection if the
+        stride or the width changes the shape.
+      halve_projection: whether to halve the sum in blocks with a projection shortcut,
+        as AMUN's released ResNet-18 does. This changes the scale of the logits, and
+        therefore of AMUN's radii.
+      batch_norm: whether to normalize after every convolution; without it, convolutions
+        have biases.
       conv: convolution form.
       dtype: compute type.
     """
@@ -38,7 +39,7 @@ class _Block(nn.Module):
     def _conv_norm(
         self, x: Array, width: int, size: int, stride: int, train: bool
     ) -> Array:
-        """Return a convolution of a side of ``size``, normalized."""
+        """Apply a ``size`` x ``size`` convolution, and BatchNorm if it is enabled."""
         pad = size // 2
         x = nn.Conv(
             width,
@@ -57,7 +58,7 @@ class _Block(nn.Module):
         )(x)
 
     def _add_shortcut(self, hidden: Array, images: Array, train: bool) -> Array:
-        """Return the block's output, from what its convolutions make of the input."""
+        """Return the block's output, from the convolved ``hidden`` and the input."""
         width = hidden.shape[-1]
         if self.stride == 1 and images.shape[-1] == width:
             return nn.relu(hidden + images)
@@ -66,26 +67,26 @@ class _Block(nn.Module):
 
 
 class BasicBlock(_Block):
-    """Two 3x3 convolutions and a shortcut, of ResNet-18 and 34."""
+    """Block of ResNet-18 and 34: two 3x3 convolutions and a shortcut."""
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        """Activations ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, width]``."""
+        """Map ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, width]``."""
         hidden = nn.relu(self._conv_norm(images, self.width, 3, self.stride, train))
         hidden = self._conv_norm(hidden, self.width, 3, 1, train)
         return self._add_shortcut(hidden, images, train)
 
 
 class BottleneckBlock(_Block):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut, of ResNet-50 and deeper ones.
+    """Block of ResNet-50 and deeper: 1x1, 3x3 and 1x1 convolutions and a shortcut.
 
-    The last one makes four times as many channels. The stride is that of the 3x3
-    convolution, as in torchvision.
+    The last convolution has four times as many channels. The 3x3 convolution has the
+    stride, as in torchvision.
     """
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
-        """Activations ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, 4 width]``."""
+        """Map ``[B, H, W, ch]`` to ``[B, H / stride, W / stride, 4 * width]``."""
         hidden = nn.relu(self._conv_norm(images, self.width, 1, 1, train))
         hidden = nn.relu(self._conv_norm(hidden, self.width, 3, self.stride, train))
         hidden = self._conv_norm(hidden, 4 * self.width, 1, 1, train)
@@ -99,21 +100,22 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 class ResNet(nn.Module):
     """Stages of blocks, global average pooling, linear head.
 
-    ``(2, 2, 2, 2)`` basic blocks make ResNet-18, ``(3, 4, 6, 3)`` bottlenecks
+    ``(2, 2, 2, 2)`` basic blocks are ResNet-18, and ``(3, 4, 6, 3)`` bottlenecks are
     ResNet-50 (25,557,032 parameters with ImageNet's stem and classes).
 
     Attributes:
-      num_classes: logits.
-      blocks: blocks per stage; every stage but the first halves the image.
-      width: channels of the first stage, doubled by every further one.
+      num_classes: C, the number of logits.
+      blocks: number of blocks per stage; every stage but the first halves the image.
+      width: channels of the first stage; each further stage doubles them.
       stem: ``cifar``, a 3x3 convolution of stride 1, or ``imagenet``, a 7x7 convolution
-        of stride 2 and 3x3 max pooling of stride 2, as torchvision's ResNets have.
+        of stride 2 and 3x3 max pooling of stride 2, as in torchvision's ResNets.
       block: ``basic`` or ``bottleneck``.
-      halve_projection: halve the sum in blocks with a projection shortcut.
-      remat: recompute the inside of every block in the backward pass, in place of
-        keeping it: a third more operations, and the memory of the blocks' inputs.
-      batch_norm: normalize after every convolution. Networks whose layers FastClip
-        holds do better without.
+      halve_projection: whether to halve the sum in blocks with a projection shortcut.
+      remat: whether to recompute the activations inside each block in the backward
+        pass. This takes a third more operations, and only the blocks' inputs are
+        stored.
+      batch_norm: whether to normalize after every convolution. Networks with layers
+        that FastClip clips do better without BatchNorm.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
     """
@@ -131,7 +133,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
+        """Map images ``[B, H, W, ch]`` to logits ``[B, C]``."""
         if self.stem not in ("cifar", "imagenet"):
             raise InputError(f"unknown stem {self.stem!r}: choose cifar or imagenet")
         if self.block not in BLOCKS:
@@ -159,7 +161,7 @@ class ResNet(nn.Module):
             sides = ((1, 1), (1, 1))
             hidden = nn.max_pool(hidden, (3, 3), (2, 2), padding=sides)  # pyright: ignore[reportArgumentType]
         kind = BLOCKS[self.block]
-        # the same names as without, so that the variables fit
+        # Blocks are named as without remat, so that the same variables fit.
         made = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
         number = 0
         for stage, count in enumerate(self.blocks):

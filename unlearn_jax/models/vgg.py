@@ -13,14 +13,14 @@ class VGG(nn.Module):
     """Stages of convolutions with pooling, then a head on all positions.
 
     A stage is 3x3 convolutions, each with BatchNorm and ReLU, and 2x2 max pooling.
-    Pooling stops once a side is a single pixel, so images of less than
-    ``2 ** len(stages)`` pixels a side pass through with fewer pools. On 32x32 images
-    the default is VGG-19 with one linear layer of 512 inputs (20,040,522 parameters for
-    10 classes); on 64x64 ones that layer has 2x2x512 = 2048 inputs, which is AMUN's
-    Tiny-ImageNet network.
+    Pooling stops once a side is a single pixel, so images with fewer than
+    ``2 ** len(stages)`` pixels per side are pooled fewer times. On 32x32 images the
+    default is VGG-19 with one linear layer of 512 inputs (20,040,522 parameters for 10
+    classes). On 64x64 images the linear layer has 2x2x512 = 2048 inputs, which is
+    AMUN's network for Tiny-ImageNet.
 
     Attributes:
-      num_classes: logits.
+      num_classes: C, the number of logits.
       stages: widths of the convolutions, stage by stage;
         ``((64,), (128,), (256, 256), (512, 512), (512, 512))`` is VGG-11.
       head: units of a hidden ReLU layer before the logits; 0 for a single linear layer.
@@ -63,7 +63,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Images ``[B, H, W, ch]`` to logits ``[B, C]``."""
+        """Map images ``[B, H, W, ch]`` to logits ``[B, C]``."""
         hidden = images
         for widths in self.stages:
             for width in widths:

@@ -12,20 +12,21 @@ from unlearn_jax.types import Array, InputError
 class ViT(nn.Module):
     """Vision transformer (Dosovitskiy et al., arXiv 2010.11929), pre-norm.
 
-    Patches become tokens by a convolution whose stride is its size; a learned position
-    embedding is added; each block adds attention and a perceptron, both of the
-    normalized tokens; the head reads the mean of the tokens. No class token and no
-    dropout, as in the baselines for small data (Beyer et al., arXiv 2205.01580).
+    A convolution whose stride is its size makes tokens of the patches, and a learned
+    position embedding is added. Each block adds attention and a perceptron, both of the
+    normalized tokens. The head is applied to the mean of the tokens. There is no class
+    token and no dropout, as in the baselines for small data (Beyer et al., arXiv
+    2205.01580).
 
     Attributes:
-      num_classes: logits.
+      num_classes: C, the number of logits.
       patch_size: side of a patch; must divide the image's sides.
-      width: length of a token; a multiple of ``num_heads``.
-      depth: blocks.
-      num_heads: of the attention.
-      mlp_ratio: hidden units of a block's perceptron, in widths.
-      remat: recompute the inside of every block in the backward pass, in place of
-        keeping it.
+      width: length of a token, a multiple of ``num_heads``.
+      depth: number of blocks.
+      num_heads: number of attention heads.
+      mlp_ratio: hidden units of a block's perceptron, as a multiple of ``width``.
+      remat: whether to recompute the activations inside each block in the backward
+        pass, instead of storing them.
       conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
     """
@@ -42,7 +43,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Images ``[B, H, W, ch]`` to logits ``[B, C]``; ``train`` changes nothing."""
+        """Map images ``[B, H, W, ch]`` to logits ``[B, C]``; ``train`` is ignored."""
         del train
         _, height, width, _ = images.shape
         if height % self.patch_size or width % self.patch_size:
@@ -52,7 +53,7 @@ class ViT(nn.Module):
             )
         if self.width % self.num_heads:
             raise InputError(
-                f"a width of {self.width} is no multiple of {self.num_heads} heads"
+                f"a width of {self.width} is not a multiple of {self.num_heads} heads"
             )
         patch = (self.patch_size, self.patch_size)
         tokens = nn.Conv(
@@ -86,8 +87,8 @@ class Block(nn.Module):
     """Transformer block: attention, then a perceptron, each added to its input.
 
     Attributes:
-      num_heads: of the attention.
-      mlp_ratio: hidden units of the perceptron, in widths.
+      num_heads: number of attention heads.
+      mlp_ratio: hidden units of the perceptron, as a multiple of the tokens' length.
       dtype: compute type.
     """
 
@@ -97,7 +98,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        """Tokens ``[B, T, D]`` to tokens ``[B, T, D]``."""
+        """Map tokens ``[B, T, D]`` to tokens ``[B, T, D]``."""
         width = tokens.shape[-1]
         attention = nn.MultiHeadDotProductAttention(
             self.num_heads, dtype=self.dtype, deterministic=True, name="attention"

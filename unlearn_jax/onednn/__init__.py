@@ -1,12 +1,12 @@
-"""Convolutions of oneDNN on CPU, where they were built; optional.
+"""Optional convolutions of oneDNN on CPU, for which a native library is built.
 
-XLA's CPU kernels reach half of oneDNN's rate for convolutions, a quarter for their
-weight gradients. ``unlearn-jax doctor --build-onednn`` compiles one file of C++
-against oneDNN (Debian: ``libdnnl-dev``) into the user's cache folder; from then on
-:func:`unlearn_jax.models.convolution` chooses it on CPU.
+XLA's CPU kernels reach half of oneDNN's rate for convolutions, and a quarter for their
+weight gradients. ``unlearn-jax doctor --build-onednn`` compiles one C++ file against
+oneDNN (Debian: ``libdnnl-dev``) into the user's cache folder. After that,
+:func:`unlearn_jax.models.convolution` chooses oneDNN on CPU.
 
-Other modules call :func:`forward`, :func:`of_images` and :func:`of_kernel`, where
-:func:`native` gives no reason against it and :func:`takes` is True.
+Other modules call :func:`forward`, :func:`of_images` and :func:`of_kernel` if the
+``reason`` of :func:`native` is empty and :func:`takes` is True.
 """
 
 from unlearn_jax.onednn.convolution import NAME, forward, of_images, of_kernel, takes

@@ -1,4 +1,4 @@
-"""The three convolutions of a training step as primitives of JAX.
+"""Three convolutions of a training step as JAX primitives.
 
 Each is linear in both of its arguments, and the transposes of each are the other two::
 
@@ -6,8 +6,8 @@ Each is linear in both of its arguments, and the transposes of each are the othe
     of_images(outputs, kernel) -> images
     of_kernel(images, outputs) -> kernel
 
-so that derivatives of any order and in any mode stay in oneDNN. On other devices than a
-CPU they are XLA's own convolution and its transposes.
+so that oneDNN computes derivatives of any order and in any mode. On devices other than
+a CPU they are XLA's own convolution and its transposes.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 def takes(images: Any, kernel: Any, strides: Strides, padding: Padding) -> bool:
     """Return whether :func:`forward` computes this convolution on this machine.
 
-    It takes float32, and bfloat16 where the processor has it, padding that is not
-    negative, and arrays with entries.
+    It supports float32, and bfloat16 if the processor does. Padding must not be
+    negative, and arrays must not be empty.
 
     Args:
       images: ``[B, H, W, in]``, or its shape and type.
       kernel: ``[kh, kw, in, out]``, or its shape and type.
-      strides: of rows and columns.
+      strides: strides along rows and columns.
       padding: ``((top, bottom), (left, right))``.
     """
     if images.dtype != kernel.dtype or not (
@@ -57,8 +57,8 @@ def forward(images: Array, kernel: Array, strides: Strides, padding: Padding) ->
 
     Args:
       images: ``[B, H, W, in]``, float32 or bfloat16.
-      kernel: ``[kh, kw, in, out]`` of the same type.
-      strides: of rows and columns.
+      kernel: ``[kh, kw, in, out]``, of the same type.
+      strides: strides along rows and columns.
       padding: ``((top, bottom), (left, right))``, not negative.
 
     Returns:
@@ -85,14 +85,14 @@ def of_images(
     padding: Padding,
     size: tuple[int, int],
 ) -> Array:
-    """Apply the adjoint of :func:`forward` in its images.
+    """Apply the adjoint of :func:`forward` with respect to its images.
 
     Args:
       outputs: ``[B, H', W', out]``.
       kernel: ``[kh, kw, in, out]``.
-      strides: of :func:`forward`.
-      padding: of :func:`forward`.
-      size: ``(H, W)`` of its images.
+      strides: strides of :func:`forward`.
+      padding: padding of :func:`forward`.
+      size: ``(H, W)``, size of the images.
 
     Returns:
       ``[B, H, W, in]``.
@@ -107,17 +107,17 @@ def of_kernel(
     padding: Padding,
     size: tuple[int, int],
 ) -> Array:
-    """Apply the adjoint of :func:`forward` in its kernel.
+    """Apply the adjoint of :func:`forward` with respect to its kernel.
 
     Args:
       images: ``[B, H, W, in]``.
       outputs: ``[B, H', W', out]``.
-      strides: of :func:`forward`.
-      padding: of :func:`forward`.
-      size: ``(kh, kw)`` of its kernel.
+      strides: strides of :func:`forward`.
+      padding: padding of :func:`forward`.
+      size: ``(kh, kw)``, size of the kernel.
 
     Returns:
-      ``[kh, kw, in, out]``; of bfloat16, summed in float32.
+      ``[kh, kw, in, out]``; bfloat16 is summed in float32.
     """
     return _OF_KERNEL.bind(images, outputs, strides=strides, padding=padding, size=size)
 
@@ -155,14 +155,14 @@ def _plain_forward(images: Array, kernel: Array, **params: Any) -> Array:
 def _primitive(
     name: str, target: str, plain: Callable[..., Array], foldable: bool
 ) -> Primitive:
-    """Return a primitive that is ``plain`` anywhere but on a CPU.
+    """Return a primitive that is oneDNN on CPU and ``plain`` on other devices.
 
     Args:
-      name: of the primitive.
-      target: of the call to oneDNN.
-      plain: the same by XLA.
-      foldable: the first argument's batch is the result's, so that a mapped axis of the
-        first argument alone joins it.
+      name: name of the primitive.
+      target: name of the FFI target that calls oneDNN.
+      plain: the same computation by XLA.
+      foldable: whether the first argument's batch is also the result's; a mapped axis
+        of only the first argument is then merged into the batch.
     """
     made = Primitive(name)
 
@@ -179,7 +179,7 @@ def _primitive(
         return first.update(shape=shape.shape, dtype=shape.dtype)
 
     def lower(context: Any, first: Any, second: Any, **params: Any) -> Any:
-        # also registers the calls, where no network was built by the form's name
+        # native() also registers the targets, if no model has been built before
         if reason := native().reason:
             raise InputError(f"conv='onednn' cannot be used: {reason}")
         strides = params.get("strides") or params["window_strides"]
@@ -203,7 +203,7 @@ def _primitive(
             arg if axis is None else jnp.moveaxis(arg, axis, 0)
             for arg, axis in zip(args, axes, strict=True)
         ]
-        # one after another: a grouped convolution is slower
+        # one after another, because a grouped convolution is slower
         if axes[0] is None:
             return lax.map(lambda each: bind(first, each), moved[1]), 0
         if axes[1] is None:
@@ -219,8 +219,7 @@ def _primitive(
 
 
 NAME = "onednn_convolution"
-"""Of the forward primitive, whose parameters are those of
-``conv_general_dilated``."""
+"""Name of the forward primitive; its parameters are ``conv_general_dilated``'s."""
 _FORWARD = _primitive(NAME, "forward", _plain_forward, True)
 _OF_IMAGES = _primitive(f"{NAME}_of_images", "of_images", _plain_of_images, True)
 _OF_KERNEL = _primitive(f"{NAME}_of_kernel", "of_kernel", _plain_of_kernel, False)

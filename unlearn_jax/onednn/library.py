@@ -1,8 +1,8 @@
-"""Build of the native library, on request; its place, and what it lacks.
+"""Build, location and state of the native oneDNN library.
 
-Nothing is built by itself: ``unlearn-jax doctor --build-onednn`` calls :func:`build`.
-A library lies in the cache folder under a name that changes with its source, with
-jaxlib, whose interface it is compiled for, and with the machine.
+The library is built only on request: ``unlearn-jax doctor --build-onednn`` calls
+:func:`build`. Its file is in the cache folder. The file name depends on the source, on
+the version of jaxlib (whose interface the library is compiled for) and on the machine.
 """
 
 import ctypes
@@ -29,14 +29,14 @@ SECONDS = 600
 
 
 class Native(NamedTuple):
-    """The library of this machine, as it is found.
+    """State of the native library on this machine.
 
     Attributes:
-      path: where it is or would be; None without a cache folder.
-      version: of the oneDNN it is linked to, such as ``2.6.3``; empty where it cannot
-        be used.
-      has_bfloat16: the processor computes in bfloat16.
-      reason: why it cannot be used, in one line; empty where it can.
+      path: path of the library, which may not exist yet; None without a cache folder.
+      version: version of the linked oneDNN, such as ``2.6.3``; empty if the library
+        cannot be used.
+      has_bfloat16: whether the processor computes in bfloat16.
+      reason: one line about why the library cannot be used; empty if it can.
     """
 
     path: pathlib.Path | None
@@ -46,7 +46,9 @@ class Native(NamedTuple):
 
 
 def library_path() -> pathlib.Path:
-    """Return where the library of this source, jaxlib and machine is, or would be.
+    """Return the library's path for this source, jaxlib and machine.
+
+    The file may not exist yet.
 
     Raises:
       InputError: there is no cache folder.
@@ -67,16 +69,17 @@ def _machine() -> str:
 
 
 def build() -> pathlib.Path:
-    """Compile the library into the cache folder, unless it is there; a few seconds.
+    """Compile the library into the cache folder, unless it is already usable.
 
-    The compiler is ``$CXX``, which may have arguments, or else g++ or clang++.
+    This takes a few seconds. The compiler is ``$CXX``, which may have arguments, or
+    else g++ or clang++.
 
     Returns:
-      Its path.
+      The library's path.
 
     Raises:
-      InputError: the compiler, the headers or the library of oneDNN are missing, the
-        source does not compile, or the result does not load.
+      InputError: no compiler, oneDNN's headers or library are missing, the source does
+        not compile, or the result does not load.
     """
     path = library_path()
     if not native().reason:
@@ -110,7 +113,7 @@ def build() -> pathlib.Path:
 
 
 def _why(text: str) -> str:
-    """Return one line about a compiler's errors."""
+    """Return one line that summarizes a compiler's errors."""
     if "dnnl.hpp" in text or "-ldnnl" in text:
         return (
             "the oneDNN convolutions need oneDNN's headers and library: install"
@@ -124,9 +127,9 @@ def _why(text: str) -> str:
 
 @functools.cache
 def native() -> Native:
-    """Return the library of this machine; load and register it where it is.
+    """Return the state of this machine's library; load and register it if it exists.
 
-    Asked once per process.
+    The result is cached: the library is loaded once per process.
     """
     try:
         path = library_path()

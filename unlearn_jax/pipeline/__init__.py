@@ -1,9 +1,10 @@
 """Runs: configuration, banks of trained models, unlearning, audit and report.
 
 :func:`run` executes a :class:`RunConfig` in a working directory, :func:`dry_run`
-estimates its cost, :func:`open` reads a finished one. :func:`audit_models` and
+estimates its cost, and :func:`open` reads a finished run. :func:`audit_models` and
 :func:`audit_arrays` audit models and logits without a run. :func:`run_study` compares
-several runs, :func:`run_experiment` computes an :class:`Experiment` that is none.
+several runs. :func:`run_experiment` computes an :class:`Experiment`, which is not a
+run.
 """
 
 from unlearn_jax.lazy import on_first_use

@@ -1,4 +1,4 @@
-"""Audits outside of a run: of models, or of their logits alone."""
+"""Audits of models, or of their logits alone, without a run."""
 
 import dataclasses
 import datetime
@@ -36,36 +36,41 @@ def audit_models(
     title: str = "Audit of models",
     folder: str | os.PathLike[str] | None = None,
 ) -> records.RunResult:
-    """Audit unlearned models of one problem: the table and the report of a run.
+    """Audit unlearned models of one problem, with the table and the report of a run.
 
     Args:
-      problem: gives the network, the original model and the forget set.
-      splits: the data, its training set that of the problem.
-      references: of :func:`unlearn_jax.replicas.fit_references`; None where whole
-        classes are forgotten and ``models`` has both retrained ones.
-      models: variables by row. ``retrained`` is the oracle, which the gaps are measured
-        to, and ``retrained_again`` the same with another seed.
+      problem: unlearning problem, with the network, the original model and the forget
+        set.
+      splits: data whose training set is that of the problem.
+      references: reference models of :func:`unlearn_jax.replicas.fit_references`. May
+        be None where whole classes are forgotten and ``models`` has both retrained
+        models.
+      models: variables by row. ``retrained`` is the oracle that the gaps are measured
+        to, and ``retrained_again`` a second oracle with another seed.
       config: options of the audit; see :func:`audit_arrays`.
       title: heading of the report.
-      folder: to write report, tables and results to; nothing is written if None.
+      folder: new or empty folder for report, tables and results; nothing is written if
+        None.
 
     Returns:
-      The results, as those of a run: ``result.row("amun").metrics["ft_auc"]``, and
-      :func:`unlearn_jax.pipeline.terminal_text` for the table. The original is the
-      first row.
+      The results in the form of a run's results, for example
+      ``result.row("amun").metrics["ft_auc"]``. The original is the first row.
+      :func:`unlearn_jax.pipeline.terminal_text` prints the table.
 
     Raises:
-      InputError: no model to audit, data that is not the problem's, or as
-        :func:`audit_arrays`.
+      InputError: no model to audit, data that does not belong to the problem, or input
+        that :func:`audit_arrays` refuses.
     """
     num_train = len(splits.train.labels)
     if len(problem.train.labels) != num_train:
         raise InputError(
             f"the problem has {len(problem.train.labels)} training samples and the"
-            f" data {num_train}: pass the splits that the problem was made of"
+            f" data {num_train}: pass the splits that the problem was made from"
         )
     if ORIGINAL in models:
-        raise InputError("the original is the problem's: leave it out of the models")
+        raise InputError(
+            "the problem has the original already: leave it out of the models"
+        )
     samples = data.pool(splits)
     apply_fn = problem.model.apply
     stacked = replicas.stack([problem.variables, *models.values()])
@@ -108,27 +113,27 @@ def audit_arrays(
     """Audit models by their logits alone.
 
     Args:
-      arrays: of the audit.
+      arrays: logits, labels and masks.
       config: options of the audit; the defaults if None. Analyses that need models
         (norms, theory, targets) are left out.
       title: heading of the report.
-      folder: to write ``report.html``, the tables, ``arrays.npz`` and ``results.json``
-        to; nothing is written if None.
-      command: what has made the results, for the report.
+      folder: new or empty folder for ``report.html``, the tables, ``arrays.npz`` and
+        ``results.json``; nothing is written if None.
+      command: command that the report shows.
 
     Returns:
-      The results, as those of a run.
+      The results, in the form of a run's results.
 
     Raises:
       InputError: options that do not suit the arrays, or a folder that is not empty.
-      ReportError: as :func:`unlearn_jax.pipeline.run`.
+      ReportError: see :func:`unlearn_jax.pipeline.run`.
     """
     config = config or AuditConfig()
     place = None if folder is None else _new_folder(folder)
     runs = np.asarray(arrays.runs)
     train = np.asarray(arrays.train)
     num_train = int(train.sum())
-    # a pool has the training set first
+    # in a pool, the training set comes first
     order = np.argsort(~train, kind="stable")
     labels = np.asarray(arrays.labels)[order]
     forget = np.asarray(arrays.forget)[:, order][:, :num_train]
@@ -215,7 +220,7 @@ def audit_arrays(
 
 
 def _new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """Return the path of a folder to write to, or raise if it has files."""
+    """Return the path of a folder to write to; raise if the folder has files."""
     place = pathlib.Path(os.path.expanduser(folder)).absolute()
     if place.is_file() or (place.is_dir() and any(place.iterdir())):
         raise InputError(f"{place} is not empty: choose another folder")
@@ -231,13 +236,13 @@ def _ordered(logits: ArrayLike, order: np.ndarray) -> Iterator[np.ndarray]:
 def _signals(
     config: AuditConfig, logits: ArrayLike, order: np.ndarray, labels: np.ndarray
 ) -> ReferenceSignals:
-    """Return the membership signals of the references that an audit needs."""
+    """Return the signals of the reference models that an audit needs."""
     signal = audit.model_signals(config.signal, _ordered(logits, order), labels)
     margin = None
     if config.lira:
         margin = margins(_ordered(logits, order), labels)
     soft_margin = None
-    # the methods behind logits are not known
+    # the methods behind the logits are unknown: some may be free of gradients
     if config.wants_soft_margin(is_gradient_free=True):
         ordered = _ordered(logits, order)
         soft_margin = audit.model_signals("soft_margin", ordered, labels)

@@ -26,11 +26,11 @@ from unlearn_jax.types import DamagedFileError, InputError, PyTree, Variables
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenedModels:
-    """Models of a run with their logits, read from disk when they are asked for.
+    """Models of a run and their logits, read from disk on access.
 
     Attributes:
-      path: folder that holds them.
-      index: positions of the models in the folder, ``[M]``.
+      path: folder of the models.
+      index: ``[M]`` positions of the models in the folder; None for all.
     """
 
     path: pathlib.Path
@@ -38,26 +38,26 @@ class OpenedModels:
 
     @cached_property
     def stored(self) -> Stored:
-        """Content of the folder, its checksums checked."""
+        """Content of the folder, after a check of its checksums."""
         return open_stored(self.path)
 
     @property
     def models(self) -> Variables:
-        """Variables of all models, NumPy arrays with a leading axis ``[M, ...]``."""
+        """Variables of all models: NumPy arrays with a leading axis, ``[M, ...]``."""
         tree = self._read("models")
         stacked = Variables(tree["params"], tree.get("state") or {})
         return self._chosen(stacked)
 
     @property
     def logits(self) -> np.ndarray:
-        """Logits ``[M, N, C]`` of training set, then test set."""
+        """Logits ``[M, N, C]`` on the training set, then on the test set."""
         return self._chosen(self._read("logits"))
 
     def _read(self, name: str) -> PyTree:
-        """Return what is stored under a name, or raise if it was not kept."""
+        """Return what is stored under a name; raise if it was not kept."""
         if name not in self.stored:
             raise InputError(
-                f"{self.path} has no {name}, they were not kept: run again with"
+                f"{self.path} has no {name}, because they were not kept: run again with"
                 f" --replicas.keep_references {name}"
             )
         return self.stored[name]
@@ -73,8 +73,8 @@ class OpenedRow(OpenedModels):
     """Row of a run: one model for each run, in the order of ``run.results.runs``.
 
     Attributes:
-      run: that it belongs to.
-      result: its numbers.
+      run: run that the row belongs to.
+      result: numbers of the row.
     """
 
     run: "OpenedRun" = dataclasses.field(kw_only=True)
@@ -82,9 +82,9 @@ class OpenedRow(OpenedModels):
 
     @property
     def logits(self) -> np.ndarray:
-        """Logits ``[R, N, C]`` as the table has them: behind the row's output filter.
+        """Logits ``[R, N, C]`` after the row's output filter, as the table uses them.
 
-        Those before it, of the models alone, are ``stored["logits"]``.
+        ``stored["logits"]`` has the models' logits before the filter.
         """
         logits = super().logits
         if self.result.filter is None:
@@ -110,13 +110,15 @@ class OpenedRow(OpenedModels):
         format: str = "orbax",
         logits: bool = False,
     ) -> pathlib.Path:
-        """Write the row's models, each to be opened without this library.
+        """Write the row's models in a format that other programs read.
 
         Args:
-          folder: to write to: ``run-000``, ``run-001``, ... in the order of the runs,
-            and ``settings.json`` with the method, the versions and the row's metrics.
-          format: of the models, see :func:`unlearn_jax.models.save`.
-          logits: also write ``logits.npz``, which ``unlearn-jax audit`` reads.
+          folder: new folder, which gets ``run-000``, ``run-001``, ... in the order of
+            the runs, and ``settings.json`` with the method, the versions and the row's
+            metrics.
+          format: format of the models; see :func:`unlearn_jax.models.save`.
+          logits: whether to write ``logits.npz``, too, which ``unlearn-jax audit``
+            reads.
 
         Returns:
           The folder.
@@ -168,11 +170,11 @@ class OpenedRow(OpenedModels):
 
 
 class OpenedRun(Mapping[str, OpenedRow]):
-    """Finished run: a mapping from the rows of its table to their models.
+    """Finished run: a mapping from keys of its table's rows to their models.
 
     Attributes:
-      path: the working directory.
-      results: the record of ``results.json``.
+      path: working directory.
+      results: content of ``results.json``.
     """
 
     def __init__(self, path: pathlib.Path, results: RunResult) -> None:
@@ -201,7 +203,12 @@ class OpenedRun(Mapping[str, OpenedRow]):
 
     @cached_property
     def _positions(self) -> tuple[np.ndarray, int, np.ndarray]:
-        """Return each run's original and forget set, and its pair of the pairs."""
+        """Return the original and forget set of all runs, and how they pair up.
+
+        Returns:
+          ``[R, 2]`` numbers of original and forget set, the number of different pairs,
+          and ``[R]`` the pair of each run.
+        """
         names = [(run.original, run.forget_set) for run in self.results.runs]
         originals = list(dict.fromkeys(original for original, _ in names))
         sets = list(dict.fromkeys(forget for _, forget in names))
@@ -220,29 +227,29 @@ class OpenedRun(Mapping[str, OpenedRow]):
 
     @property
     def originals(self) -> OpenedModels:
-        """The models before unlearning, one per seed."""
+        """Models before unlearning, one per seed."""
         return OpenedModels(self._path("originals"))
 
     @property
     def oracles(self) -> OpenedModels:
-        """The retrained models: one per original and forget set, then the second."""
+        """Retrained models: one per original and forget set, then the second ones."""
         return OpenedModels(self._path("retrained"))
 
     @property
     def references(self) -> OpenedModels:
-        """The reference models of the membership attacks."""
+        """Reference models of the membership attacks."""
         return OpenedModels(self._path("references"))
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays of the figures, ``arrays.npz``: ``scores/ROW``, ``margin/ROW``, ...
+        """Content of ``arrays.npz``: ``scores/ROW``, ``margin/ROW``, ...
 
-        ``labels [N]`` and ``member [M, N]``, the references' training sets, are there,
-        too, and ``forget [R, N_train]``.
+        It also has ``labels [N]``, the forget sets ``forget [R, N_train]`` and the
+        training sets of the references, ``member [M, N]``.
         """
         path = self.path / "arrays.npz"
         try:
-            # opened here, since NumPy leaves damaged files open
+            # opened explicitly, since NumPy does not close damaged files
             with path.open("rb") as file, np.load(file) as stored:
                 return {name: stored[name] for name in stored.files}
         except Exception as error:
@@ -254,15 +261,18 @@ class OpenedRun(Mapping[str, OpenedRow]):
             ) from error
 
     def table(self) -> str:
-        """Return the table as text; ``results.rows`` has its numbers."""
+        """Return the table as text; ``results.rows`` has the numbers."""
         return terminal_text(self.results)
 
     def audit_arrays(self, *keys: str) -> AuditArrays:
-        """Return the arrays that :func:`audit_arrays` and ``unlearn-jax audit`` take.
+        """Return the arrays to audit the run's models by their logits alone.
+
+        They are input of :func:`unlearn_jax.pipeline.audit_arrays` and, once saved, of
+        ``unlearn-jax audit``.
 
         Args:
-          *keys: of methods' rows; all if none is given. The original and the
-            retrained models are always there.
+          *keys: keys of methods' rows; all methods if none is given. The original and
+            the retrained models are always included.
         """
         given = (ORIGINAL, RETRAINED, RETRAINED_AGAIN)
         methods = [key for key in keys or self if key not in given]
@@ -289,21 +299,22 @@ class OpenedRun(Mapping[str, OpenedRow]):
 
 
 def open(path: str | os.PathLike[str]) -> OpenedRun:
-    """Open the working directory of a finished run, for reading.
+    """Open the working directory of a finished run for reading.
 
-    Nothing is computed or written. Models and logits are checked against the checksums
-    that they were stored with when they are read.
+    Nothing is computed or written. When models and logits are read, they are checked
+    against their stored checksums.
 
     Args:
-      path: of the directory.
+      path: path of the directory.
 
     Returns:
       The run: ``run["amun"].models``, ``.logits`` and ``.scores``, ``run.originals``,
       ``run.oracles``, ``run.references``, ``run.results`` and ``run.table()``.
 
     Raises:
-      InputError: no run's directory, one that is not finished, or of another version.
-      DamagedFileError: ``results.json`` is no JSON.
+      InputError: not the directory of a run, a run that is not finished, or results of
+        another version.
+      DamagedFileError: ``results.json`` is not valid JSON.
     """
     folder = pathlib.Path(os.path.expanduser(path)).resolve()
     file = folder / "results.json"
@@ -313,7 +324,7 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
                 f"{folder} holds no results yet: run the same command again to finish"
                 " it"
             )
-        raise InputError(f"{folder} is no working directory of a run")
+        raise InputError(f"{folder} is not the working directory of a run")
     try:
         stored = json.loads(file.read_text())
     except ValueError:

@@ -1,4 +1,4 @@
-"""The run: all stages in order, then the table and the report."""
+"""Run: all stages in order, then the table and the report."""
 
 import dataclasses
 import json
@@ -43,33 +43,32 @@ def run(
     original: Given | Sequence[Given] | None = None,
     events: str | os.PathLike[str] | None = None,
 ) -> records.RunResult | None:
-    """Train, attack, unlearn, audit and report; the same call again resumes.
+    """Train, attack, unlearn, audit and report; repeat the call to resume a run.
 
     Args:
-      config: the run.
-      workdir: its directory: made if new, continued if it is of this version, refused
-        if it holds anything else.
-      preset: name for the report.
+      config: configuration of the run.
+      workdir: working directory. A new one is created, a run of this version is
+        resumed, and a directory with other content is refused.
+      preset: name of the preset, for the report.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own training objective instead of cross-entropy.
-      original: trained models to unlearn from, variables or paths of files; the run
-        trains retrained models and references only.
+      original: trained models to unlearn from, as variables or paths of files; the run
+        then trains only the retrained models and the references.
       events: folder for TensorBoard events: losses by epoch, seconds by stage, and the
         table; needs the extra ``tensorboard``.
 
     Returns:
-      The results, as in ``results.json``; None in all but the first of several
-      processes.
+      The results, as in ``results.json``; None in every process but the first.
 
     Raises:
       InputError: unusable configuration, data or directory; nothing has been written
-        then.
-      DivergedError: a training ended in numbers that are not finite. (A method that
-        does is reported in its row.)
+        in this case.
+      DivergedError: training ended in numbers that are not finite. (A method that
+        diverges is reported in its row instead.)
       ReportError: a column of another package failed, or a table, a figure or the
-        report cannot be written: ``results.json`` is, and the error's ``result`` is
-        what would have been returned.
+        report cannot be written. ``results.json`` has been written, and the error's
+        ``result`` is the value that would have been returned.
 
     Warns:
       DamagedFileWarning: a stored file is damaged; its folder is moved aside and
@@ -109,7 +108,7 @@ def run(
             tuning_run = tuning.tuning_plan(plan)
             search = None if tuning_run is None else tuning.Search(tuning_run)
             runner.expect(_stages(plan, search), _expected(plan, search))
-            # all but the originals, which are computed now
+            # the originals are trained next, so their programs compile when called
             _compile_ahead(plan, tuning.known_artifacts(plan, search)[1:])
             _train(plan.originals, plan.references)
             plan, tuned = _tune(plan, search)
@@ -135,7 +134,7 @@ def run(
         )
         runner.say("audit", f"done in {clock.duration(time.perf_counter() - began)}")
         result = dataclasses.replace(result, folders=_folders(plan, folder))
-        # the arrays of an audit, for whoever opens the run
+        # OpenedRun.audit_arrays needs these
         arrays |= {"labels": plan.pool.labels, "member": plan.references.member}
         files = publish(result, arrays, folder, runner.events)
         files += [stored / store.MANIFEST for stored in runner.folders]
@@ -145,7 +144,10 @@ def run(
 
 
 def _finished_results(place: store.Workdir, key: str) -> records.RunResult | None:
-    """Return the results of a finished run of that key; None if files differ."""
+    """Return the results of a finished run with this key; None if there are none.
+
+    A run with changed files does not count as finished.
+    """
     if not (place.path / store.MANIFEST).is_file():
         return None
     with place.locked() as folder:
@@ -156,11 +158,11 @@ def _finished_results(place: store.Workdir, key: str) -> records.RunResult | Non
 
 
 def results_key(plan: Plan, preset: str) -> str:
-    """Return a digest of all that decides the results of a run, and of the code.
+    """Return a digest of everything that decides a run's results, including code.
 
     Args:
-      plan: of the run.
-      preset: name for the report.
+      plan: plan of the run.
+      preset: name of the preset, for the report.
     """
     methods = [row.method for row in plan.rows.values()]
     attacks = [chosen.attack for chosen in plan.attacks.values()]
@@ -172,17 +174,17 @@ def results_key(plan: Plan, preset: str) -> str:
         None if plan.original is None else tree_digest(plan.original),
         [code_digest(value) for value in (*methods, *attacks)],
         package_digest(),
-        # the number of devices is part of what XLA compiles, that of cores is not
+        # XLA's programs depend on the number of devices, not on the number of cores
         store.versions() | {"devices": f"{len(devices)} x {devices[0].device_kind}"},
         [preset, plan.runner.folder.name],
     )
 
 
 def about_data(splits: Splits) -> str:
-    """Return a line about a data set: its samples, and the classes by number and name.
+    """Return a line about a data set: numbers of samples, and classes with their names.
 
     Args:
-      splits: the data set; classes beyond twenty are left out.
+      splits: data set; classes after the twentieth are left out.
     """
     names = splits.class_names
     classes = [f"{label} {name}" for label, name in enumerate(names)][:20]
@@ -206,7 +208,7 @@ def _stages(plan: Plan, search: tuning.Search | None) -> list[str]:
         labels += [_attack_label(name, "tuning: ") for name in tuning_run.attacks]
         labels += [f"tune: {name}" for name in search.rows]
         labels.append("tuning: audit")
-    # a hard forget set is one, and known once the references are trained
+    # there is one hard forget set, known only once the references are trained
     sets = len(plan.forget) if plan.forget_known else 1
     labels.append(f"retrained ({2 * len(plan.seeds) * sets})")
     labels += [_attack_label(name) for name in plan.attacks]
@@ -215,7 +217,7 @@ def _stages(plan: Plan, search: tuning.Search | None) -> list[str]:
 
 
 def _expected(plan: Plan, search: tuning.Search | None = None) -> list[Artifact]:
-    """Return the artifacts of a run; none if those to come are not known."""
+    """Return all artifacts of a run; none while its forget sets are unknown."""
     if not plan.forget_known:
         return []
     artifacts = tuning.known_artifacts(plan, search)
@@ -236,10 +238,10 @@ def _folders(plan: Plan, folder: pathlib.Path) -> dict[str, str]:
 
 
 def _compile_ahead(plan: Plan, artifacts: list[Artifact]) -> None:
-    """Compile the programs of stages to come, while the present one computes.
+    """Compile programs of later stages while the current stage computes.
 
-    Not on a GPU, whose compiler times programs on the device, nor with the mappers that
-    call a program for each model.
+    Does nothing on a GPU, whose compiler times programs on the device, and with mappers
+    that call a program for each model.
     """
     if targets.platform() != "gpu" and plan.replicas.mapper not in ("loop", "split"):
         plan.runner.compile_ahead(artifacts)
@@ -261,7 +263,7 @@ def _attack_label(name: str | None, prefix: str = "") -> str:
 
 
 def _attack(plan: Plan, prefix: str = "") -> dict[str | None, Stored]:
-    """Return the adversarial sets of all attacks that the rows need, by name."""
+    """Return the adversarial sets that the rows need, by name of the attack."""
     sets = {}
     for name in plan.attacks:
         label = _attack_label(name, prefix)
@@ -281,7 +283,7 @@ def _unlearn(plan: Plan) -> dict[str, Stored]:
 def _tune(
     plan: Plan, search: tuning.Search | None
 ) -> tuple[Plan, records.Tuning | None]:
-    """Return the plan with the chosen hyperparameters, and the trials."""
+    """Return the plan with the chosen hyperparameters, and the search's trials."""
     if search is None:
         return plan, None
     tuning_run = search.plan
@@ -305,8 +307,8 @@ def publish(
     """Write ``results.json``, then tables, arrays and report; return the files.
 
     Raises:
-      ReportError: a file of the later ones cannot be written, or the result has faults;
-        all others are there.
+      ReportError: a file other than ``results.json`` cannot be written, or the result
+        has faults; all other files have been written.
     """
 
     def write_arrays(draft: pathlib.Path) -> None:
@@ -320,7 +322,7 @@ def publish(
         files.append(folder / "arrays.npz")
 
     def save_report() -> None:
-        # matplotlib
+        # imported only when needed, since it imports matplotlib
         from unlearn_jax.pipeline.report.run import write_report
 
         write_report(result, arrays, folder / "report.html")

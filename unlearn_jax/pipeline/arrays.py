@@ -1,4 +1,4 @@
-"""Arrays of an audit: logits of models that were trained anywhere, checked by name."""
+"""Arrays of an audit: logits of models from any source, with labels and masks."""
 
 import dataclasses
 import hashlib
@@ -21,35 +21,36 @@ _GIVEN = ("original", "retrained", "retrained_again")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class AuditArrays:
-    """Arrays of an audit, NumPy after the checks.
+    """Arrays of an audit, checked and converted to NumPy.
 
-    An array of one model ``[N, C]`` or mask ``[N]`` counts for every run. Samples may
-    be in any order; all arrays share it.
+    Logits of a single model ``[N, C]``, or a single mask ``[N]``, are used for every
+    run. Samples may be in any order that all arrays share.
 
     Attributes:
-      target: logits ``[R, N, C]`` of the audited models, one for each run, by row.
+      target: ``[R, N, C]`` logits of the audited models, one for each run, by row.
       labels: ``[N]`` integers in 0..C-1.
-      train: ``[N]`` bool, the training set of the model before unlearning; the others
-        are test samples, which no model but the references was trained on.
+      train: ``[N]`` bool, the training set of the model before unlearning. The other
+        samples are test samples, on which only references may have been trained.
       forget: ``[R, N]`` bool, the samples of the training set that were forgotten.
       references: ``[M, N, C]`` logits of reference models, half of which were trained
         on each sample. Optional where whole classes are forgotten.
       member: ``[M, N]`` bool, the samples that each reference was trained on.
-      original: ``[R, N, C]``, the models before unlearning; a row of the table.
-      retrained: ``[R, N, C]``, models trained without the forget set: the oracle, which
-        the gaps are measured to.
-      retrained_again: ``[R, N, C]``, the same with other seeds: the seed floor. Where
-        every forget set is all training samples of some classes, and both are given,
-        the table is that of class forgetting: with U-LiRA, MIA-NN and distances of
-        outputs.
-      runs: ``[R, 2]`` integers, numbers of the original and of the forget set of each
-        run, which the intervals resample. By default each run has an original of its
-        own, and equal masks are one forget set.
-      class_names: ``[C]``.
+      original: ``[R, N, C]`` logits of the models before unlearning; a row of the
+        table.
+      retrained: ``[R, N, C]`` logits of models trained without the forget set: the
+        oracle that the gaps are measured to.
+      retrained_again: ``[R, N, C]`` logits of a second oracle with other seeds: the
+        seed floor. If every forget set consists of all training samples of some
+        classes, and both oracles are given, the table is that of class forgetting, with
+        U-LiRA, MIA-NN and distances of outputs.
+      runs: ``[R, 2]`` integers, the numbers of each run's original and forget set,
+        which are the random factors of the intervals. By default each run has its own
+        original, and runs with equal masks share a forget set.
+      class_names: ``[C]`` names; the numbers of the classes by default.
 
     Raises:
-      InputError: an array that is missing, misshaped, of another type or not finite;
-        the line names it.
+      InputError: an array is missing, has the wrong shape or type, or is not finite;
+        the message names it.
 
     >>> from unlearn_jax.data import membership_design
     >>> logits = np.zeros((4, 6, 2))
@@ -86,7 +87,7 @@ class AuditArrays:
             raise InputError(f"{first} has {num_classes} class: pass logits [N, C]")
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= num_classes:
             raise InputError(
-                f"labels must lie in 0..{num_classes - 1}, for {first} has"
+                f"labels must lie in 0..{num_classes - 1}, because {first} has"
                 f" {num_classes} classes"
             )
         forget = _mask("forget", self.forget)
@@ -134,7 +135,7 @@ class AuditArrays:
             )
 
     def _all_logits(self, rows: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
-        """Return logits ``[K, N, C]`` of all rows and of the given models, by name."""
+        """Return logits ``[K, N, C]`` by name, for rows and for the given models."""
         if not rows:
             raise InputError("target has no row: pass logits [N, C] or [R, N, C]")
         logits = {name: _logits(name, array) for name, array in rows.items()}
@@ -146,7 +147,7 @@ class AuditArrays:
         return logits
 
     def _runs(self, forget: np.ndarray) -> np.ndarray:
-        """Return numbers of original and forget set of every run, checked."""
+        """Return the checked numbers of original and forget set of every run."""
         sets = np.unique(forget, axis=0, return_inverse=True)[1].reshape(-1)
         if self.runs is None:
             return np.stack([np.arange(len(forget)), sets], 1).astype(np.int32)
@@ -163,11 +164,11 @@ class AuditArrays:
         return runs
 
     def _references(self, num_samples: int, num_classes: int) -> dict[str, Any]:
-        """Return references and their members, checked."""
+        """Return the checked logits of the references and their members."""
         if (self.references is None) != (self.member is None):
             lone = "member" if self.references is None else "references"
             raise InputError(
-                f"{lone} came alone: pass references and member, or neither"
+                f"{lone} is given alone: pass references and member, or neither"
             )
         if self.references is None or self.member is None:
             return {"references": None, "member": None}
@@ -195,7 +196,7 @@ class AuditArrays:
 
     @property
     def is_class(self) -> bool:
-        """Return whether the table is that of class forgetting."""
+        """True if the table is that of class forgetting."""
         if self.retrained is None or self.retrained_again is None:
             return False
         labels = np.asarray(self.labels)
@@ -207,7 +208,7 @@ class AuditArrays:
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of all arrays."""
+        """SHA-256 of all arrays."""
         sha = hashlib.sha256()
         for name, array in self._by_name().items():
             sha.update(f"{name}{array.shape}{array.dtype.str}".encode())
@@ -215,7 +216,7 @@ class AuditArrays:
         return sha.hexdigest()
 
     def _by_name(self) -> dict[str, np.ndarray]:
-        """Return the arrays by their names in a file."""
+        """Return the arrays by the names that they have in a file."""
         arrays = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -228,10 +229,10 @@ class AuditArrays:
         return arrays
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
-        """Write the arrays as ``.npz``, as :meth:`load` and the command line read them.
+        """Write the arrays as ``.npz``, for :meth:`AuditArrays.load` and the CLI.
 
         Args:
-          path: of the file; one that exists is refused.
+          path: path of the file; an existing file is refused.
 
         Returns:
           The path.
@@ -256,12 +257,12 @@ class AuditArrays:
         """Read an ``.npz`` file.
 
         Args:
-          path: a file of arrays named as the attributes. Further rows are arrays named
-            ``target_ROW``. Pickled objects are refused.
+          path: path of the file, whose arrays are named like the attributes. Further
+            rows are arrays named ``target_ROW``. Pickled objects are refused.
 
         Raises:
-          InputError: no such file, not a readable ``.npz``, unknown arrays, or what the
-            class refuses.
+          InputError: no such file, not a readable ``.npz``, unknown arrays, or arrays
+            that :class:`AuditArrays` refuses.
         """
         path = pathlib.Path(os.path.expanduser(path))
         if not path.is_file():
@@ -306,10 +307,10 @@ class AuditArrays:
 
 
 def _logits(name: str, values: ArrayLike) -> np.ndarray:
-    """Return logits ``[K, N, C]`` of ``[K, N, C]`` or ``[N, C]``."""
+    """Return logits ``[K, N, C]`` from ``[K, N, C]`` or ``[N, C]``."""
     array = np.asarray(values)
     if array.dtype.kind != "f" and array.dtype.kind not in "iu":
-        # bfloat16 and its like have kind V
+        # bfloat16 and similar types have kind V
         if array.dtype.kind != "V" or array.dtype.names:
             raise InputError(f"{name} has dtype {array.dtype}: pass real logits")
         array = array.astype(np.float32)
@@ -324,7 +325,7 @@ def _logits(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def _mask(name: str, values: ArrayLike) -> np.ndarray:
-    """Return masks ``[K, N]`` of ``[K, N]`` or ``[N]``."""
+    """Return masks ``[K, N]`` from ``[K, N]`` or ``[N]``."""
     array = np.asarray(values)
     if array.dtype != np.bool_:
         raise InputError(f"{name} has dtype {array.dtype}: pass booleans")
@@ -336,20 +337,22 @@ def _mask(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def _check_masks(train: np.ndarray, forget: np.ndarray, num_samples: int) -> None:
-    """Refuse masks of training and forget sets that do not fit together.
+    """Raise on masks of training and forget sets that do not fit together.
 
     Args:
-      train: ``[N]``.
-      forget: ``[K, N]``.
-      num_samples: of the labels.
+      train: ``[N]`` bool.
+      forget: ``[K, N]`` bool.
+      num_samples: number of labels.
     """
     for name, count in (("train", len(train)), ("forget", forget.shape[1])):
         if count != num_samples:
             raise InputError(f"{name} has {count} samples, labels {num_samples}")
     if train.all() or not train.any():
-        raise InputError("train must mark some samples, not all: the others test")
+        raise InputError(
+            "train must mark some samples, but not all: the rest is the test set"
+        )
     if (forget & ~train).any():
-        raise InputError("forget marks test samples: only those of train count")
+        raise InputError("forget marks test samples: mark only samples of train")
     if not forget.any(1).all() or (forget == train).all(1).any():
         raise InputError("forget must mark some samples of train in every run")
 

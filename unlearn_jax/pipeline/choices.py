@@ -1,4 +1,4 @@
-"""Names that fields of a configuration take, with a sentence about each."""
+"""Names that fields of a configuration accept, with a sentence about each."""
 
 import inspect
 import re
@@ -41,7 +41,7 @@ SEARCHES = {
 
 
 def choices() -> dict[str, dict[str, str]]:
-    """Return names and their sentences, by the option that takes them."""
+    """Return a sentence about each accepted name, by option and name."""
     tables: dict[str, Mapping[str, Any]] = {
         "model.name": ARCHITECTURES,
         "model.conv": CONVOLUTIONS,
@@ -67,7 +67,7 @@ def choices() -> dict[str, dict[str, str]]:
 
 
 def text() -> str:
-    """Return the names of all options, a line each."""
+    """Return the names of all options, one per line."""
     lines = []
     for option, names in choices().items():
         lines += ["", f"names for --{option}"]
@@ -81,9 +81,10 @@ def _outside(group: extensions.Group) -> dict[str, str]:
 
 
 def _sentence(choice: Any) -> str:
-    """Return a sentence about a choice: its own text, or the line of its docstring.
+    """Return a sentence about a choice: its text, or its docstring's first line.
 
-    The options of a partial function and a value that is not its type's default follow.
+    The bound options of a partial function are appended, and so is a value that is not
+    the default of its type.
     """
     if isinstance(choice, str):
         return choice

@@ -1,6 +1,6 @@
-"""Claims of the sources: what is published, what is measured here, and a verdict.
+"""Claims of the sources: the published result, the measured result, and a verdict.
 
-``experiments/claims.json`` holds the sentences. They refer to numbers by their place in
+``experiments/claims.json`` holds the sentences. They refer to a number by its place in
 the stored results, ``{digits :: AMUN :: FT AUC}``, so a new measurement also updates
 the claim.
 """
@@ -31,13 +31,13 @@ class Claim:
     """One claim of a source.
 
     Attributes:
-      claim: in a sentence.
+      claim: claim in one sentence.
       source: paper, in Markdown.
-      published: what the source reports.
-      ours: what is measured here; ``{RESULT :: ROW :: COLUMN}`` or
+      published: result that the source reports.
+      ours: result measured here; ``{RESULT :: ROW :: COLUMN}`` or
         ``{RESULT :: ROW :: COLUMN :: TABLE}`` is replaced by a stored number.
       verdict: one of :data:`VERDICTS`.
-      regime: where it was tested, and what differs from the source.
+      regime: conditions of the test, and differences from the source.
       results: names of the stored results, measured or to be measured.
     """
 
@@ -53,7 +53,7 @@ class Claim:
         """Check the verdict, and that the claim names a result."""
         if self.verdict not in VERDICTS:
             raise InputError(
-                f"verdict {self.verdict!r} of claim {self.claim!r}: one of"
+                f"verdict {self.verdict!r} of claim {self.claim!r}: choose one of"
                 f" {', '.join(VERDICTS)}"
             )
         if not self.results:
@@ -64,7 +64,7 @@ def read_claims(path: pathlib.Path) -> tuple[Claim, ...]:
     """Read the claims.
 
     Args:
-      path: of ``claims.json``.
+      path: path of ``claims.json``.
 
     Raises:
       InputError: an unknown verdict, or a claim that names no result.
@@ -79,9 +79,9 @@ def stored_number(place: str, results: Mapping[str, "Result"]) -> str:
     """Return a stored number with its interval and unit, without the deviation.
 
     Args:
-      place: ``RESULT :: ROW :: COLUMN``, the first table with that row and column, or
-        ``RESULT :: ROW :: COLUMN :: TABLE``, the table of that title.
-      results: all that are published.
+      place: ``RESULT :: ROW :: COLUMN`` for the first table with that row and column,
+        or ``RESULT :: ROW :: COLUMN :: TABLE`` for the table with that title.
+      results: all published results, by name.
 
     Raises:
       InputError: no such number.
@@ -109,12 +109,12 @@ def claim_cells(claim: Claim, results: Mapping[str, "Result"]) -> list[str]:
     """Return a claim's row under :data:`HEADS`, in Markdown.
 
     Args:
-      claim: of a source.
-      results: all that are published.
+      claim: claim to show.
+      results: all published results, by name.
 
     Raises:
-      InputError: a number or result that is not stored, "untested" with a measured
-        result, or another verdict without one.
+      InputError: a number or result that is not stored, the verdict "untested" with a
+        measured result, or another verdict without a measured result.
     """
     missing = [name for name in claim.results if name not in results]
     if missing:

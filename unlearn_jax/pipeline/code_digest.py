@@ -37,23 +37,23 @@ _UNUSED_ANNOTATIONS = {
     (ast.AsyncFunctionDef, "returns"),
     (ast.FunctionDef, "returns"),
 }
-"""Fields of syntax that only type checkers read; those of dataclasses decide types."""
+"""Annotations that only type checkers read; those of dataclass fields set types."""
 _NAMES_METHODS = r"unlearn_jax\.methods|unlearn_jax import .*\bmethods\b"
 
 
 def code_digest(name: str, root: pathlib.Path | None = None) -> str:
     """Return a digest of the code that decides an experiment's numbers.
 
-    It covers the library, the folders of the pipeline that plan, train and measure,
-    the experiment's own file, the folders of the studies that it imports, and what
-    these name of ``contrib`` and ``ensembles``. The files of methods that the
+    It covers the library, the parts of the pipeline that plan, train and measure, the
+    experiment's own file, the folders of the studies that it imports, and the modules
+    of ``contrib`` and ``ensembles`` that these name. Files of methods that the
     experiment does not use are left out. Docstrings, comments, layout, annotations of
     functions and texts of errors do not count.
 
     Args:
-      name: of the preset or benchmark.
-      root: of a checkout, whose methods all count; this package and its experiments if
-        None.
+      name: name of the preset or benchmark.
+      root: root of a checkout, of which the files of all methods count. None takes this
+        package and its experiments.
     """
     package = root / "unlearn_jax" if root else pathlib.Path(__file__).parents[1]
     experiments = root / "experiments" if root else folder().parent
@@ -72,7 +72,7 @@ def code_digest(name: str, root: pathlib.Path | None = None) -> str:
 def _own_files(
     name: str, package: pathlib.Path, experiments: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Return an experiment's script, its studies, and what these name of the rest."""
+    """Return an experiment's script, its studies, and other modules that they name."""
     files = []
     for file in (f"{name}.py", f"benchmarks/{name}.py"):
         script = experiments / file
@@ -102,15 +102,15 @@ def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
 def _unused_methods(
     name: str, own_files: Sequence[pathlib.Path], package: pathlib.Path
 ) -> set[pathlib.Path]:
-    """Return the files of methods, and of targets, that an experiment does not use.
+    """Return the files of methods and targets that an experiment does not use.
 
-    A run uses the methods of its rows, and those that their files import. Any other
-    experiment that names methods may use all.
+    A run uses the methods of its rows and the methods that their files import. Any
+    other experiment that names methods may use all of them.
 
     Args:
-      name: of the preset or benchmark.
-      own_files: of :func:`_own_files`.
-      package: the folder of this package.
+      name: name of the preset or benchmark.
+      own_files: files of :func:`_own_files`.
+      package: folder of this package.
     """
     targets = package / "pipeline" / "measure" / "targets.py"
     optional = {targets}
@@ -140,14 +140,14 @@ def _unused_methods(
 
 
 def _files_of(method: UnlearnFn) -> set[pathlib.Path]:
-    """Return the files that define a method and the values that it holds."""
+    """Return the files that define a method and the values in its fields."""
     kinds = {type(item) for item in held_values(method)}
     return {pathlib.Path(inspect.getfile(kind)) for kind in kinds}
 
 
 @cache
 def _file_digest(file: pathlib.Path, changed: int) -> bytes:
-    """Return a file's digest, computed once per change of the file."""
+    """Return a file's digest, cached until the file changes."""
     del changed
     return source_digest(file.read_text(encoding="utf-8"))
 
@@ -155,10 +155,11 @@ def _file_digest(file: pathlib.Path, changed: int) -> bytes:
 def source_digest(source: str) -> bytes:
     """Return a digest of the parts of a module's syntax that can decide numbers.
 
-    Docstrings, comments, layout, annotations of functions and texts of errors cannot.
+    Docstrings, comments, layout, annotations of functions and texts of errors do not
+    count.
 
     Args:
-      source: Python.
+      source: Python code.
 
     >>> source_digest("x = 1  # one") == source_digest("'Module.'; x = (1)")
     True
@@ -171,7 +172,7 @@ def source_digest(source: str) -> bytes:
 
 
 def _syntax(node: Any) -> Iterator[str]:
-    """Yield a tree's fields, empty ones left out: the same on every Python."""
+    """Yield a tree's fields that are not empty: the same on every Python version."""
     if isinstance(node, ast.AST):
         yield type(node).__name__
         for name, value in ast.iter_fields(node):

@@ -1,7 +1,8 @@
 """Programs of a preset, compiled for a target without its devices.
 
-Each stage lists its programs. What a run compiles ahead (:meth:`Runner.rehearse`) is
-here compiled for another machine's devices, from shapes alone, and analyzed.
+A run compiles programs before the stages that call them (:meth:`Runner.rehearse`). This
+module compiles the same programs for the devices of another machine, from shapes alone,
+and analyzes them.
 """
 
 import dataclasses
@@ -33,26 +34,27 @@ from unlearn_jax.targets import Bound, Reading, Target
 from unlearn_jax.types import InputError, PyTree
 
 NEGLIGIBLE = ("initialize", "pad_models", "cut_models")
-"""Programs without a row: they draw weights, and copy."""
+"""Programs without a row, because they only draw weights or copy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program, compiled for a target; everything is per device and call.
+    """A program compiled for a target; all numbers are per device and call.
 
     Attributes:
-      error: the compiler's error in one line; empty if it compiles.
+      error: error of the compiler in one line; empty if it compiles.
       memory: bytes of arguments, results and temporaries; NaN if unknown.
-      devices: that it runs on.
-      operations: counted in the program before it is compiled.
-      reading: of the compiled text; None if it does not compile.
-      bound: the roofline's; None if it does not compile.
+      devices: number of devices that the program runs on.
+      operations: operations counted in the program before it is compiled.
+      reading: analysis of the compiled text; None if it does not compile.
+      bound: roofline bound; None if it does not compile.
       state: bytes of the arguments that are updated in place, such as weights and
         momentum.
-      split: devices that share a model.
-      data: bytes of the largest array of images among its arguments.
-      data_parts: that this array is divided into, 1 where every device has all of it.
-      input: bytes of images that it gathers, as stored.
+      split: number of devices that share a model.
+      data: bytes of the largest array of images among the arguments.
+      data_parts: number of parts that this array is divided into; 1 where every device
+        has all of it.
+      input: bytes of the ``uint8`` images that the program gathers.
     """
 
     error: str
@@ -73,14 +75,14 @@ class ProgramRow:
     """A program of a preset.
 
     Attributes:
-      stage: artifact that calls it, behind the name of the variant in a study;
-        artifacts that differ by a number are one stage.
-      name: of the program.
-      calls: in the whole preset.
-      compiled: for the target.
-      pieces: of the stage, which hosts divide.
-      items: of all pieces: models, or sets and runs of a method.
-      size: items of a piece.
+      stage: artifact that calls the program, after the name of the variant in a study.
+        Artifacts whose names differ only in their final numbers are one stage.
+      name: name of the program.
+      calls: number of calls in the whole preset.
+      compiled: program compiled for the target.
+      pieces: number of pieces of the stage, which hosts divide.
+      items: number of items in all pieces: models, or sets and runs of a method.
+      size: number of items in a piece.
     """
 
     stage: str
@@ -93,17 +95,17 @@ class ProgramRow:
 
     @property
     def device_hours(self) -> float:
-        """Least hours of devices that all calls keep busy; NaN if unknown."""
+        """Lower bound on the device hours of all calls; NaN if unknown."""
         bound = self.compiled.bound
         if bound is None:
             return math.nan
         return self.calls * bound.seconds * self.compiled.devices / 3600
 
     def fits(self, target: Target) -> bool | None:
-        """Return whether the target has the memory; None if it is not known.
+        """Return whether the target has enough memory; None if it is not known.
 
         Args:
-          target: that it is compiled for.
+          target: target that the program is compiled for.
         """
         if np.isnan(self.compiled.memory):
             return False if "out of memory" in self.compiled.error else None
@@ -113,7 +115,7 @@ class ProgramRow:
         """Return the numbers to store and to plan with.
 
         Args:
-          target: that it is compiled for.
+          target: target that the program is compiled for.
         """
         compiled = self.compiled
         numbers = ProgramNumbers(
@@ -158,12 +160,12 @@ class ProgramRow:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Program:
-    """Program that a rehearsal calls, compiled when it is asked for.
+    """Program that a rehearsal calls, compiled on access.
 
     Attributes:
-      jitted: its function; held, since its id is a key.
+      jitted: jitted function; kept alive, because its id is a key.
       args: shapes and shardings of the arguments.
-      target: to compile for.
+      target: target to compile for.
     """
 
     jitted: Any
@@ -177,19 +179,19 @@ class _Program:
 
     @cached_property
     def traced(self) -> Any:
-        """The function, traced by JAX."""
+        """Function, traced by JAX."""
         return self.jitted.trace(*self.args)
 
     @cached_property
     def compiled(self) -> Compiled:
-        """The program for the target, or the reason that it does not compile."""
+        """Program compiled for the target, or the reason why it does not compile."""
         program = self._before_compiling()
         platform = self.target.chip.platform
         options = {"xla_gpu_autotune_level": 0} if platform == "cuda" else None
         try:
             executable = self.traced.lower().compile(options)
         except Exception as error:
-            # whatever a compiler refuses is what the row is for
+            # the row reports any error of the compiler
             return dataclasses.replace(
                 program, error=_one_line(error), memory=_used_memory(str(error))
             )
@@ -218,7 +220,7 @@ class _Program:
         )
 
     def _before_compiling(self) -> Compiled:
-        """Return what the traced program and its arguments tell."""
+        """Return the numbers known from the traced program and its arguments."""
         leaves = jax.tree.leaves(self.args)
         devices = set()
         split = 1
@@ -251,10 +253,10 @@ class _Program:
 
 
 class _Watch:
-    """Counts the calls of programs in a rehearsal, one for each signature.
+    """Counter of calls in a rehearsal, with a program for each signature.
 
     Attributes:
-      calls: by program, in the order of the first calls.
+      calls: number of calls by program, in the order of the first calls.
     """
 
     def __init__(self, target: Target) -> None:
@@ -298,7 +300,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _used_memory(message: str) -> float:
-    """Return the bytes that a compiler says it would need; NaN if it says none."""
+    """Return the memory in bytes that a compiler's error states; NaN if it does not."""
     match = re.search(r"Used ([\d.]+)([KMG]) of", message)
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     return float(match[1]) * units[match[2]] if match else math.nan
@@ -319,13 +321,14 @@ class CompileReport:
     """A preset's programs on a target.
 
     Attributes:
-      preset: name.
-      target: compiled for.
-      rows: of its programs.
-      group: models trained at a time, as the preset says.
-      largest_group: that fits, where the preset's does not: by halving, then on a line
-        through two sizes; 0 if one model does not fit, None if the preset's fits.
-      across_hosts: a program is for the devices of all hosts.
+      preset: name of the preset.
+      target: target compiled for.
+      rows: programs of the preset.
+      group: number of models trained at a time in the preset.
+      largest_group: largest group that fits, where the preset's does not, found by
+        halving and then by linear interpolation between two sizes; 0 if one model does
+        not fit, None if the preset's group fits.
+      across_hosts: whether programs run on the devices of all hosts together.
     """
 
     preset: str
@@ -337,7 +340,7 @@ class CompileReport:
 
     @property
     def device_hours(self) -> float:
-        """Least device hours of all rows that compile."""
+        """Lower bound on the device hours of all rows that compile."""
         hours = [row.device_hours for row in self.rows]
         return float(np.nansum(hours)) if hours else 0.0
 
@@ -359,7 +362,7 @@ class CompileReport:
         )
 
     def text(self) -> str:
-        """Return a table, the bound of the whole preset, and what does not fit."""
+        """Return a table, the bound of the whole preset, and the largest group."""
         table = [self._cells(row) for row in self.rows]
         headers = [
             "stage",
@@ -443,15 +446,16 @@ def compile_run(
 ) -> CompileReport:
     """Compile the programs of a run, or of the runs of a study.
 
-    Nothing is trained, and no data set is read that :data:`SHAPES` describes.
+    Nothing is trained. A data set is read only if
+    :data:`unlearn_jax.data.stand_in.SHAPES` does not describe it.
 
     Args:
-      variants: configurations by name, the empty one for a run alone.
-      target: to compile for.
-      preset: name for the report.
-      parts: a user's own data, network and loss of a configuration.
-      only: regular expression; other stages are left out.
-      progress: called with the name of each stage.
+      variants: configurations by name; a single run has the empty name.
+      target: target to compile for.
+      preset: name of the preset, for the report.
+      parts: function from a configuration to a user's own data, network and loss.
+      only: regular expression of the stages to compile.
+      progress: function called with the name of each stage.
 
     Raises:
       InputError: unusable configuration.
@@ -485,12 +489,13 @@ def compile_experiment(
     """Compile the programs of an experiment that is not a run.
 
     Args:
-      experiment: with ``programs``, or pure functions as ``compute`` of its artifacts.
-      target: to compile for.
-      preset: name for the report.
-      config: in place of the experiment's own.
-      only: regular expression; other artifacts are left out.
-      progress: called with the name of each artifact.
+      experiment: experiment with ``programs``, or with artifacts whose ``compute`` is a
+        pure function.
+      target: target to compile for.
+      preset: name of the preset, for the report.
+      config: configuration in place of the experiment's own.
+      only: regular expression of the artifacts to compile.
+      progress: function called with the name of each artifact.
     """
     config = experiment.config if config is None else config
     group = getattr(config, "group", 1)
@@ -522,7 +527,7 @@ def _report(
     group: int,
     rows_of: Callable[[int], list[ProgramRow]],
 ) -> CompileReport:
-    """Return the report of a preset's group, and the largest group that fits."""
+    """Return the report of a preset, with the largest group that fits."""
 
     def fit(rows: list[ProgramRow]) -> bool:
         return not any(row.fits(target) is False for row in rows)
@@ -549,13 +554,13 @@ def _between(
     sizes: tuple[int, int],
     memory: float,
 ) -> int:
-    """Return the largest group that fits, by a line through two sizes.
+    """Return the largest group that fits, interpolated linearly between two sizes.
 
     Args:
       small: programs of the smaller group, which fit.
-      large: programs of the larger one, which do not.
-      sizes: of both groups.
-      memory: bytes of a device.
+      large: programs of the larger group, which do not fit.
+      sizes: sizes of both groups.
+      memory: memory of a device, in bytes.
     """
     low, high = sizes
     largest = high - 1
@@ -656,7 +661,7 @@ def _rows(
 
 
 def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:
-    """Yield the audit's programs, which score all runs of a row of the table."""
+    """Yield the audit's programs, which score all runs of one row of the table."""
     num_samples = len(plan.pool.labels)
     watch = _Watch(target)
     if plan.num_references:

@@ -1,8 +1,8 @@
-"""``unlearn-jax doctor``: the installation, and checks that it computes known numbers.
+"""``unlearn-jax doctor``: report on the installation, and checks of known numbers.
 
-Every check compares what this machine computes with a number worked out by hand, by
-NumPy in float64, or by the same program run a second time; together they touch every
-part of a run and take less than a minute.
+Every check compares a number computed on this machine with a known number: derived by
+hand, computed by NumPy in float64, or computed by the same program a second time.
+Together the checks touch every part of a run and take less than a minute.
 """
 
 import math
@@ -27,13 +27,13 @@ from unlearn_jax.types import Array, Dataset, InputError, Variables, first_line
 
 
 class Known(NamedTuple):
-    """A known number, and its value on this machine.
+    """Known number, and its value on this machine.
 
     Attributes:
-      name: of the number.
-      expected: the known value.
-      value: computed here.
-      tolerance: the largest difference that rounding explains.
+      name: name of the number.
+      expected: known value.
+      value: value computed on this machine.
+      tolerance: largest difference that rounding explains.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Known(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """True if the difference is within the tolerance; False of NaN."""
+        """True if the difference is within the tolerance; False for NaN."""
         return abs(self.value - self.expected) <= self.tolerance
 
 
 def doctor() -> tuple[str, bool]:
-    """Return a report on the installation, and whether all known numbers came out.
+    """Return a report on the installation, and whether every check passed.
 
     Returns:
-      The text, and True if every check passed.
+      The report as text, and True if every check passed.
     """
     outcomes = [_outcome(check) for check in CHECKS]
     width = max(len(known.name) for known in outcomes)
@@ -71,10 +71,10 @@ def doctor() -> tuple[str, bool]:
 
 
 def _outcome(check: Callable[[], Known]) -> Known:
-    """Run a check; one that raises is a number that did not come out."""
+    """Run a check; if it raises, the number counts as wrong."""
     try:
         return check()
-    except Exception as error:  # whatever an installation that does not work raises
+    except Exception as error:  # a broken installation may raise anything
         name = check.__name__.strip("_").replace("_", " ")
         return Known(f"{name}: {first_line(error)[:100]}", math.nan, math.nan, 0.0)
 
@@ -122,7 +122,7 @@ def _describe(folder: pathlib.Path, unit: str) -> str:
     try:
         entries = list(folder.iterdir()) if folder.is_dir() else []
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    except OSError as error:  # unreadable, or another process tidies up
+    except OSError as error:  # unreadable, or another process deletes files
         return f"{folder} (cannot be read: {error.strerror})"
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     fault = ""
@@ -164,7 +164,7 @@ def _radius() -> Known:
 
 
 def _convolution() -> Known:
-    """Compare the kernel's gradient, in the form of the networks, with XLA's own."""
+    """Compare the gradient of the networks' form of convolution with XLA's own."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(4, 9, 9, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
@@ -255,7 +255,7 @@ def _side_by_side() -> Known:
 
 
 def _difference(first: Variables, second: Variables) -> float:
-    """Return the largest difference of two models' variables."""
+    """Return the largest difference between two models' variables."""
 
     def gap(a: Array, b: Array) -> float:
         return float(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0.0))

@@ -1,4 +1,4 @@
-"""The cost of a run, before it is started."""
+"""Estimate of a run's cost before it starts."""
 
 import os
 import time
@@ -25,10 +25,10 @@ from unlearn_jax.types import Array, Dataset, InputError, Model
 def estimate_speed(plan: Plan) -> float:
     """Return the training samples per second of the references on this machine.
 
-    A few steps are timed, compilation left out.
+    A few steps are timed, without compilation.
 
     Args:
-      plan: the run.
+      plan: plan of the run.
     """
     training = plan.references if plan.num_references else plan.originals
     num_models = min(plan.group, len(training.member), 2 * len(jax.local_devices()))
@@ -51,17 +51,17 @@ def training_speed(
     member: np.ndarray,
     mapper: Mapper | None = None,
 ) -> float:
-    """Return the samples per second of training some models side by side, here.
+    """Return the samples per second of training several models on this machine.
 
-    A few steps are timed, compilation left out.
+    A few steps are timed, without compilation.
 
     Args:
-      model: the architecture.
+      model: network to train.
       data: ``[N]`` samples.
-      recipe: of the training; one epoch of at most eight batches is timed.
-      keys: ``[M]``, a model each.
-      member: ``[M, N]`` bool, of which only the shape matters.
-      mapper: of the models.
+      recipe: training recipe; one epoch of at most eight batches is timed.
+      keys: ``[M]`` PRNG keys, one for each model.
+      member: ``[M, N]`` bool; only the shape matters.
+      mapper: mapper of the models.
     """
     batch_size = recipe.batch_size
     member = np.zeros_like(member)
@@ -85,26 +85,28 @@ def dry_run(
     loss_fn: LossFn | None = None,
     original: Given | Sequence[Given] | None = None,
 ) -> str:
-    """Return a table of a run's artifacts: stored, missing, and the time to make them.
+    """Return a table of a run's artifacts: stored, missing, and the time they take.
 
-    Writes nothing. A data set that is not here but whose shapes are known
-    (:data:`SHAPES`) is planned by these. The estimate times a few training steps; a
-    gradient of the attack counts as a training sample, and every forget sample as
-    needing two radii. With a search, the final methods are not known, and their
-    artifacts are those of the unsearched ones; nor are the trials of second
-    hyperparameters, which are shown as if the published setting were the best of the
-    first. Rows that are not searched are named.
+    Nothing is written. A data set that is not available is replaced by its shapes, if
+    these are known (:data:`SHAPES`). The estimate times a few training steps. It counts
+    a gradient of the attack as a training sample, and two radii for every forget
+    sample.
+
+    A search leaves two things unknown. The methods are shown with the hyperparameters
+    that they have before the search. The trials of second hyperparameters are shown as
+    if the published value of the first were the best. The text also names the rows that
+    are not searched.
 
     Args:
-      config: of the run.
-      workdir: its directory.
+      config: configuration of the run.
+      workdir: working directory of the run.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own training objective instead of cross-entropy.
       original: trained models to unlearn from.
 
     Raises:
-      InputError: as :func:`unlearn_jax.pipeline.run`.
+      InputError: see :func:`unlearn_jax.pipeline.run`.
     """
     place = Workdir(workdir)
     place.check()
@@ -155,7 +157,7 @@ def dry_run(
 
 
 def _search_lines(plan: Plan, search: tuning.Search) -> list[str]:
-    """Return the searched rows with their trials, and those taken as they are."""
+    """Return lines on the rows that are searched, and on those that are not."""
     counts = []
     for name in search.rows:
         rounds = list(tuning.draw_rounds(search.plan, name).values())

@@ -1,8 +1,8 @@
-"""Experiments that are not runs: artifacts, and a page made of them.
+"""Experiments that are not runs: artifacts, and a page made from them.
 
-A run (:func:`unlearn_jax.pipeline.run`) forgets samples of one classifier. Whatever
-trains something else is an :class:`Experiment`: artifacts, and a function that makes
-tables, pictures and checks of them.
+A run (:func:`unlearn_jax.pipeline.run`) forgets samples of one classifier. Anything
+else is an :class:`Experiment`: artifacts, and a function that turns them into tables,
+figures and checks.
 """
 
 import dataclasses
@@ -24,19 +24,20 @@ from unlearn_jax.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """An experiment, defined as ``EXPERIMENT`` by a file of ``experiments/``.
+    """Experiment, defined as ``EXPERIMENT`` by a file in ``experiments/``.
 
     Attributes:
       title: heading of the page.
-      config: a frozen dataclass of plain values, the defaults; a docstring under each
+      config: frozen dataclass of plain values, the defaults; the docstring under each
         field is its help.
-      artifacts: ``config -> artifacts`` in the order of computing, inputs first; checks
-        the configuration first.
-      page: ``(config, {name: stored artifact}) -> Page``.
-      speed: ``config -> samples per second`` of training here, for a dry run whose
-        artifacts have a price; None for no estimate.
-      programs: ``config -> artifacts`` to compile for accelerators in place of
-        ``artifacts``, which read numbers that they have computed; None for these.
+      artifacts: function ``config -> artifacts``, which checks the configuration and
+        returns the artifacts in the order of computation, inputs first.
+      page: function ``(config, {name: stored artifact}) -> Page``.
+      speed: function ``config -> samples per second`` of training on this machine, for
+        dry runs of artifacts that have a ``price``; None for no estimate of time.
+      programs: function ``config -> artifacts`` to compile for accelerators, where
+        ``artifacts`` depend on numbers that must be computed first; None for
+        ``artifacts``.
     """
 
     title: str
@@ -58,22 +59,22 @@ def run_experiment(
     """Compute the artifacts that are missing and write the page.
 
     Args:
-      experiment: to run.
-      workdir: its directory: made if new, continued if it is of this version, refused
-        if it holds anything else.
-      name: of the experiment.
-      config: instead of the experiment's own.
+      experiment: experiment to run.
+      workdir: working directory. A new one is created, a directory of this version is
+        resumed, and a directory with other content is refused.
+      name: name of the experiment.
+      config: configuration in place of the experiment's own.
       events: folder for TensorBoard events: seconds by artifact, losses, numbers of the
         tables; needs the extra ``tensorboard``.
 
     Returns:
-      The results, as in ``results.json``; None in all but the first of several
-      processes. The folder also holds ``report.html``, ``table.md`` and a folder per
-      artifact.
+      The results, as in ``results.json``; None in every process but the first. The
+      directory also has ``report.html``, ``table.md`` and a folder per artifact.
 
     Raises:
-      InputError: unusable configuration or directory; nothing has been written then.
-      ReportError: table or report cannot be written; ``results.json`` is.
+      InputError: unusable configuration or directory; nothing has been written in this
+        case.
+      ReportError: the table or the report cannot be written; ``results.json`` has been.
 
     Warns:
       DamagedFileWarning: a stored artifact is damaged; it is moved aside and
@@ -108,15 +109,15 @@ def run_experiment(
 def dry_run_experiment(
     experiment: Experiment, workdir: str | os.PathLike[str], *, config: Any = None
 ) -> str:
-    """Return a table of an experiment's artifacts and of what is stored; write nothing.
+    """Return a table of an experiment's stored and missing artifacts; write nothing.
 
     Args:
-      experiment: to run.
-      workdir: its directory.
-      config: instead of the experiment's own.
+      experiment: experiment to run.
+      workdir: working directory of the experiment.
+      config: configuration in place of the experiment's own.
 
     Raises:
-      InputError: as :func:`run_experiment`.
+      InputError: see :func:`run_experiment`.
     """
     place = store.Workdir(workdir)
     place.check()
@@ -134,7 +135,7 @@ def dry_run_experiment(
 
 
 def _checked(artifacts: Sequence[Artifact]) -> Sequence[Artifact]:
-    """Refuse artifacts that cannot be stored under their names."""
+    """Return the artifacts; raise if they cannot be stored under their names."""
     if not artifacts:
         raise InputError(
             "the experiment has nothing to compute: give at least one seed"

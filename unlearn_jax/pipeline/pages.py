@@ -1,4 +1,4 @@
-"""Pages generated from published results: RESULTS.md, tables of the READMEs."""
+"""Pages generated from published results: RESULTS.md and tables of the READMEs."""
 
 import dataclasses
 import pathlib
@@ -22,8 +22,8 @@ def markdown_table(table: ResultTable, columns: Iterable[str] | None = None) -> 
     """Return a table in Markdown.
 
     Args:
-      table: to write.
-      columns: names of those to show after the row labels; all if None.
+      table: table to write.
+      columns: names of the columns to show after the row labels; all if None.
     """
     positions = [0]
     for i, name in enumerate(table.columns[1:], 1):
@@ -54,11 +54,11 @@ def _text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def provenance(result: Result, digest: str | None = None) -> str:
-    """Return where, when and by which code a result was measured.
+    """Return the code, machine and date of a measurement, in words.
 
     Args:
-      result: published.
-      digest: of the present code; computed if None.
+      result: published result.
+      digest: digest of the current code; computed if None.
     """
     if not result.date:
         return "Not measured yet."
@@ -82,8 +82,8 @@ def results_page(results: Mapping[str, Result], claims: Sequence[Claim]) -> str:
     """Return ``experiments/RESULTS.md``.
 
     Args:
-      results: all that are published.
-      claims: of the sources.
+      results: all published results, by name.
+      claims: claims of the sources.
     """
     lines = [
         "# Results",
@@ -118,7 +118,7 @@ def result_section(result: Result) -> str:
     """Return the section of one result, in Markdown.
 
     Args:
-      result: published.
+      result: published result.
     """
     blocks = [f"### {result.name}", f"**{result.title}**"]
     if result.claim:
@@ -154,11 +154,11 @@ def claims_table(claims: Sequence[Claim], results: Mapping[str, Result]) -> str:
     """Return the table of claims, in Markdown.
 
     Args:
-      claims: in order.
-      results: all that are published.
+      claims: claims, in order.
+      results: all published results, by name.
 
     Raises:
-      InputError: as :func:`unlearn_jax.pipeline.claims.claim_cells`.
+      InputError: see :func:`unlearn_jax.pipeline.claims.claim_cells`.
     """
     return _text_table(HEADS, [claim_cells(claim, results) for claim in claims])
 
@@ -167,7 +167,7 @@ def systems_table(results: Mapping[str, Result]) -> str:
     """Return the table of neighboring systems, in Markdown.
 
     Args:
-      results: all that are published.
+      results: all published results, by name.
     """
     systems = [result.system for result in results.values() if result.system]
     head = ["system", "works", "where", "measured"]
@@ -188,7 +188,7 @@ def readme_excerpt(results: Mapping[str, Result]) -> str:
     """Return the README's excerpt of the main table of ``digits``.
 
     Args:
-      results: all that are published.
+      results: all published results, by name.
     """
     table = results["digits"].tables[0]
     rows = tuple(row for row in table.rows if row[0] in EXCERPT_ROWS)
@@ -251,12 +251,12 @@ def between_markers(text: str, name: str, content: str) -> str:
     """Return a page with new content between two markers.
 
     Args:
-      text: of the page, with ``<!-- NAME: generated -->`` and ``<!-- end -->``.
-      name: in the first marker.
-      content: to place between them.
+      text: text of the page, with ``<!-- NAME: generated -->`` and ``<!-- end -->``.
+      name: name in the first marker.
+      content: content to place between the markers.
 
     Raises:
-      InputError: a page without the markers.
+      InputError: the page does not have the markers.
     """
     pattern = re.compile(
         rf"(<!-- {re.escape(name)}: generated -->\n).*?(<!-- end -->)", re.DOTALL
@@ -270,7 +270,7 @@ def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
     """Return all generated pages of a checkout, by path.
 
     Args:
-      root: of the checkout; this one's if None.
+      root: root of the checkout; this one's if None.
 
     Raises:
       InputError: the package is installed without its checkout.
@@ -279,7 +279,7 @@ def make_pages(root: pathlib.Path | None = None) -> dict[pathlib.Path, str]:
 
     root = root or folder().parents[1]
     if not (root / "pyproject.toml").is_file():
-        raise InputError("the pages are those of a checkout: run this in one")
+        raise InputError("the pages are part of a checkout: run this in one")
     results = read_results(root / "experiments" / "results")
     claims = read_claims(root / "experiments" / "claims.json")
     readme = root / "README.md"
@@ -299,8 +299,8 @@ def write_pages(root: pathlib.Path | None = None, *, check: bool = False) -> lis
     """Write all generated pages of a checkout.
 
     Args:
-      root: of the checkout; this one's if None.
-      check: compare only, write nothing.
+      root: root of the checkout; this one's if None.
+      check: whether to compare only, and write nothing.
 
     Returns:
       Paths of the pages that were not up to date, relative to the root.

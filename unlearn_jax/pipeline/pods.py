@@ -1,8 +1,9 @@
-"""The plan of a pod: who computes what on many devices, from compiled programs.
+"""Plan of a pod: division of work over many devices, from compiled programs.
 
-A plan reads numbers of compiled programs, which are compiled once for all numbers of
-devices and may be stored. Work is divided as a run divides it: pieces of
-``replicas.group`` models fall to hosts, the models of a piece to the devices of one.
+A plan is computed from numbers of compiled programs. Programs are compiled once for any
+number of devices, and their numbers may be stored. Work is divided as in a run: hosts
+divide the pieces of ``replicas.group`` models, and the devices of a host divide the
+models of a piece.
 """
 
 import dataclasses
@@ -16,9 +17,9 @@ from unlearn_jax.targets import CHIPS, Chip
 from unlearn_jax.types import InputError
 
 UTILIZATION = 0.3
-"""Fraction of the peak that times beyond the bound assume."""
+"""Assumed fraction of the peak, for estimates of time above the bound."""
 DEVICES_PER_HOST = {"cpu": 1, "cuda": 8, "tpu": 4}
-"""Devices of common machines, by platform."""
+"""Number of devices of common machines, by platform."""
 _ACROSS = (
     "with replicas.across_hosts=True and replicas.shard_data=True on {} devices or more"
 )
@@ -28,38 +29,39 @@ _ACROSS = (
 class ProgramNumbers:
     """Numbers of a compiled program of a preset, per device and call.
 
-    Those behind ``why_not`` are 0 or empty where the program does not compile.
+    Fields after ``why_not`` are 0 or empty if the program does not compile.
 
     Attributes:
-      stage: artifact that calls it.
-      program: its name.
-      calls: in the whole preset.
-      pieces: of the stage, which hosts divide.
-      items: of all pieces: models, or sets and runs of a method.
-      size: items of a piece.
-      split: devices that share a model.
-      devices: that it runs on.
-      data_bytes: of its images.
-      data_parts: that the images are divided into.
-      input_bytes: of images that it gathers.
-      state_bytes: that it updates in place, of all devices.
-      memory_bytes: that it needs; None if unknown.
-      flops: operations.
-      flops_exact: they are counted exactly.
-      compiles: the target's compiler takes it.
-      fits: into the memory of the target; None if that is not known.
-      why_not: the compiler's error in one line.
-      traffic_bytes: from and to memory.
-      bound_seconds: the roofline's bound.
-      bound_by: the part that is the largest.
+      stage: artifact that calls the program.
+      program: name of the program.
+      calls: number of calls in the whole preset.
+      pieces: number of pieces of the stage, which hosts divide.
+      items: number of items in all pieces: models, or sets and runs of a method.
+      size: number of items in a piece.
+      split: number of devices that share a model.
+      devices: number of devices that the program runs on.
+      data_bytes: bytes of its images.
+      data_parts: number of parts that the images are divided into.
+      input_bytes: bytes of images that it gathers.
+      state_bytes: bytes that it updates in place, on all devices together.
+      memory_bytes: device memory that it needs; None if unknown.
+      flops: number of floating-point operations.
+      flops_exact: whether operations are counted exactly.
+      compiles: whether the target's compiler accepts the program.
+      fits: whether it fits in the memory of the target; None if that is not known.
+      why_not: error of the compiler in one line.
+      traffic_bytes: bytes moved from and to memory.
+      bound_seconds: roofline bound.
+      bound_by: largest part of the roofline, which sets the bound.
       bound_mfu: fraction of the peak that the bound allows.
-      bound_device_hours: of all calls on all devices.
-      compiler_cycles: that the compiler estimates; None if it does not.
-      collectives: number and bytes, by kind.
-      convolutions: in the compiled text.
-      grouped: of them with groups; a TPU's compiler has other forms for these.
-      transposed: of them whose input is dilated: gradients of strided ones, and what a
-        TPU's compiler makes of groups.
+      bound_device_hours: device hours of all calls on all devices, at the bound.
+      compiler_cycles: compiler's estimate of cycles; None if there is none.
+      collectives: number and bytes of collectives, by kind.
+      convolutions: number of convolutions in the compiled text.
+      grouped: number of grouped convolutions; a TPU's compiler may write these in
+        another form.
+      transposed: number of convolutions with a dilated input: gradients of strided
+        convolutions, and a TPU's form of grouped convolutions.
       warnings: slow operations, in words.
     """
 
@@ -95,14 +97,14 @@ class ProgramNumbers:
 
     @property
     def memory(self) -> float:
-        """Bytes that it needs of a device; those of its images if not known."""
+        """Device memory that it needs, in bytes; that of its images if not known."""
         return self.memory_bytes or self.data_bytes
 
     def on_mesh(self, devices: int) -> "ProgramNumbers":
-        """Return a program of a mesh over all hosts as it is on other devices.
+        """Return the numbers of a program over all hosts on a mesh of another size.
 
         Args:
-          devices: of the mesh.
+          devices: number of devices of the mesh.
         """
         ratio = self.devices / devices
         program = dataclasses.replace(self, devices=devices)
@@ -118,17 +120,18 @@ class ProgramNumbers:
                 memory_bytes=memory,
             )
         if self.split == self.devices:
-            # all of them share a model
+            # all devices share a model
             program = dataclasses.replace(
                 program, split=devices, bound_seconds=self.bound_seconds * ratio
             )
         return program
 
     def least_devices(self, chip: Chip, per_host: int) -> int:
-        """Return the fewest devices that hold its images, divided over all of them.
+        """Return the fewest devices whose memory holds the images, divided over them.
 
         Returns:
-          Devices of whole hosts; 0 if it fits as it is, or would not fit then.
+          Number of devices of whole hosts; 0 if the program fits as it is, or if it
+          does not fit with divided images either.
         """
         room = chip.memory - (self.memory - self.data_bytes)
         if self.memory <= chip.memory or room <= 0:
@@ -141,18 +144,18 @@ class PresetNumbers:
     """Numbers of a preset's programs on a target: ``unlearn-jax compile --json``.
 
     Attributes:
-      preset: name.
-      target: compiled for.
-      device: kind of its devices.
-      devices_per_host: devices that share a machine.
-      hosts: machines.
-      group: models trained at a time, as the preset says.
-      largest_group: that fits, where the preset's does not.
-      across_hosts: a program is for the devices of all hosts.
-      effort: of the compiler, JAX's.
-      bound_device_hours: of all programs that compile.
-      jax: version.
-      programs: in the order in which they are called.
+      preset: name of the preset.
+      target: name of the target compiled for.
+      device: kind of the target's devices.
+      devices_per_host: number of devices of a host.
+      hosts: number of hosts.
+      group: number of models trained at a time in the preset.
+      largest_group: largest group that fits, where the preset's does not.
+      across_hosts: whether programs run on the devices of all hosts together.
+      effort: optimization effort of the compiler, as JAX defines it.
+      bound_device_hours: device hours of all programs that compile, at the bound.
+      jax: version of JAX.
+      programs: programs in the order in which they are called.
     """
 
     preset: str
@@ -170,10 +173,10 @@ class PresetNumbers:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "PresetNumbers":
-        """Return the numbers that :func:`dataclasses.asdict` made plain.
+        """Return the numbers from the plain values of :func:`dataclasses.asdict`.
 
         Args:
-          plain: read from a file.
+          plain: plain values, as read from a file.
         """
         programs = tuple(ProgramNumbers(**program) for program in plain["programs"])
         return cls(**{**plain, "programs": programs})
@@ -184,18 +187,18 @@ class StagePlan:
     """A program of a preset on a number of devices.
 
     Attributes:
-      stage: artifact that calls it.
-      program: its name.
-      items: models, or sets and runs of a method.
-      group: of them that a host computes at a time.
-      hosts: that have one.
-      busy: devices that compute at a time.
-      hours: of the slowest host at the roofline's bound.
+      stage: artifact that calls the program.
+      program: name of the program.
+      items: number of models, or of sets and runs of a method.
+      group: number of items that a host computes at a time.
+      hosts: number of hosts with at least one group.
+      busy: number of devices that compute at a time.
+      hours: hours of the slowest host, at the roofline bound.
       assumed_hours: the same at :data:`UTILIZATION` of the peak, where that is slower.
-      device_hours: of all devices, at the bound.
+      device_hours: hours of all devices without idle time, at the bound.
       assumed_device_hours: the same at :data:`UTILIZATION`.
-      exchanged: bytes of collectives of a device, in all calls.
-      input_rate: bytes per second of images that a device reads at the bound.
+      exchanged: bytes of a device's collectives, in all calls.
+      input_rate: bytes of images that a device reads per second, at the bound.
       checkpoint: bytes of the state of a group.
     """
 
@@ -219,15 +222,15 @@ class PodPlan:
     """A preset on a number of devices.
 
     Attributes:
-      preset: name.
+      preset: name of the preset.
       device: kind of the devices.
-      devices: their number.
-      hosts: machines that they are in.
-      memory: bytes that the largest program needs of a device.
-      data: bytes of images on every device, of the program that has most.
-      stages: programs that compile.
+      devices: number of devices.
+      hosts: number of hosts.
+      memory: device memory that the largest program needs, in bytes.
+      data: bytes of images on every device, in the program with the most.
+      stages: plans of the programs that compile.
       missing: stages and programs that do not compile.
-      breaks: what limits it first, in words.
+      breaks: first limit of the plan, in words.
     """
 
     preset: str
@@ -242,22 +245,22 @@ class PodPlan:
 
     @property
     def hours(self) -> float:
-        """Hours of all stages, one after the other, at the bound."""
+        """Total hours of all stages, one after the other, at the bound."""
         return sum(stage.hours for stage in self.stages)
 
     @property
     def assumed_hours(self) -> float:
-        """Hours at :data:`UTILIZATION` of the peak."""
+        """Total hours of all stages at :data:`UTILIZATION` of the peak."""
         return sum(stage.assumed_hours for stage in self.stages)
 
     @property
     def device_hours(self) -> float:
-        """Device hours of the work itself at the bound, idle ones not counted."""
+        """Device hours of the work at the bound, without idle time."""
         return sum(stage.device_hours for stage in self.stages)
 
     @property
     def assumed_device_hours(self) -> float:
-        """Device hours at :data:`UTILIZATION`, idle ones not counted."""
+        """Device hours of the work at :data:`UTILIZATION`, without idle time."""
         return sum(stage.assumed_device_hours for stage in self.stages)
 
     @property
@@ -267,26 +270,28 @@ class PodPlan:
 
     @property
     def busy(self) -> float:
-        """Fraction of the devices' time that is work."""
+        """Fraction of the devices' time that is spent on work."""
         return self.device_hours / (self.devices * self.hours) if self.hours else 0.0
 
 
 def plan_pod(
     numbers: PresetNumbers, devices: int, *, per_host: int | None = None
 ) -> PodPlan:
-    """Return who computes what on a number of devices, and what limits it first.
+    """Return the division of work over a number of devices, and its first limit.
+
+    Programs that divide batches over a host's devices are taken as compiled, for hosts
+    of that size. Programs of ``replicas.across_hosts`` run on one mesh of all devices.
+    With more devices, their time decreases if all devices share a model, and the images
+    on each device decrease if they are divided.
 
     Args:
-      numbers: of :meth:`~unlearn_jax.pipeline.compiling.CompileReport.numbers`;
-        programs that divide batches over a host's devices are taken as compiled, for a
-        host of that size. Those of ``replicas.across_hosts`` are for one mesh of all
-        devices: their time falls with their number where all share a model, and so do
-        the images of a device where these are divided.
-      devices: of all hosts.
-      per_host: devices of a host; of common machines if None.
+      numbers: numbers of
+        :meth:`~unlearn_jax.pipeline.compiling.CompileReport.numbers`.
+      devices: number of devices of all hosts.
+      per_host: number of devices of a host; that of common machines if None.
 
     Raises:
-      InputError: no program that compiles, or no device.
+      InputError: no program compiles, or there is no device.
     """
     chip = CHIPS[numbers.device]
     per_host = per_host or DEVICES_PER_HOST[chip.platform]
@@ -331,15 +336,15 @@ def plan_pod(
 
 def _stage(program: ProgramNumbers, hosts: int, per_host: int) -> StagePlan:
     """Return the plan of a program's calls."""
-    # models that the compiled program computes at a time, and that a host would
+    # models computed at a time: by the compiled program, and by a host of the plan
     compiled_slots = max(1, program.devices // program.split)
     slots = max(1, per_host // program.split)
     calls = program.calls / program.pieces
     turns_compiled = math.ceil(program.size / compiled_slots)
     seconds = calls * program.bound_seconds / turns_compiled
-    # the bound's time of products alone is a fraction of it
+    # products alone, at the peak, take the fraction bound_mfu of the bound
     slower = max(1.0, program.bound_mfu / UTILIZATION)
-    # the largest group that leaves no host without one
+    # the largest group of which every host has at least one, if possible
     items = program.items
     group = max(1, min(program.size, items // hosts))
     groups = math.ceil(items / group)
@@ -368,7 +373,7 @@ def _stage(program: ProgramNumbers, hosts: int, per_host: int) -> StagePlan:
 def _breaks(
     plan: PodPlan, largest_group: int | None, programs: Sequence[ProgramNumbers]
 ) -> str:
-    """Return what limits a plan first, in words."""
+    """Return the first limit of a plan, in words."""
     chip = CHIPS[plan.device]
     if plan.memory > chip.memory:
         per_host = math.ceil(plan.devices / plan.hosts)
@@ -424,7 +429,7 @@ def cells(plan: PodPlan) -> list[str | float]:
     """Return a plan as a row under :data:`HEADERS`.
 
     Args:
-      plan: of :func:`plan_pod`.
+      plan: plan of :func:`plan_pod`.
     """
     main = plan.main
     return [
@@ -446,10 +451,10 @@ def cells(plan: PodPlan) -> list[str | float]:
 
 
 def plan_text(plans: list[PodPlan]) -> str:
-    """Return a table of plans, of one preset and kind of device.
+    """Return a table of plans for one preset and one kind of device.
 
     Args:
-      plans: by numbers of devices.
+      plans: plans for several numbers of devices.
     """
     rows = []
     for plan in plans:

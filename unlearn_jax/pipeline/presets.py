@@ -1,7 +1,7 @@
 """Presets: files that define a ``PRESET``, several as ``STUDY``, or an ``EXPERIMENT``.
 
-A ``PRESET`` is a run, and its file may bring its own data, network and loss. Listing
-presets imports no JAX, which takes most of a second.
+A ``PRESET`` is the configuration of a run, whose file may define its own data, network
+and loss. Listing presets does not import JAX, since that takes most of a second.
 """
 
 import ast
@@ -27,7 +27,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 class UserParts(TypedDict, total=False):
-    """A user's own data, network and loss: arguments of a run."""
+    """User's own data, network and loss: arguments of a run."""
 
     splits: "Splits"
     model: "Model"
@@ -41,12 +41,13 @@ class Preset:
     Attributes:
       name: the file's stem.
       about: first line of its docstring.
-      variants: its ``STUDY``, or its ``PRESET`` as the only variant with an empty name;
-        rows completed with what they take from their run.
-      experiment: its ``EXPERIMENT``; it has no variants then.
-      make_splits: its own data, if it has some.
-      make_model: its own network, of the shape of an image and the number of classes.
-      make_loss: its own loss, of the network.
+      variants: its ``STUDY``, or its ``PRESET`` as the only variant, with an empty
+        name. Rows are completed with the values that they inherit from their run.
+      experiment: its ``EXPERIMENT``, if any; there are no variants in this case.
+      make_splits: function that returns the file's own data, if any.
+      make_model: function ``(shape of an image, number of classes) -> network``, if
+        any.
+      make_loss: function ``network -> loss``, if any.
     """
 
     name: str
@@ -59,15 +60,15 @@ class Preset:
 
     @property
     def config(self) -> "RunConfig":
-        """The first variant of a file that is not an experiment."""
+        """First variant; the file must not be an experiment."""
         return next(iter(self.variants.values()))
 
     def parts(self, config: "RunConfig") -> UserParts:
-        """Return the file's own data, network and loss, as :func:`run` takes them.
+        """Return the file's own data, network and loss, as arguments of a run.
 
         Args:
-          config: of the variant; gives the data and the network where the file brings
-            none.
+          config: configuration of the variant, used for the data and the network if the
+            file does not define them.
         """
         from unlearn_jax.pipeline.config.resolve import build_model, load_data
 
@@ -94,7 +95,7 @@ def folders() -> list[pathlib.Path]:
 
 
 def names() -> dict[str, pathlib.Path]:
-    """Return the presets that come with the package."""
+    """Return the files of the presets that come with the package, by name."""
     return {
         file.stem: file
         for folder in reversed(folders())
@@ -106,14 +107,14 @@ def about(name: str) -> str:
     """Return the first line of a preset's docstring, without running its file.
 
     Args:
-      name: of a preset that comes with the package.
+      name: name of a preset that comes with the package.
     """
     text = ast.get_docstring(ast.parse(names()[name].read_text(encoding="utf-8"))) or ""
     return text.strip().splitlines()[0] if text else ""
 
 
 def methods() -> dict[str, str]:
-    """Return what each registered method does, from the page of the methods."""
+    """Return a line about each registered method, from the page of the methods."""
     text = (PACKAGE / "methods" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text.replace(r"\|", "\0"), re.M)
     return {name: about.replace("\0", "|") for name, about in rows}
@@ -123,8 +124,8 @@ def constants(file: str, name: str) -> list[str]:
     """Return the texts of a tuple, or the keys of a dictionary, that a module defines.
 
     Args:
-      file: of the module, relative to the package.
-      name: of the tuple or dictionary.
+      file: path of the module, relative to the package.
+      name: name of the tuple or dictionary.
     """
     for node in ast.parse((PACKAGE / file).read_text(encoding="utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
@@ -168,17 +169,17 @@ def _classes(tree: ast.Module) -> dict[str, dict[str, str]]:
 
 
 def misspelled(arguments: Sequence[str], options: Iterable[str] = ()) -> str:
-    """Return a line about a misspelled argument of ``run``, found without imports.
+    """Return an error message for a misspelled argument of ``run``, without imports.
 
-    Checked are the name of the preset and the fields that all runs have. Fields of a
-    network, of rows and of experiments are left to the parser.
+    Only the name of the preset and the fields that all runs have are checked. The
+    parser checks the fields of networks, rows and experiments.
 
     Args:
-      arguments: a preset, then options and fields.
+      arguments: name of a preset, then options and fields.
       options: names of arguments that are not fields.
 
     Returns:
-      One line; empty if all are spelled right.
+      One line; empty if no argument is misspelled.
     """
     if not arguments or arguments[0].startswith("-"):
         return ""
@@ -219,8 +220,8 @@ def find(name: str) -> pathlib.Path:
     """Return the file of a preset, without running it.
 
     Args:
-      name: of a preset that comes with the package, or the path of a Python file or
-        of a run's ``config.json``; ``~`` is the home folder.
+      name: name of a preset that comes with the package, or the path of a Python file
+        or of a run's ``config.json``; ``~`` is the home folder.
 
     Raises:
       InputError: no such preset.
@@ -237,10 +238,10 @@ def load(name: str) -> Preset:
     """Return a preset.
 
     Args:
-      name: of a preset that comes with the package, or the path of a file.
+      name: name of a preset that comes with the package, or the path of a file.
 
     Raises:
-      InputError: no such preset, or a file without one.
+      InputError: no such preset, or a file that does not define one.
     """
     from unlearn_jax.pipeline.config.resolve import complete
     from unlearn_jax.pipeline.config.schema import RunConfig
@@ -268,7 +269,7 @@ def load(name: str) -> Preset:
     ):
         raise InputError(
             f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, no"
-            " STUDY, a dict of them, and no EXPERIMENT"
+            " STUDY that is a dict of them, and no EXPERIMENT"
         )
     return Preset(
         path.stem,
@@ -293,14 +294,15 @@ def _load_stored(path: pathlib.Path) -> Preset:
             f"{path} cannot be read as a run's config.json: {error}"
         ) from error
     if not isinstance(config, RunConfig):
-        raise InputError(f"{path} is no config.json of a run")
+        raise InputError(f"{path} is not the config.json of a run")
     return Preset(path.resolve().parent.name, config.title, {"": config})
 
 
 def _execute(path: pathlib.Path) -> dict[str, Any]:
     """Return the names that a preset file defines.
 
-    It is a module while the process lives: dataclasses read their help from it.
+    The file stays in ``sys.modules``, because help texts of its dataclasses are read
+    from there.
     """
     from unlearn_jax.types import InputError, first_line
 

@@ -55,20 +55,20 @@ def publish(
 ) -> tuple[pathlib.Path, Result]:
     """Write the published form of a finished run, study or experiment.
 
-    Numbers, and the reading that :mod:`unlearn_jax.pipeline.report.reading` generates
-    from them, replace those of an earlier file of that name. Text written by hand is
-    kept: title, claim, seeds, what the source reports, its tables (with titles that
-    begin with "Published"), notes, and the row of the table of systems.
+    If the file exists, its numbers are replaced, and so is the reading that
+    :mod:`unlearn_jax.pipeline.report.reading` generates from them. Text written by hand
+    is kept: title, claim, seeds, the source's results, tables whose titles begin with
+    "Published", notes, and the row of the table of systems.
 
     Args:
-      workdir: of the finished run, study or experiment.
+      workdir: working directory of the finished run, study or experiment.
       to: file to write, ``NAME.json``; ``experiments/results/PRESET.json`` if None.
 
     Returns:
-      The file and its content.
+      The path of the file and its content.
 
     Raises:
-      InputError: nothing finished in ``workdir``, or results of another version.
+      InputError: ``workdir`` has no finished results, or results of another version.
     """
     records = _read_records(pathlib.Path(os.path.expanduser(workdir)))
     first = next(iter(records.values()))
@@ -232,10 +232,10 @@ def _from_runs(runs: Mapping[str, RunResult]) -> Result:
 
 
 def variant_titles(runs: Mapping[str, RunResult]) -> dict[str, str]:
-    """Return each run's title without the words that all share, or else its name.
+    """Return each run's title without the words that all titles share, or its name.
 
     Args:
-      runs: by name.
+      runs: results by name of the run.
     """
     shared = study_title(runs)
     titles = {}
@@ -285,7 +285,7 @@ def _run_tables(run: RunResult) -> list[ResultTable]:
 
 
 def _main_table(run: RunResult) -> ResultTable:
-    """Return the metrics, the cost, and terms and norms where the run has them."""
+    """Return the table of metrics and costs, with terms and norms if there are any."""
     analyses = _analysis_columns(run)
     rows = []
     for row in run.rows:
@@ -320,7 +320,7 @@ class _AnalysisColumn:
 
 
 def _analysis_columns(run: RunResult) -> list[_AnalysisColumn]:
-    """Return distance and transfer of the adversarial examples, and largest norms."""
+    """Return columns of adversarial distances, their transfer, and largest norms."""
     distances: dict[str, Cell] = {}
     transfers: dict[str, Cell] = {}
     norms: dict[str, Cell] = {}
@@ -349,8 +349,8 @@ def _term_cell(term: Term, scale: float, digits: int) -> Cell:
 def _verdict_table(run: RunResult) -> ResultTable:
     """Return the methods' verdicts and paired differences.
 
-    Distances, such as the Avg Gap, are less those of the seed floor and of the best
-    other method, other metrics less those of the retrained models.
+    Distances, such as the Avg Gap, are compared with those of the seed floor and of the
+    best other method. Other metrics are compared with those of the retrained models.
     """
     methods = [row for row in run.rows if row.verdict]
     keys = set().union(*(row.differences for row in methods))
@@ -440,7 +440,7 @@ def _requests_table(run: RunResult, requests: Requests) -> ResultTable:
 
 
 def _targets_tables(targets: Targets) -> list[ResultTable]:
-    """Return the distances of targets, and what they are less those of no tilt."""
+    """Return the distances of targets, and their differences to the untilted target."""
     rows = []
     differences = []
     for target in targets.rows:
@@ -478,7 +478,7 @@ def _targets_tables(targets: Targets) -> list[ResultTable]:
 
 
 def _portable_command(run: RunResult) -> str:
-    """Return the command of a run, the folders of its machine replaced."""
+    """Return the command of a run without the folders of its machine."""
     words = shlex.split(run.command)
     for i, word in enumerate(words):
         flag, _, value = word.rpartition("=")

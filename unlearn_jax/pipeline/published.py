@@ -2,8 +2,8 @@
 
 ``experiments/results/NAME.json`` holds the numbers of one published experiment as they
 are shown: decimals are part of a number, so ``1.00`` stays ``1.00``.
-:mod:`unlearn_jax.pipeline.publish` writes such files from finished runs,
-:mod:`unlearn_jax.pipeline.pages` makes pages of them.
+:mod:`unlearn_jax.pipeline.publish` writes these files from finished runs, and
+:mod:`unlearn_jax.pipeline.pages` generates pages from them.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ class Value:
     """Number of a table, in the unit of its column.
 
     Attributes:
-      mean: the number, or the mean over runs.
+      mean: the number, or its mean over runs.
       std: standard deviation over runs.
       low: lower end of the 95% interval of the mean.
-      high: upper end.
+      high: upper end of that interval.
     """
 
     mean: Decimal
@@ -54,11 +54,12 @@ class ResultTable:
     """Published table.
 
     Attributes:
-      title: above the table; empty for the main one.
-      columns: names, that of the row labels first; the name "row" is not shown.
-      units: of each column: ``"%"``, ``"points"``, ``"nats"`` or empty.
-      rows: as many cells as columns each; None where there is no number.
-      caption: explanation, below the table.
+      title: title above the table; empty for the main table.
+      columns: names of the columns. The first is the column of row labels; its name is
+        not shown if it is "row".
+      units: unit of each column: ``"%"``, ``"points"``, ``"nats"`` or empty.
+      rows: rows with a cell for each column; None where there is no number.
+      caption: explanation below the table.
     """
 
     title: str = ""
@@ -73,10 +74,10 @@ class System:
     """Row of the table of neighboring systems.
 
     Attributes:
-      name: with its paper, in Markdown.
-      works: "yes", or the part that does.
+      name: name of the system with its paper, in Markdown.
+      works: "yes", or the part that works.
       where: modules, presets and notebooks, in Markdown.
-      measured: the main numbers in a sentence or two.
+      measured: main numbers, in a sentence or two.
     """
 
     name: str
@@ -90,25 +91,25 @@ class Result:
     """Published experiment: the content of ``experiments/results/NAME.json``.
 
     Attributes:
-      name: of the preset or benchmark, and of the file.
+      name: name of the preset or benchmark, and of the file.
       group: section of ``RESULTS.md``.
-      title: one line.
-      claim: the question or claim that the experiment is about.
+      title: title in one line.
+      claim: question or claim that the experiment is about.
       command: shell command that repeats the measurement.
-      date: of the measurement, ``YYYY-MM-DD``; empty if not measured.
+      date: date of the measurement, ``YYYY-MM-DD``; empty if not measured.
       device: machine, in words.
-      versions: of unlearn_jax, Python and JAX.
-      commit: of the measuring code, if published before digests were stored.
-      code: digest of the measuring code, of
-        :mod:`unlearn_jax.pipeline.code_digest`; empty if unknown.
-      checked: digest of later code, whose numbers in a smaller run are equal; empty if
-        there is none. Written by ``experiments/benchmarks/same_numbers.py``.
+      versions: versions of unlearn_jax, Python and JAX.
+      commit: commit of the measuring code, if published before digests were stored.
+      code: digest of the measuring code by :mod:`unlearn_jax.pipeline.code_digest`;
+        empty if unknown.
+      checked: digest of later code, under which a smaller run gives the same numbers;
+        empty if there is none. Written by ``experiments/benchmarks/same_numbers.py``.
       settings: digest of the configuration; empty if published before it was stored.
       time: duration and peak memory, in words.
       seeds: runs, seeds and sizes, in words.
-      tables: the numbers.
+      tables: tables of the numbers.
       chosen: hyperparameters that a search chose, by row, or a remark on choices.
-      published: what the source reports.
+      published: results that the source reports, in words.
       reading: findings, one sentence or paragraph each.
       notes: caveats, and disagreements between earlier copies.
       system: row of the table of neighboring systems, if any.
@@ -151,7 +152,7 @@ def folder() -> pathlib.Path:
     """Return ``experiments/results`` of a checkout, or of the installed package.
 
     Raises:
-      InputError: there is none.
+      InputError: there is no such folder.
     """
     package = pathlib.Path(__file__).resolve().parents[1]
     for experiments in (package.parent / "experiments", package / "experiments"):
@@ -164,10 +165,10 @@ def read_result(path: pathlib.Path) -> Result:
     """Read one published result.
 
     Args:
-      path: of the JSON file.
+      path: path of the JSON file.
 
     Raises:
-      InputError: a file of another layout.
+      InputError: the file has another layout.
     """
     data = json.loads(
         path.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal
@@ -187,7 +188,7 @@ def published_time(name: str) -> str:
     """Return time, machine and date of a published result; empty without a time.
 
     Args:
-      name: of the preset.
+      name: name of the preset.
     """
     try:
         path = folder() / f"{name}.json"
@@ -205,7 +206,7 @@ def published_plan(name: str) -> str:
     """Return the published plan of a preset on pods; empty without one.
 
     Args:
-      name: of the preset.
+      name: name of the preset.
     """
     try:
         path = folder() / "compiled.json"
@@ -256,11 +257,11 @@ def _cell_from_json(cell: Any) -> Cell:
 
 
 def write_result(result: Result, path: pathlib.Path) -> None:
-    """Write one published result, each row of a table on a line.
+    """Write one published result, with each row of a table on its own line.
 
     Args:
-      result: to write.
-      path: of the JSON file.
+      result: result to write.
+      path: path of the JSON file.
     """
     lines = [f'{{"schema": {SCHEMA}']
     for field in dataclasses.fields(result):
@@ -309,7 +310,7 @@ def read_results(path: pathlib.Path | None = None) -> dict[str, Result]:
     """Read all published results, by name.
 
     Args:
-      path: their folder; that of :func:`folder` if None.
+      path: folder of the results; that of :func:`folder` if None.
     """
     files = sorted((path or folder()).glob("*.json"))
     return {file.stem: read_result(file) for file in files}
@@ -323,7 +324,7 @@ def parse_cell(text: str) -> Cell:
     """Return the number in a cell's text; other text unchanged, None for a dash.
 
     Args:
-      text: of a cell.
+      text: text of a cell.
 
     >>> str(parse_cell("50.10 ± 1.00 [49.00, 51.26]"))
     '50.10 ± 1.00 [49.00, 51.26]'

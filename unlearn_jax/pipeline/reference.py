@@ -1,4 +1,4 @@
-"""API reference: HTML pages of every public module, from the docstrings by pdoc."""
+"""API reference: HTML pages of every public module, made from docstrings by pdoc."""
 
 import builtins
 import os
@@ -32,7 +32,8 @@ def render_reference(to: str | os.PathLike[str]) -> pathlib.Path:
     folder = pathlib.Path(os.path.expanduser(to))
     convert = docstrings.convert
     names: Any = builtins
-    # optax.OptState names chex's ArrayTree as text, in a module without that name.
+    # optax.OptState names chex's ArrayTree as a string, in a module that does not
+    # define it.
     names.ArrayTree = chex.ArrayTree
     docstrings.convert = lambda text, *rest: convert(readable(text), *rest)
     try:
@@ -45,13 +46,13 @@ def render_reference(to: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def readable(docstring: str) -> str:
-    r"""Return a docstring whose tables and short references pdoc understands.
+    r"""Return a docstring whose tables and shortened references pdoc understands.
 
-    A table between lines of ``===`` becomes a block of code, and the tilde of a
-    reference to a short name goes.
+    A table between lines of ``===`` becomes a block of code. The tilde that shortens a
+    reference is removed.
 
     Args:
-      docstring: without its indentation.
+      docstring: docstring without its indentation.
 
     >>> print(readable("==  ==\n1   2\n==  ==\n:func:`~a.b`"))
     ```text
@@ -81,7 +82,7 @@ def readable(docstring: str) -> str:
 
 
 def _tables(lines: list[str], borders: list[int]) -> list[tuple[int, int]]:
-    """Return the first and last line of each table: it ends before an empty line."""
+    """Return the first and last line of each table; an empty line ends a table."""
     tables = []
     start = None
     for i in borders:

@@ -1,4 +1,4 @@
-"""Studies: variants of one run, each in a folder of its own, with shared models."""
+"""Studies: variants of one run, each in its own folder, with shared models."""
 
 import dataclasses
 import os
@@ -25,21 +25,21 @@ def run_study(
     """Run every variant, each in a sub-folder, and compare their tables.
 
     Args:
-      variants: by name.
-      workdir: the study's folder; models are kept in its folder ``banks`` unless a
+      variants: configurations by name of the variant.
+      workdir: folder of the study; models are kept in its folder ``banks`` unless a
         configuration names another one.
-      preset: name for the reports.
-      parts: by variant, a user's ``splits``, ``model`` and ``loss_fn``, arguments of
-        :func:`unlearn_jax.pipeline.run`.
-      events: folder for TensorBoard events, a sub-folder for each variant; see
+      preset: name of the preset, for the reports.
+      parts: user's ``splits``, ``model`` and ``loss_fn`` by name of the variant, as
+        arguments of :func:`unlearn_jax.pipeline.run`.
+      events: folder for TensorBoard events, with a sub-folder for each variant; see
         :func:`unlearn_jax.pipeline.run`.
 
     Returns:
-      Every variant's results; nothing in all but the first of several processes.
+      Results by name of the variant; empty in every process but the first.
 
     Raises:
-      InputError: as :func:`unlearn_jax.pipeline.run`.
-      ReportError: as :func:`unlearn_jax.pipeline.run`, after all variants.
+      InputError: see :func:`unlearn_jax.pipeline.run`.
+      ReportError: see :func:`unlearn_jax.pipeline.run`; raised after all variants.
     """
     from unlearn_jax.pipeline.report.study import write_study
 
@@ -62,11 +62,11 @@ def run_study(
                     write_study(results, folder)
                     faults.pop("", None)
                 except Exception as error:
-                    # the variants to come are not lost to a figure
+                    # a figure that fails must not stop the variants that follow
                     line = first_line(error)
                     faults[""] = f"the study's report cannot be written: {line}"
-            # A process can map only so many compiled programs, and the next variant
-            # needs others.
+            # A process can hold a limited number of compiled programs, and the next
+            # variant needs others.
             clear_programs()
     if faults:
         raise ReportError("; ".join(faults.values()), results)

@@ -1,10 +1,11 @@
 """Choice of hyperparameters, on originals and forget sets that no table reports.
 
 A row's hyperparameters are searched one after the other, each at the best values of
-those before it and the published values of those behind it, so that a method with two
-has as many rates to choose from as a method with one. Every trial is run on the same
-problems and measured as the table's rows are; the one with the lowest mean Avg Gap is
-taken, and a trial that diverged on any problem is not. Every trial is kept.
+those before it and at the published values of those after it. So a method with two
+hyperparameters tries as many values of the first as a method with one. Every trial runs
+on the same problems and is measured like the rows of the table. The trial with the
+lowest mean Avg Gap is chosen; a trial that diverged on any problem never is. All trials
+are stored.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.types import InputError
 
 REPLICATES = 100
-"""Bootstrap replicates for a trial."""
+"""Number of bootstrap replicates for a trial."""
 
 Options = dict[str, Any]
 """Hyperparameters by name."""
@@ -41,14 +42,14 @@ Options = dict[str, Any]
 def tuning_plan(plan: Plan) -> Plan | None:
     """Return the run to tune on: other originals and forget sets of the same data.
 
-    Network, recipe and references are the same. Its forget sets share no sample with a
-    reported one where the training set is large enough for that.
+    Network, recipe and references are the same. Its forget sets share no sample with
+    the reported ones if the training set is large enough.
 
     Args:
-      plan: of the reported run.
+      plan: plan of the reported run.
 
     Returns:
-      None where nothing is to be tuned.
+      The plan; None if nothing is to be tuned.
 
     Raises:
       InputError: originals or forget sets that the table reports, or nothing to tune
@@ -97,7 +98,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
 
 
 def _other_classes(plan: Plan) -> tuple[int, ...]:
-    """Return classes to forget while tuning: none that is reported."""
+    """Return classes to forget while tuning, none of which is reported."""
     reported = set(plan.forgetting.classes)
     together = plan.forgetting.together
     wanted = len(reported) if together else 2
@@ -122,8 +123,8 @@ def shared_samples(plan: Plan, tuning_run: Plan) -> float:
     """Return the fraction of the search's samples that are also in a reported set.
 
     Args:
-      plan: of the reported run.
-      tuning_run: of the tuning.
+      plan: plan of the reported run.
+      tuning_run: plan of the search.
     """
     is_shared = tuning_run.forget & plan.forget.any(0)
     return float(is_shared.sum() / tuning_run.forget.sum())
@@ -133,7 +134,7 @@ def check_tuning(plan: Plan) -> None:
     """Raise on a search that cannot work, before anything is trained.
 
     Args:
-      plan: of the reported run.
+      plan: plan of the reported run.
 
     Raises:
       InputError: see :func:`tuning_plan` and :func:`draw_rounds`.
@@ -144,14 +145,14 @@ def check_tuning(plan: Plan) -> None:
 
 
 def unsearched_rows(plan: Plan) -> list[str]:
-    """Return the rows whose hyperparameters are taken as given while others' are tuned.
+    """Return the rows that keep their given hyperparameters while others are tuned.
 
     Args:
-      plan: of the reported run.
+      plan: plan of the reported run.
 
     Returns:
-      Names of rows; none where nothing is searched. Rows without hyperparameters have
-      nothing to search.
+      Names of rows; empty if nothing is searched. Rows without hyperparameters are left
+      out, because they have nothing to search.
     """
     if not plan.tuning.trials or not any(row.space for row in plan.rows.values()):
         return []
@@ -163,16 +164,16 @@ def unsearched_rows(plan: Plan) -> list[str]:
 
 
 def draw_rounds(plan: Plan, name: str) -> dict[str, list[Any]]:
-    """Return the values to try of each of a row's hyperparameters, in their order.
+    """Return the values to try for each hyperparameter of a row, in search order.
 
     Args:
-      plan: gives the row and the number of trials.
-      name: of the row.
+      plan: plan with the row and the number of trials.
+      name: name of the row.
 
     Returns:
-      By hyperparameter the published value, then the others: ``trials`` in all of the
-      first, as many without the published one of the rest. Empty for a row that is not
-      searched.
+      Values by hyperparameter, the published value first. The first hyperparameter has
+      ``trials`` values, the others have ``trials`` in addition to the published one.
+      Empty for a row that is not searched.
 
     Raises:
       InputError: unknown hyperparameters, or values that the method refuses.
@@ -183,7 +184,7 @@ def draw_rounds(plan: Plan, name: str) -> dict[str, list[Any]]:
     for option, candidates in row.space.items():
         if option not in known:
             raise InputError(
-                f"row {name!r} searches {option!r}, which is no hyperparameter of"
+                f"row {name!r} searches {option!r}, which is not a hyperparameter of"
                 f" {row.name!r}"
             )
         is_range = isinstance(candidates, Mapping)
@@ -210,7 +211,7 @@ class Search:
     """Search of the hyperparameters of all rows.
 
     Attributes:
-      plan: of the search.
+      plan: plan of the search.
       rows: names of the rows that are searched.
     """
 
@@ -223,11 +224,11 @@ class Search:
     def artifacts(self, name: str) -> list[Artifact]:
         """Return the artifacts of a row's trials.
 
-        Those of the second and later hyperparameters depend on the results of the
-        ones before: these are at the published values instead.
+        Trials of the second and later hyperparameters depend on results of earlier
+        trials. Here the earlier hyperparameters have their published values instead.
 
         Args:
-          name: of the row.
+          name: name of the row.
         """
         rounds = draw_rounds(self.plan, name)
         best = {option: levels[0] for option, levels in rounds.items()}
@@ -238,9 +239,9 @@ class Search:
         return made
 
     def run(self, shared: float) -> records.Tuning:
-        """Run and measure every row's trials, and take the best of each.
+        """Run and measure the trials of every row, and choose the best of each.
 
-        The originals and the retrained models of the search are trained.
+        The originals and the retrained models of the search must be trained already.
 
         Args:
           shared: fraction of the samples tuned on that are also in a reported set.
@@ -300,8 +301,8 @@ class Search:
         """Return the logits over the pool of every trial's runs.
 
         Args:
-          name: of the row.
-          trials: hyperparameters of each.
+          name: name of the row.
+          trials: hyperparameters of each trial.
         """
         num_runs = len(self.plan.runs)
         logits: dict[int, list[np.ndarray]] = {}
@@ -315,7 +316,7 @@ class Search:
     def _trials(
         self, name: str, trials: list[Options]
     ) -> list[tuple[Artifact, list[int]]]:
-        """Return artifacts of trials that share their choices, and their positions."""
+        """Return artifacts, each of trials with equal choices, and their positions."""
         plan = self.plan
         row = plan.rows[name]
         ranges = [key for key in row.space if isinstance(row.space[key], Mapping)]
@@ -350,13 +351,16 @@ class Search:
 def _round(
     rounds: Mapping[str, list[Any]], option: str, best: Options, *, is_first: bool
 ) -> list[Options]:
-    """Return the trials of one hyperparameter, the published value in the first."""
+    """Return a hyperparameter's trials; the first round includes the published value.
+
+    Later rounds leave it out, because an earlier trial has it already.
+    """
     levels = rounds[option] if is_first else rounds[option][1:]
     return [{**best, option: level} for level in levels]
 
 
 def _best(trials: list[records.Trial]) -> int | None:
-    """Return the position of the lowest Avg Gap, None if every trial diverged."""
+    """Return the position of the lowest Avg Gap; None if every trial diverged."""
     gaps = [
         trial.metrics["avg_gap"].mean if trial.metrics else np.inf for trial in trials
     ]
@@ -364,12 +368,12 @@ def _best(trials: list[records.Trial]) -> int | None:
 
 
 def known_artifacts(plan: Plan, search: Search | None = None) -> list[Artifact]:
-    """Return the artifacts of a run that are known before any is made, in order.
+    """Return the artifacts of a run that are known before any is computed, in order.
 
     Args:
-      plan: of the run.
-      search: of the hyperparameters; the rows that it searches are not known, but
-        their trials.
+      plan: plan of the run.
+      search: search of hyperparameters; the final models of the rows that it searches
+        are not known, so the artifacts of their trials are returned.
     """
     artifacts = [plan.originals.artifact]
     if plan.num_references:
@@ -406,7 +410,7 @@ def _both_oracles(plan: Plan, pool: AuditPool) -> dict[str, Measured]:
 def _measure_trial(
     pool: AuditPool, oracle: Mapping[str, Measured], runs: list[np.ndarray]
 ) -> dict[str, Measured]:
-    """Return a trial's metrics and gaps; none if it diverged."""
+    """Return a trial's metrics and gaps; empty if it diverged."""
     metrics, _ = measure_row(pool, runs)
     return metrics | measure_gaps(pool, metrics, oracle) if metrics else {}
 
@@ -414,7 +418,7 @@ def _measure_trial(
 def _estimates(
     pool: AuditPool, measured: Mapping[str, Measured]
 ) -> dict[str, Estimate]:
-    """Return the estimates of a trial that are stored."""
+    """Return the stored estimates of a trial."""
     if not measured:
         return {}
     units = {metric.key: metric.unit for metric in pool.table.metrics}

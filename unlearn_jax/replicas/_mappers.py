@@ -29,16 +29,18 @@ class Mapper(NamedTuple):
     """Way to apply a function to each of ``M`` models.
 
     Attributes:
-      name: for reports, such as ``"pmap[2] x map"``.
-      place: puts shared data on the devices, once: ``shared -> placed``.
-      lift: ``fun -> mapped``,
+      name: name in reports, such as ``"pmap[2] x map"``.
+      place: function ``shared -> placed`` that puts shared data on the devices, once.
+      lift: function ``fun -> mapped``, where
         ``mapped(carry [M, ...], item [M, ...], placed) -> (carry, out)``; the carry is
         donated.
-      shards: parts that every batch of a training step is divided into; 1 for none.
-      fetch: turns a function that reads batches into one that divides them.
-      place_data: puts a training set on the devices, once; ``place`` by default.
-      lift_training: ``lift`` of functions that read a placed training set through
-        ``fetch`` alone; ``lift`` by default.
+      shards: number of parts that every training batch is divided into; 1 for no
+        division.
+      fetch: function that turns a reader of batches into one that divides them.
+      place_data: function that puts a training set on the devices, once; ``place`` by
+        default.
+      lift_training: ``lift`` for functions that read a placed training set only through
+        ``fetch``; ``lift`` by default.
     """
 
     name: str
@@ -55,9 +57,9 @@ class Mapper(NamedTuple):
 def _body(form: str, fun: OneModel) -> OneModel:
     """Return ``fun`` of one model as a traceable function of a stack.
 
-    Of a stack of one model where the form is ``loop``. The form ``auto`` maps what
-    holds convolutions: mapped at once, they become grouped ones, which GPUs compute at
-    a fraction of the speed of plain ones.
+    With the form ``loop`` the stack has one model. The form ``auto`` is ``map`` for
+    functions with convolutions and ``vmap`` for others: ``vmap`` makes grouped
+    convolutions, which GPUs compute at a fraction of the speed of plain ones.
     """
     if form == "auto":
         at_once = _body("vmap", fun)
@@ -92,7 +94,7 @@ def _body(form: str, fun: OneModel) -> OneModel:
 
 
 def _slots(mapped: OneModel, size: int) -> OneModel:
-    """Return the Python loop over a stack, ``size`` models at a time."""
+    """Return a Python loop over a stack, ``size`` models at a time."""
 
     def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
         models = jax.tree.leaves((carry, item))[0].shape[0]
@@ -119,36 +121,39 @@ def mapper(
 
     Args:
       form: ``loop`` is a jitted call per model, ``map`` one program that goes through
-        them with ``lax.map``, ``vmap`` one program that does all at once. ``auto``
-        is ``map`` on CPU (measured: 32 times the speed of ``vmap`` for a small CNN).
-        Elsewhere, where no form has been timed, it is ``map`` for programs with
-        convolutions (``vmap`` makes GPUs compute grouped ones, and needs more memory),
-        ``vmap`` for others. ``split`` is ``loop`` with every batch divided over all
-        devices.
-      num_models: ``M``; no more devices than models are used, but by ``split``.
-      devices: local devices to spread the models over, not with ``across_hosts``; all
-        of them by default, 1 for none. A mapper's name says ``pmap``: it is a jitted
-        ``shard_map`` over a mesh, JAX's successor of ``pmap``. ``M`` need not be a
-        multiple: the last model is repeated as padding and its copies are dropped.
-      split: devices that each batch of a training step is divided over (data
+        the models with ``lax.map``, ``vmap`` one program that computes all at once.
+        ``auto`` is ``map`` on CPU (measured for a small CNN with the same convolution:
+        5.4 times the speed of ``vmap``). On other platforms, where no form has been
+        timed, it is ``map`` for programs with convolutions (``vmap`` makes grouped
+        convolutions, which are slow on GPUs, and needs more memory) and ``vmap`` for
+        others. ``split`` is ``loop`` with every batch divided over all devices.
+      num_models: ``M``. No more devices than models are used, except with a split or
+        ``across_hosts``.
+      devices: number of local devices to spread the models over, not with
+        ``across_hosts``; None for all, 1 to not spread them. A mapper's name says
+        ``pmap``, but it is a jitted ``shard_map`` over a mesh, JAX's successor of
+        ``pmap``. ``M`` need not be a multiple of the number: the last model is repeated
+        as padding, and its copies are dropped.
+      split: number of devices that each training batch is divided over (data
         parallelism, for models that fill a device). The mesh then has two axes, models
-        and batches. Equal to the others to rounding, since gradients are summed in
-        another order. Everything but training (attacks, predictions) runs on the
-        devices of a model alike.
-      shard_data: the images of a training set are divided over the devices in place of
-        being on each; every device sends the others the rows of their batches, with
-        the same bits. For data sets that do not fit. All else (attacks, methods,
-        predictions) has images over the devices of a model, where ``split`` divides
-        their number.
-      across_hosts: the mesh is over the devices of all processes, which make the same
-        calls with the same arguments (JAX's distributed runtime). Losses and logits
-        are returned to each; states stay on the devices (:func:`to_host`).
+        and batches. The result equals that of other mappers up to rounding, because
+        gradients are summed in another order. Everything but training (attacks,
+        predictions) is computed by all devices of a model in the same way.
+      shard_data: whether to divide the images of a training set over the devices
+        instead of copying them to each, for data sets that do not fit. Every device
+        sends the others the rows of their batches; the result has the same bits.
+        Everything but training (attacks, methods, predictions) has its images divided
+        over the devices of a model, if ``split`` divides their number.
+      across_hosts: whether the mesh spans the devices of all processes, which must make
+        the same calls with the same arguments (JAX's distributed runtime). Every
+        process receives losses and logits; states stay on the devices
+        (:func:`to_host`).
 
     Returns:
       The mapper.
 
     Raises:
-      InputError: unknown form, or a number of devices that is not there.
+      InputError: an unknown form, or a number of devices that is not available.
     """
     if form == "auto" and targets.platform() == "cpu":
         form = "map"
@@ -178,7 +183,7 @@ def mapper(
         )
     models = count // split
     if not across_hosts:
-        # of all processes each needs a device, those without a model that of a padding
+        # otherwise every process must have a device in the mesh, if only for padding
         models = min(models, num_models)
     name = f"pmap[{models}] x {form}"
     if split > 1:
@@ -191,7 +196,7 @@ def mapper(
 
 @lru_cache(maxsize=64)
 def _on_one(form: str, target: targets.Target | None) -> Mapper:
-    """Return the mapper on the first device of a target, None for this machine."""
+    """Return the mapper on the first device of a target (None for this machine)."""
     del target
 
     def lift(fun: OneModel) -> OneModel:
@@ -215,11 +220,11 @@ def _on_one(form: str, target: targets.Target | None) -> Mapper:
 def _on_mesh(
     form: str, devices: tuple[Any, ...], split: int, name: str, shard_data: bool
 ) -> Mapper:
-    """Return the mapper over a mesh of models, and of the parts of their batches.
+    """Return the mapper over a mesh with an axis of models and one of batch parts.
 
-    The axis of the models is manual: no device hears of another one's, but for rows of
-    a sharded data set. That of the batches is XLA's, which divides what reads them and
-    sums their gradients.
+    The axis of models is manual: along it, devices exchange nothing but rows of a
+    sharded data set. The axis of batch parts is automatic: XLA divides the operations
+    on a batch and sums the gradients of its parts.
     """
     count = len(devices) // split
     grid = np.array(devices).reshape(count, split)
@@ -227,7 +232,7 @@ def _on_mesh(
     models = NamedSharding(mesh, PartitionSpec("models"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     rows = PartitionSpec(BATCH_AXIS)
-    # a data set's images by their rows, its labels everywhere
+    # images of a data set are divided by rows; its labels are on every device
     axes = ("models", BATCH_AXIS) if split > 1 else "models"
     by_rows = Dataset(NamedSharding(mesh, PartitionSpec(axes)), everywhere)
     own_rows = Dataset(PartitionSpec("models"), PartitionSpec())
@@ -274,7 +279,7 @@ def _on_mesh(
         return run
 
     def by_size(shared: PyTree) -> PyTree:
-        """Return the shardings of shared arrays: images over the parts of a batch."""
+        """Return shardings of shared arrays: images over the axis of batch parts."""
 
         def sharding(leaf: Any) -> NamedSharding:
             shape = np.shape(leaf)
@@ -317,7 +322,7 @@ def _on_mesh(
 
 
 def _place_rows(shardings: Dataset, data: Dataset) -> Dataset:
-    """Put a data set on devices by shardings of its images' rows and its labels."""
+    """Put a data set on devices, with a sharding for images and one for labels."""
     num_rows = len(data.labels)
     count = len(shardings.images.device_set)
     shape = (num_rows + -num_rows % count, *data.images.shape[1:])
@@ -326,7 +331,7 @@ def _place_rows(shardings: Dataset, data: Dataset) -> Dataset:
         return Dataset(np.broadcast_to(one, shape), data.labels)
 
     def read(index: Any) -> np.ndarray:
-        # of a memory-mapped file only the rows of one device at a time
+        # of a memory-mapped file, this reads the rows of one device at a time
         part = np.asarray(data.images[index[0]])
         start, stop, _ = index[0].indices(shape[0])
         missing = stop - start - len(part)
@@ -337,9 +342,9 @@ def _place_rows(shardings: Dataset, data: Dataset) -> Dataset:
 
 
 def _exchange(data: Dataset, index: Array) -> Array:
-    """Return the images of a batch, on each device, from the devices that hold them.
+    """Return each device's images of a batch, sent by the devices that hold them.
 
-    A data set has its rows divided over the mesh's axis of models.
+    The rows of the data set are divided over the mesh's axis of models.
     """
     num_rows = len(data.images)
     wanted = lax.all_gather(index, "models")
@@ -348,12 +353,12 @@ def _exchange(data: Dataset, index: Array) -> Array:
     images = data.images[jnp.clip(local, 0, num_rows - 1)]
     mask = is_own.reshape(is_own.shape + (1,) * (images.ndim - 2))
     parts = lax.all_to_all(jnp.where(mask, images, 0), "models", 0, 0)
-    # of each image one part is not zero
+    # each image is nonzero in one part only, that of the device that holds it
     return jnp.sum(parts, 0, dtype=parts.dtype)
 
 
 def _pad(count: int, tree: PyTree) -> PyTree:
-    """Return ``[M, ...] -> [P, ...]`` for the next multiple ``P`` of ``count``.
+    """Pad leaves ``[M, ...]`` to ``[P, ...]``, the next multiple ``P`` of ``count``.
 
     The last model is repeated as padding.
     """
@@ -363,7 +368,7 @@ def _pad(count: int, tree: PyTree) -> PyTree:
         places = np.minimum(np.arange(models + -models % count), models - 1)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf[places]
-        # padding repeats a key, which the checker of key reuse would refuse
+        # padding repeats a key, which JAX's check of key reuse would refuse
         data = jax.random.key_data(leaf)[places]
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
@@ -371,7 +376,7 @@ def _pad(count: int, tree: PyTree) -> PyTree:
 
 
 def on_first(tree: PyTree) -> PyTree:
-    """Copy what an earlier call left on other devices to the first one."""
+    """Copy arrays that an earlier call left on other devices to the first device."""
     device = jax.local_devices()[0]
 
     def copy(leaf: Any) -> Any:
@@ -393,11 +398,11 @@ def map_models(
     """Return ``fun(item, shared)`` for each model's item.
 
     Args:
-      mapper: for ``M`` models.
-      fun: pure and traceable, of one item; a second call with the same function
-        compiles nothing.
-      items: leaves ``[M, ...]``.
-      shared: passed to every call, not yet placed.
+      mapper: mapper of ``M`` models.
+      fun: pure, traceable function of one item and the shared data; a second call with
+        the same function compiles nothing.
+      items: pytree with leaves ``[M, ...]``.
+      shared: data passed to every call, not yet placed.
 
     Returns:
       The results, stacked: leaves ``[M, ...]``.
@@ -415,11 +420,12 @@ def _lifted(mapper: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Return arrays as NumPy, on every process those of all processes' devices.
+    """Return whole arrays as NumPy arrays, on every process.
 
     Args:
-      tree: leaves on devices of this process, or over those of several
-        (``across_hosts`` of :func:`mapper`), which all call this.
+      tree: pytree whose leaves are on devices of this process, or divided over the
+        devices of several processes (``across_hosts`` of :func:`mapper`). In the second
+        case every process must call this function.
     """
 
     def fetch(leaf: Any) -> np.ndarray:

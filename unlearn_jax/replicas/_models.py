@@ -103,20 +103,20 @@ def fit_many(
     given.
 
     Args:
-      keys: ``[M]``, one per model.
-      model: the architecture they share.
-      data: ``[N]`` samples they share.
-      member: ``[M, N]`` bool, each with at least one True.
+      keys: ``[M]`` PRNG keys, one per model.
+      model: architecture of all models.
+      data: ``[N]`` samples for all models.
+      member: ``[M, N]`` bool, each row with at least one True.
       recipe: epochs, batches, optimizer and augmentation.
-      mapper: for ``M`` models; the default for the backend if None.
-      state: stacked state to resume from, all its epochs equal; its buffers are
-        donated. Fresh if None.
+      mapper: mapper of ``M`` models; None for the default of the backend.
+      state: stacked state to resume from, with equal epochs; its buffers are donated.
+        None for a new state.
       loss_fn: the objective; mean cross-entropy by default.
-      num_batches: steps per epoch; give it when models are trained group by group, so
-        that all groups agree.
+      num_batches: steps per epoch. Give it if models are trained group by group, so
+        that all groups take the same number.
       epochs_per_call: epochs per compiled call; does not change the result.
-      callback: called after every call with the stacked state and the losses
-        ``[M, epochs]`` of the call.
+      callback: function that is called after every call with the stacked state and the
+        losses ``[M, epochs]`` of the call.
 
     Returns:
       The stacked last state, and the mean loss of each epoch of this call
@@ -162,7 +162,7 @@ def fit_many(
     for epoch, num_epochs in zip(starts, lengths, strict=True):
         times = 1
         if REHEARSAL.is_on:
-            # the first call of each length stands for all
+            # the first call of each length stands for all of them
             if num_epochs in lengths[: starts.index(epoch)]:
                 continue
             times = lengths.count(num_epochs)
@@ -181,15 +181,15 @@ def _without_models(leaf: Array) -> jax.ShapeDtypeStruct:
 
 
 PART_BYTES = 2**31
-"""Most bytes of images that :func:`predict_many` puts on a device at a time."""
+"""Largest size in bytes of the images that :func:`predict_many` puts on a device."""
 
 
 class References(NamedTuple):
     """Reference models of a membership attack.
 
     Attributes:
-      variables: stacked, leaves ``[M, ...]``.
-      member: ``[M, N]`` bool, the samples of the pool that each was trained on.
+      variables: stacked variables, with leaves ``[M, ...]``.
+      member: ``[M, N]`` bool, the samples of the pool that each model was trained on.
     """
 
     variables: Variables
@@ -209,18 +209,18 @@ def fit_references(
     """Train reference models, each on half of the pool of training and test samples.
 
     Args:
-      key: split into one for each model.
-      model: the architecture of the audited model.
-      splits: its data; see :func:`unlearn_jax.data.pool`.
-      recipe: of the audited model, so that the references stand for it.
-      num_models: ``M``, even: every sample is in exactly half of the references.
-      seed: of the membership design, see :func:`unlearn_jax.data.membership_design`.
-      mapper: for ``M`` models; the default for the backend if None.
+      key: PRNG key, split into one for each model.
+      model: architecture of the audited model.
+      splits: data of the audited model; see :func:`unlearn_jax.data.pool`.
+      recipe: recipe of the audited model, so that the references resemble it.
+      num_models: ``M``, even: every sample is in exactly half of the training sets.
+      seed: seed of :func:`unlearn_jax.data.membership_design`.
+      mapper: mapper of ``M`` models; None for the default of the backend.
 
     Returns:
-      The references, for :func:`unlearn_jax.pipeline.audit_models`; by hand,
-      :func:`unlearn_jax.audit.shadow_signals` and :func:`unlearn_jax.audit.rmia` take
-      their fields.
+      The references, for :func:`unlearn_jax.pipeline.audit_models`. Without a pipeline,
+      pass their fields to :func:`unlearn_jax.audit.shadow_signals` and
+      :func:`unlearn_jax.audit.rmia`.
 
     Raises:
       InputError: an odd number of models, or batches that the mapper cannot divide.
@@ -247,7 +247,7 @@ def _creator(
 def _advance(
     mapper: Mapper, loss_fn: LossFn, recipe: Recipe, num_batches: int, num_epochs: int
 ) -> OneModel:
-    """Return the compiled epochs of one recipe, kept for the next group of models."""
+    """Return the compiled epochs of one recipe, cached for the next group of models."""
     one = partial(
         train_epochs,
         loss_fn,
@@ -277,18 +277,18 @@ def predict_many(
     """Return the logits of every model for every image, in evaluation mode.
 
     Args:
-      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, of one model.
-      variables: stacked, leaves ``[M, ...]``.
-      images: ``[N, ...]`` uint8 or float32 in [0, 1], shared; on the devices in parts
-        of at most 2 GiB.
-      mapper: for ``M`` models; the default for the backend if None.
-      batch_size: images at a time.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]`` of one model.
+      variables: stacked variables, with leaves ``[M, ...]``.
+      images: ``[N, ...]`` uint8 or float32 in [0, 1], the same for all models; put on
+        the devices in parts of at most 2 GiB.
+      mapper: mapper of ``M`` models; None for the default of the backend.
+      batch_size: number of images at a time.
 
     Returns:
       ``[M, N, C]`` float32, on the host.
 
     Raises:
-      InputError: a model in place of its function, or unusable images.
+      InputError: a model instead of its apply function, or unusable images.
     """
     check_apply_fn(apply_fn)
     images = np.asarray(images) if isinstance(images, list | tuple) else images
@@ -316,7 +316,7 @@ def predict_many(
     if len(parts) == 1:
         logits = parts[0]
     elif REHEARSAL.is_on:
-        # zeros that take no memory
+        # broadcast zeros take no memory
         shape = (len(parts[0]), num_images, parts[0].shape[2])
         logits = np.broadcast_to(np.zeros((), parts[0].dtype), shape)
     else:

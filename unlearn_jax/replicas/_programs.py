@@ -1,4 +1,4 @@
-"""Programs compiled once for their arguments, and rehearsals, which only compile."""
+"""Programs compiled once per signature, and rehearsals, which only compile."""
 
 import contextlib
 import os
@@ -25,19 +25,20 @@ _SWITCHES = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
 )
-"""Switches of JAX, set for a thread or for all, that change what is traced."""
+"""JAX options, set globally or for a thread, that change what is traced."""
 
 
 class Program:
     """Jitted function, compiled once for each signature of its arguments.
 
-    In a :func:`rehearsal` a call compiles only, and returns zeros. So a thread can
-    compile what another one is going to call; whoever comes second waits.
+    In a :func:`rehearsal`, a call only compiles the function and returns zeros. So one
+    thread can compile a program that another thread will call. If both need it at the
+    same time, the second one waits for the first.
 
     Args:
-      jitted: from ``jax.jit``.
-      places: sharding of each argument, which is moved there, or a function that gives
-        it; None leaves them.
+      jitted: result of ``jax.jit``.
+      places: sharding that each argument is moved to, or a function from the argument
+        to that sharding; None to leave all arguments where they are.
     """
 
     def __init__(self, jitted: Any, places: Sequence[Any] | None = None) -> None:
@@ -48,7 +49,7 @@ class Program:
         _programs.add(self)
 
     def __call__(self, *args: PyTree) -> PyTree:
-        """Return what the function returns."""
+        """Return the result of the function, or zeros in a rehearsal."""
         if REHEARSAL.watch is not None:
             return jax.tree.map(zeros, REHEARSAL.watch(self._jitted, self.shapes(args)))
         leaves, structure = jax.tree.flatten(args)
@@ -78,10 +79,10 @@ class Program:
         ]
 
     def shapes(self, args: PyTree) -> PyTree:
-        """Return shapes, types and places of arguments, on the devices of the target.
+        """Return shapes, types and shardings of arguments, on the target's devices.
 
         Args:
-          args: arrays, or their shapes.
+          args: arrays or their shapes.
         """
 
         def shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
@@ -103,7 +104,7 @@ class Program:
             return self._compiled[signature]
         began = time.perf_counter()
         with self._lock:
-            # as compilation, for whoever times this thread
+            # the wait counts as compilation when this thread is timed
             waited = time.perf_counter() - began
             jax.monitoring.record_event_duration_secs(WAITED, waited)
             if signature not in self._compiled:
@@ -124,17 +125,20 @@ _programs: "weakref.WeakSet[Program]" = weakref.WeakSet()
 
 
 def clear_programs() -> None:
-    """Free all compiled programs, of which a process can hold only so many."""
+    """Free all compiled programs: a process can hold a limited number of them."""
     for program in list(_programs):
         program.clear()
     jax.clear_caches()
 
 
 def compiler_options(lowered: Any) -> dict[str, Any] | None:
-    """Return LLVM's first level for programs without convolutions, on a CPU.
+    """Return options that choose LLVM level 1 for CPU programs without convolutions.
 
-    They compile in four fifths of the time, and run as fast, with the same bits
-    (measured); a ResNet takes 7% longer.
+    Such programs then compile in four fifths of the time, and run as fast, with the
+    same bits (measured). A ResNet would run 7% longer. None stands for the default.
+
+    Args:
+      lowered: lowered program.
     """
     is_chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     if is_chosen or targets.platform() != "cpu":
@@ -145,20 +149,28 @@ def compiler_options(lowered: Any) -> dict[str, Any] | None:
 
 
 WAITED = "/jax/core/compile/waited_for_another_thread"
-"""Event of the seconds that a thread has waited for another one to compile."""
+"""Monitored event: seconds that a thread has waited while another one compiled."""
 
 
 class UnwantedError(Exception):
-    """A rehearsal ends before its next program: nobody wants it any more."""
+    """Signal that ends a rehearsal whose next program is no longer needed."""
 
 
 class _Rehearsal(threading.local):
+    """State of the rehearsal of one thread.
+
+    Attributes:
+      is_on: whether programs are compiled, but not run.
+      watch: function that is called instead of the compiler; None for the compiler.
+      repeats: number of calls that the current call stands for.
+    """
+
     is_on = False
     watch: "Watch | None" = None
     repeats = 1
 
     def is_wanted(self) -> bool:
-        """Return whether to compile further programs."""
+        """Return whether to compile the next program."""
         return True
 
 
@@ -173,15 +185,17 @@ Watch = Callable[[Any, tuple[Any, ...]], PyTree]
 def rehearsal(
     watch: Watch | None = None, is_wanted: Callable[[], bool] | None = None
 ) -> Iterator[None]:
-    """Compile the programs that this thread calls, and run none: results are zeros.
+    """Compile the programs that this thread calls, but run none: results are zeros.
 
-    Of :func:`map_models`, :func:`fit_many` and :func:`predict_many`.
+    These are the programs of :func:`unlearn_jax.replicas.map_models`,
+    :func:`unlearn_jax.replicas.fit_many` and
+    :func:`unlearn_jax.replicas.predict_many`.
 
     Args:
-      watch: called in the place of the compiler, at every call; by default that of a
-        rehearsal around this one.
-      is_wanted: asked before every program is compiled; where it returns False the
-        rehearsal ends by :class:`UnwantedError`.
+      watch: function that every call runs instead of the compiler; None for that of an
+        enclosing rehearsal, if any.
+      is_wanted: function that is called before every compilation; if it returns False,
+        the rehearsal ends with :class:`UnwantedError`.
     """
     before = (REHEARSAL.is_on, REHEARSAL.watch, REHEARSAL.is_wanted)
     REHEARSAL.is_on = True
@@ -195,19 +209,23 @@ def rehearsal(
 
 
 def is_rehearsal() -> bool:
-    """Return whether this thread compiles its programs only (:func:`rehearsal`)."""
+    """Return whether this thread only compiles its programs (:func:`rehearsal`)."""
     return REHEARSAL.is_on
 
 
 def repeats() -> int:
-    """Return the calls that a call of this thread's rehearsal stands for."""
+    """Return the number of calls that the current call of a rehearsal stands for."""
     return REHEARSAL.repeats
 
 
 def put(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Return arrays on devices, of which some may be other processes'.
+    """Put arrays on devices, some of which may belong to other processes.
 
-    These hold the same arrays.
+    Those processes must hold the same arrays.
+
+    Args:
+      tree: arrays of this process, or arrays divided over all processes.
+      shardings: sharding of each leaf, or of whole subtrees.
     """
 
     def put(leaf: Any, sharding: Any) -> Any:
@@ -229,7 +247,7 @@ def _same(leaf: Array) -> Array:
 
 
 def zeros(like: Any) -> Any:
-    """Return zeros that take no memory; of keys, their shape."""
+    """Return zeros that take no memory; for keys, return their shape."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         return like
     return np.broadcast_to(np.zeros((), like.dtype), like.shape)

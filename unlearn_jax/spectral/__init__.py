@@ -1,11 +1,11 @@
-"""Spectral norms of layers: estimate, bound, clip.
+"""Spectral norms of layers: estimation, bounds, clipping.
 
-Layers are linear maps that are applied, never written out
-(:mod:`~unlearn_jax.spectral.operators`). Norms come from Golub-Kahan-Lanczos, whose
-residual bounds the error, or from block power iteration, which is cheap, starts where
-it stopped, and underestimates. FastClip and its comparators are rules for one layer's
-weights; a rule becomes an optax transform (:func:`projection`) or is applied once
-(:func:`project`).
+Layers are linear maps that are applied but never written out as matrices
+(:mod:`~unlearn_jax.spectral.operators`). Norms are computed by Golub-Kahan-Lanczos,
+whose residual bounds the error, or by block power iteration, which is cheap, resumes
+from its last vectors, and underestimates. FastClip and its comparators are rules for
+one layer's weights. A rule becomes an optax transformation (:func:`projection`) or is
+applied once (:func:`project`).
 """
 
 from unlearn_jax.spectral._fastclip import (

@@ -1,4 +1,4 @@
-"""FastClip: bring every layer's largest singular values to a target, and only those.
+"""FastClip: clip every layer's largest singular values to a target.
 
 "Spectrum Extraction and Clipping for Implicitly Linear Layers", arXiv 2402.16017, and
 section 3.3.2 of arXiv 2512.06993.
@@ -37,13 +37,13 @@ Step = Literal["line_search", "reference"]
 
 
 class ClipState(NamedTuple):
-    """Memory of one layer's spectrum.
+    """State of one layer's spectrum.
 
     Attributes:
-      vectors: ``[K, *in_shape]``, right singular vectors, orthonormal; random before
-        the first application.
-      sigma: ``[K]`` singular values after the last application, in descending order;
-        estimates from below. Zero before the first.
+      vectors: ``[K, *in_shape]``, orthonormal right singular vectors; random before the
+        first application.
+      sigma: ``[K]``, singular values after the last application in descending order,
+        estimated from below; zero before the first application.
     """
 
     vectors: Array
@@ -59,30 +59,31 @@ def clip_kernel(
     step: Step = "line_search",
     num_inner_steps: int = 1,
 ) -> Array:
-    """Move a layer's weights so that it stretches given directions by ``max_norm``.
+    """Change a layer's kernel so that it stretches given directions by ``max_norm``.
 
-    Least squares in the space of kernels: the change ``D`` minimizes
-    ``sum_j |D v_j - (c / sigma_j - 1) M v_j|^2`` over the directions with
-    ``sigma_j = |M v_j| > c``, from 0, by conjugate gradients; the first step is the
-    gradient of the reference with the exact length ``|g|^2 / (2 sum_j |g v_j|^2)``, for
-    the loss is quadratic in the kernel. For a dense layer one step is exact,
-    ``W - sum_j (sigma_j - c) u_j v_j^T``, and no other singular value changes. A
-    convolution cannot move one direction alone: the step is the closest its kernel can
-    do.
+    This is least squares in the space of kernels. The change ``D`` of the map ``M``
+    minimizes ``sum_j |D v_j - (c / sigma_j - 1) M v_j|^2`` over the directions with
+    ``sigma_j = |M v_j| > c``, by conjugate gradients from 0. The first step has the
+    direction of the reference's gradient, and the exact length
+    ``|g|^2 / (2 sum_j |g v_j|^2)``, since the loss is quadratic in the kernel. For a
+    dense layer one step is exact, ``W - sum_j (sigma_j - c) u_j v_j^T``, and no other
+    singular value changes. A convolution cannot change one direction alone; the step is
+    the closest change that its kernel allows.
 
     Args:
-      layer: of :func:`unlearn_jax.layers.layers`; its ``scale`` is not applied.
-      vectors: ``[K, *in_shape]``, orthonormal; the layer's right singular vectors.
-      max_norm: ``c``, positive.
-      two_sided: the first direction is brought to ``c`` from below as well, as the
-        reference does to convolutions.
-      step: ``reference`` takes plain gradient steps of length 0.35 on a loss that is a
-        mean over directions and over the output's width, as the released code does;
-        slower by ten and more, and dependent on the image's size.
-      num_inner_steps: steps.
+      layer: layer from :func:`unlearn_jax.layers.layers`; its ``scale`` is not applied.
+      vectors: ``[K, *in_shape]``, the layer's right singular vectors, orthonormal.
+      max_norm: target ``c``, positive.
+      two_sided: also raise the first direction to ``c`` if it is below, as the
+        reference does for convolutions.
+      step: ``line_search`` takes steps of exact length. ``reference`` takes plain
+        gradient steps of length 0.35 on a loss that is a mean over directions and over
+        the output's width, as the released code does; it is slower by a factor of ten
+        and more, and depends on the image's size.
+      num_inner_steps: number of steps.
 
     Returns:
-      The new kernel; the same bits where no direction is too long.
+      The new kernel; unchanged to the bit if no direction is too long.
     """
     kernel = layer.kernel.astype(jnp.float32)
     chex.assert_shape(vectors, (None, *layer_map(layer).in_shape))
@@ -115,7 +116,7 @@ def _descend(
 ) -> Array:
     """Solve the least squares by conjugate gradients on the normal equations (CGLS).
 
-    With a fixed length of the steps, by plain gradient descent.
+    Steps of a fixed ``length`` are plain gradient descent.
     """
     direction = jnp.zeros_like(kernel)
     last_square = jnp.ones(())
@@ -141,35 +142,36 @@ class ClipRule:
 
     A :class:`unlearn_jax.spectral.Rule`.
 
-    Each estimate starts at the vectors of the last one and at a random direction, as a
-    new longest direction may be orthogonal to all that was tracked.
+    Each estimate starts at the vectors of the last estimate and at a random direction,
+    since a new longest direction may be orthogonal to all tracked vectors.
 
-    ``lanczos`` runs Golub-Kahan-Lanczos from their sum; ``power_qr`` is algorithm 1 of
-    the paper, block power iteration from the block of them. Measured on two busy CPU
-    cores, a dense layer of 512 x 512 and K = 1, noise of 5% of the kernel's length
-    between clips: ten iterations of PowerQR take 2.3 times the time of ten of Lanczos,
-    and end 1.0% below the true norm where Lanczos ends 0.5% below it, so that true
-    norms are up to 1.3% and 0.7% above the target. Thirty iterations of PowerQR are as
-    close, for 7 times the time; one iteration takes as long as ten of Lanczos and is
-    3.9% off. Prefer Lanczos; PowerQR is for comparisons with the paper
-    (``experiments/benchmarks/spectral.py --estimators``).
+    ``lanczos`` runs Golub-Kahan-Lanczos from the sum of these vectors; ``power_qr`` is
+    algorithm 1 of the paper, block power iteration from the block of them. They were
+    measured on two busy CPU cores, for a dense layer of 512 x 512 and K = 1, with noise
+    of 5% of the kernel's length between clips. Ten iterations of PowerQR take 2.3 times
+    as long as ten of Lanczos. They end 1.0% below the true norm and Lanczos 0.5% below
+    it, so that true norms are up to 1.3% and 0.7% above the target. Thirty iterations
+    of PowerQR are as close as Lanczos in 7 times the time; one iteration takes as long
+    as ten of Lanczos and is 3.9% off. Prefer Lanczos; PowerQR is for comparisons with
+    the paper (``experiments/benchmarks/spectral.py --estimators``).
 
     Attributes:
-      num_vectors: K, directions that are shortened at once; 1 in the released code. At
-        most ``num_iters`` with Lanczos; a layer with fewer inputs or outputs has fewer.
-      num_iters: iterations of an estimate, of which there is one before and one after
-        each clip; 10 (of PowerQR) in the released code.
-      estimator: ``lanczos`` or ``power_qr``, see above.
-      two_sided: layers below the target are raised to it, as the released code raises
+      num_vectors: number of directions that are shortened at once, K; 1 in the released
+        code. It is capped at ``num_iters`` with Lanczos, and at a layer's numbers of
+        inputs and outputs.
+      num_iters: iterations of an estimate; 10 (of PowerQR) in the released code. There
+        is one estimate before and one after each clip.
+      estimator: ``lanczos`` or ``power_qr``, described above.
+      two_sided: raise layers below the target to it, as the released code does for
         convolutions.
-      step: ``line_search`` or ``reference``, see :func:`clip_kernel`.
-      num_inner_steps: gradient steps of a clip; 1 in the released code, 5 with
+      step: ``line_search`` or ``reference``; see :func:`clip_kernel`.
+      num_inner_steps: gradient steps per clip; 1 in the released code, 5 with
         BatchNorm.
-      num_rounds: at most this many times a layer is clipped and estimated again, until
-        it is inside; 1 in the released code, where a layer is wherever the optimizer
-        and one step leave it.
-      tolerance: a layer whose estimated norm exceeds its target by less than this,
-        relative, is left unchanged.
+      num_rounds: largest number of rounds in which a layer is clipped and estimated
+        again until its estimate is at most the target; 1 in the released code, where
+        one step may leave a layer above the target.
+      tolerance: relative excess of a layer's estimated norm over its target below which
+        the layer is left unchanged.
 
     >>> ClipRule(num_vectors=0)
     Traceback (most recent call last):
@@ -193,7 +195,7 @@ class ClipRule:
                 raise InputError(f"{name} of FastClip must be at least 1, got {count}")
 
     def init(self, layer: Layer) -> ClipState:
-        """Draw the vectors to start at; reads shapes only."""
+        """Draw the vectors to start from; only shapes are read."""
         operator = layer_map(layer, composite=False)
         sizes = (math.prod(operator.in_shape), math.prod(operator.out_shape))
         most = self.num_iters if self.estimator == "lanczos" else self.num_vectors
@@ -210,18 +212,19 @@ class ClipRule:
         max_norms: Sequence[Norm],
         states: Sequence[ClipState],
     ) -> tuple[list[Array], list[ClipState]]:
-        """Clip layers until their estimates are inside.
+        """Clip layers until their estimates are within the targets.
 
-        Rounds are taken by all layers together, so that an estimate is compiled once
-        for many of them; a layer that is inside is done.
+        All layers take rounds together, so that an estimate is compiled once for many
+        layers; a layer within its target is skipped.
 
         Args:
-          layers: of different weights, without a scale.
-          max_norms: the targets.
-          states: of the last application.
+          layers: layers with different weights and without a scale.
+          max_norms: targets of the layers.
+          states: states after the last application.
 
         Returns:
-          The kernels, the same bits where a layer was inside, and the states.
+          The kernels (unchanged to the bit for a layer within its target) and the
+          states.
         """
         targets = jnp.stack([jnp.asarray(norm, jnp.float32) for norm in max_norms])
 
@@ -314,68 +317,69 @@ def fastclip(
     num_steps: int | None = None,
     model_state: ModelState | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Make FastClip, a transformation that holds every layer's spectral norm.
+    """Return FastClip, a transformation that bounds every layer's spectral norm.
 
-    Place it last in a chain. New weights are ``params + updates``. Every ``period``
-    steps each layer's spectrum is estimated and its directions that are too long are
-    shortened, until the estimate is inside (:class:`ClipRule`). Layers, kernels' scales
-    by BatchNorm and what a composite means are those of
-    :func:`unlearn_jax.spectral.project`; ``init`` warns of trained arrays that it
-    leaves unchanged.
+    Place it last in a chain. The new weights are ``params + updates``. Every ``period``
+    steps each layer's spectrum is estimated, and directions that are too long are
+    shortened until the estimate is at most the target (:class:`ClipRule`). Layers,
+    scales by BatchNorm and composites are those of
+    :func:`unlearn_jax.spectral.project`. ``init`` warns of trained arrays that the
+    transformation leaves unchanged.
 
-    ``apply_fn`` takes what ``update`` is given as ``params``, so that a plain loop
-    with Linen or NNX needs nothing else. A model with a state of its own is named by
-    ``model_state``: ``apply_fn`` then takes ``Variables(params, model_state)``, and
-    ``update`` the current state as an extra argument.
+    ``apply_fn`` takes the ``params`` of ``update``, so that a plain loop with Linen or
+    NNX needs nothing else. For a model with a separate state, pass ``model_state``:
+    ``apply_fn`` then takes ``Variables(params, model_state)``, and ``update`` takes the
+    current state as an extra argument.
 
-    Between two clips the optimizer moves the weights where it likes, as far as its rate
-    times the period. So norms hold at the end of a training whose rate has decayed by
-    then, or whose last step clips (``num_steps``), or after :func:`clip`; to hold them
-    all along, the period must be short. Report what
-    :func:`unlearn_jax.spectral.spectral_norms` finds.
+    Between two clips the optimizer moves the weights freely, over a distance that grows
+    with its rate and the period. So norms are bounded at the end of a training if its
+    rate has decayed by then, if its last step clips (``num_steps``), or after
+    :func:`clip`. For bounds throughout the training, the period must be short. Report
+    the norms that :func:`unlearn_jax.spectral.spectral_norms` measures.
 
-    With BatchNorm, clips cost more accuracy: where a channel's composite kernel has
-    length ``l`` and its gain is ``g``, a step changes that length ``(l / g)^2`` times
-    as much as it would without BatchNorm, and small norms need small gains. Networks
-    then swing further between clips. Shorter periods, lower rates and larger targets
-    help.
+    With BatchNorm, clips cost more accuracy. If a channel's composite kernel has length
+    ``l`` and its gain is ``g``, a step changes that length ``(l / g)^2`` times as much
+    as without BatchNorm, and small norms need small gains. Norms then vary more between
+    clips. Shorter periods, lower rates and larger targets help.
 
-    The released code differs: it clips layer and layer with BatchNorm one after the
-    other, the latter in training mode on a batch of one made-up image, so that its
-    target means nothing and the statistics are spoiled; it takes steps of fixed length,
-    one per clip, which holds no norm before the learning rate has decayed; and it
-    estimates by PowerQR, at every step, whose vectors after a clip are the directions
-    just shortened, so that it must draw new ones. Here a layer is estimated around a
-    clip only, and every estimate has a new random direction.
+    The released code differs in three points. It clips first the layer and then the
+    layer with BatchNorm; the latter runs in training mode on a batch of one artificial
+    image, so that its target is meaningless and the statistics are spoiled. It takes
+    one step of fixed length per clip, which does not bound norms before the learning
+    rate has decayed. And it estimates by PowerQR at every step; after a clip, the
+    vectors are the directions just shortened, so that it must draw new ones. Here a
+    layer is estimated only before and after a clip, and every estimate has a new random
+    direction.
 
     Args:
-      apply_fn: ``(variables, images) -> logits`` in evaluation mode. Its values do not
-        matter, only the shapes of its pass.
+      apply_fn: ``(variables, images) -> logits`` in evaluation mode. Only the structure
+        and the shapes of the forward pass matter, not its values.
       sample: ``[B, H, W, ch]``; only its shape is read.
-      max_norm: the target ``c`` of every layer, positive; 1 in the paper.
+      max_norm: target ``c`` of every layer, positive; 1 in the paper.
       period: training steps between clips; 100 in the released code, 50 with BatchNorm.
-      rule: of one layer.
+      rule: rule for one layer.
       composite: clip a layer and the BatchNorm after it as one map; needs
-        ``model_state`` in ``update``. Without, the layer alone, and BatchNorm is not
-        bounded. Composites settle late, once the layers before them do (their
-        statistics follow those), and cost much accuracy at small targets.
+        ``model_state`` in ``update``. False clips the layer alone and does not bound
+        BatchNorm. The statistics of a composite depend on the layers before it, so it
+        settles after them; composites cost much accuracy at small targets.
       max_norms: targets by path of the layer's weight, such as
-        ``{"params/Dense_0/kernel": None}``; None leaves a layer unchanged. Paths not
-        named have ``max_norm``.
-      num_steps: of the whole training: its last step clips too, wherever in a period it
-        is. None where it is not given.
-      model_state: a state of the model, or its shapes
+        ``{"params/Dense_0/kernel": None}``; None leaves a layer unchanged. Other paths
+        have ``max_norm``.
+      num_steps: number of steps of the whole training, whose last step also clips. If
+        None, only the period decides.
+      model_state: state of the model, or its shapes
         (:func:`unlearn_jax.spectral.state_shapes`); ``{}`` for a model of this library
-        without one. None where ``apply_fn`` takes the parameters themselves.
+        without state. None if ``apply_fn`` takes the parameters themselves.
 
     Returns:
-      The transformation. Its ``update`` needs ``params`` and takes ``model_state``; its
-      state is a :class:`unlearn_jax.spectral.ProjectionState` of :class:`ClipState` by
-      layer. Vectors start at the same normal draws always, so a run repeats itself.
+      The transformation. Its ``update`` needs ``params`` and takes ``model_state``. Its
+      state is a :class:`unlearn_jax.spectral.ProjectionState` with a :class:`ClipState`
+      per layer. Vectors always start at the same normal draws, so runs are
+      reproducible.
 
     Raises:
-      InputError: unusable options; at ``init``, a path in ``max_norms`` that is no
-        layer's.
+      InputError: unusable options; at ``init``, a path in ``max_norms`` that is not the
+        path of a layer.
     """
     return projection(
         apply_fn,
@@ -403,28 +407,29 @@ def clip(
 ) -> PyTree:
     """Clip every layer of a trained model to its target.
 
-    Rounds of estimates and :func:`clip_kernel` for each layer until the estimate is at
-    most ``(1 + tolerance) * max_norm``; it is from below, so the true norm may be
-    slightly above. Layers inside that keep their bits. Compiled once per function,
-    shapes and static options. Warns, when it is compiled, of trained arrays that it
-    leaves unchanged.
+    Repeats an estimate and :func:`clip_kernel` for each layer until the estimate is at
+    most ``(1 + tolerance) * max_norm``. The estimate is from below, so the true norm
+    may be slightly above. Layers within that bound are unchanged to the bit. The
+    function is compiled once per ``apply_fn``, shapes and static options. When it is
+    compiled, it warns of trained arrays that it leaves unchanged.
 
     Args:
       apply_fn: ``(variables, images) -> logits`` in evaluation mode.
-      variables: any pytree: Linen's, an NNX state, a bare tree of parameters.
+      variables: any pytree: Linen variables, an NNX state, or a bare tree of
+        parameters.
       sample: ``[B, H, W, ch]``; only its shape is read.
-      max_norm: the target of every layer, positive.
-      rule: of one layer.
+      max_norm: target of every layer, positive.
+      rule: rule for one layer.
       composite: clip a layer and the BatchNorm after it as one map.
       max_norms: targets by path of the layer's weight; None leaves a layer unchanged.
 
     Returns:
-      The variables with new weights; statistics and biases are unchanged, so a model
-      with BatchNorm may do better once its statistics are estimated again (which moves
+      The variables with new weights. Statistics and biases are unchanged, so a model
+      with BatchNorm may improve if its statistics are estimated again (which changes
       its norms).
 
     Raises:
-      InputError: unusable options; a model in place of its function.
+      InputError: unusable options, or a model instead of its function.
 
     >>> weights = {"w": jnp.diag(jnp.array([2.0, 0.5]))}
     >>> clipped = clip(lambda w, x: x @ w["w"], weights, jnp.zeros((1, 2)))

@@ -1,8 +1,8 @@
-"""The largest singular values of a linear map, by two methods for two uses.
+"""The largest singular values of a linear map, by two methods for two purposes.
 
 :func:`power_qr`, block power iteration, keeps its vectors, so that one iteration per
-training step is enough; its values never exceed the truth, so they are no certificate.
-:func:`lanczos` starts from one random vector and converges far faster; it is for
+training step is enough. Its values never exceed the true ones, so they do not certify a
+bound. :func:`lanczos` starts from one random vector and converges far faster; it is for
 reports and tests.
 """
 
@@ -26,17 +26,18 @@ Matvec = Callable[[PyTree], PyTree]
 """A linear function of one example."""
 Method = Literal["lanczos", "power_qr"]
 SIZE_RATIO = 16
-"""Maps whose sizes differ by less, roughly, share one compiled loop."""
+"""Maps whose sizes differ by a smaller factor, roughly, share one compiled loop."""
 Size = int | Array
-"""Number of entries, known when a program is made or chosen inside of it."""
+"""Number of entries, either static or an array inside a program."""
 
 
 class Spectrum(NamedTuple):
     """The largest singular values of a linear map.
 
     Attributes:
-      sigma: ``[K]`` float32, descending.
-      vectors: right singular vectors, a leading ``K`` on every leaf, orthonormal.
+      sigma: ``[K]`` float32, singular values in descending order.
+      vectors: orthonormal right singular vectors, with a leading axis ``K`` on every
+        leaf.
     """
 
     sigma: Array
@@ -48,30 +49,33 @@ def power_qr(
 ) -> Spectrum:
     """Estimate the largest singular values and vectors by PowerQR.
 
-    Orthogonal iteration on ``A^T A + shift I``, then Rayleigh-Ritz (arXiv 2402.16017,
-    algorithm 1). Each iteration applies the map and its adjoint to all ``K`` vectors
-    and orthonormalizes them; the subspace converges by ``(sigma_{K+1}^2 + shift) /
-    (sigma_j^2 + shift)`` per iteration. The values are the singular values of the map
-    on the subspace: each is at most the true one of the same rank, whatever the start,
-    and exact where the subspace is invariant. They do not depend on the signs that a QR
-    decomposition chooses, and keep their relative precision where they are small.
+    This is orthogonal iteration on ``A^T A + shift I``, then Rayleigh-Ritz (arXiv
+    2402.16017, algorithm 1). Each iteration applies the map and its adjoint to all
+    ``K`` vectors and orthonormalizes them; the subspace converges by a factor
+    ``(sigma_{K+1}^2 + shift) / (sigma_j^2 + shift)`` per iteration. The values are the
+    singular values of the map on the subspace. Each is at most the true one of the same
+    rank, for every start, and exact if the subspace is invariant. They do not depend on
+    the signs that a QR decomposition chooses, and small values keep their relative
+    precision.
 
     Args:
-      matvec: linear, reverse mode allowed; one example to one output, both any pytree
-        of float32.
-      vectors: where to start, a leading ``K`` on every leaf: normal draws, or the
-        vectors of the last call. ``K`` at most the number of inputs. Need not be
-        orthonormal.
-      num_iters: at least 1. About 100 from a random start, 1 to 10 from a warm one.
-      shift: at least 0. The paper's algorithm has 1, which slows convergence, the more
-        so the smaller the norms; it is not needed for more vectors than the map has
-        rank.
+      matvec: linear function from one example to one output, both any pytree of
+        float32; it must allow reverse mode.
+      vectors: vectors to start from, with a leading axis ``K`` on every leaf: normal
+        draws, or the vectors of the last call. They need not be orthonormal. ``K`` is
+        at most the number of inputs.
+      num_iters: number of iterations, at least 1; about 100 from a random start, 1 to
+        10 from a warm one.
+      shift: shift of the iterated matrix, at least 0. The paper's algorithm has 1,
+        which slows convergence, most for small norms. No shift is needed, even if there
+        are more vectors than the rank of the map.
 
     Returns:
-      The spectrum. Traceable; differentiable in nothing.
+      The spectrum. The function can be traced, but not differentiated.
 
     Raises:
-      InputError: no iteration, a negative shift, or more vectors than inputs.
+      InputError: fewer than one iteration, a negative shift, or more vectors than
+        inputs.
 
     >>> matrix = jnp.diag(jnp.array([1.0, 3.0, 2.0]))
     >>> start = jax.random.normal(jax.random.key(0), (2, 3))
@@ -83,7 +87,7 @@ def power_qr(
     chex.assert_rank(start, 2)
     if start.shape[0] > start.shape[1]:
         raise InputError(
-            f"a map of {start.shape[1]} inputs has no {start.shape[0]} singular"
+            f"a map of {start.shape[1]} inputs has fewer than {start.shape[0]} singular"
             " vectors; ask for fewer"
         )
     sizes = (math.prod(operator.in_shape), math.prod(operator.out_shape))
@@ -106,16 +110,16 @@ def subspace_iteration(
     """Run :func:`power_qr` on a map between flat vectors.
 
     Args:
-      operator: from ``[n]`` to ``[m]``.
-      start: ``[K, n]``, where to start.
-      sizes: numbers of inputs and outputs; what follows them in a vector is padding
-        with zeros, and stays so.
-      draws: of :func:`draws_for`.
-      num_iters: at least 1.
-      shift: at least 0.
+      operator: map from ``[n]`` to ``[m]``.
+      start: ``[K, n]``, vectors to start from.
+      sizes: numbers of inputs and outputs; later entries of a vector are padding with
+        zeros, and stay 0.
+      draws: result of :func:`draws_for`.
+      num_iters: number of iterations, at least 1.
+      shift: shift of the iterated matrix, at least 0.
 
     Returns:
-      The spectrum; values and vectors of 0 beyond the number of inputs.
+      The spectrum, with values and vectors of 0 beyond the number of inputs.
     """
 
     def iterate(_: int, block: Array) -> Array:
@@ -135,27 +139,28 @@ def subspace_iteration(
 def lanczos(matvec: Matvec, start: PyTree, *, num_iters: int) -> tuple[Array, Array]:
     """Estimate singular values by Golub-Kahan-Lanczos bidiagonalization.
 
-    With full re-orthogonalization (Golub and Kahan, 1965). Where the Krylov space is
-    exhausted before ``num_iters`` (an orthogonal or low-rank map, a small one), it
-    continues with a new random direction, so that nothing is ever divided by zero and
+    Reorthogonalizes fully (Golub and Kahan, 1965). If the Krylov space is exhausted
+    before ``num_iters`` (for an orthogonal, low-rank or small map), the iteration
+    continues with a new random direction, so that nothing is divided by zero and
     multiple singular values are found too.
 
     Args:
-      matvec: linear, reverse mode allowed; one example to one output, both any pytree
-        of float32.
-      start: one example, a normal draw.
-      num_iters: at least 1; clipped to the smaller side of the map, where the whole
-        spectrum is exact. Memory is that many inputs and outputs.
+      matvec: linear function from one example to one output, both any pytree of
+        float32; it must allow reverse mode.
+      start: one example to start from, a normal draw.
+      num_iters: number of iterations, at least 1; capped at the smaller side of the
+        map, at which the whole spectrum is exact. Memory is that of as many inputs and
+        outputs.
 
     Returns:
-      ``(sigma, residual)``, both ``[num_iters]`` float32, sigma descending. Up to
-      rounding each value is at most the true one of the same rank, and within
-      ``residual`` of some true one. A residual that is small next to the largest value
-      thus says that it is converged, except for an unlucky start that is orthogonal to
-      the top direction.
+      ``(sigma, residual)``, both ``[num_iters]`` float32, sigma in descending order. Up
+      to rounding, each value is at most the true one of the same rank, and within
+      ``residual`` of some true one. So if the residual is small relative to the largest
+      value, the value is converged, unless the start happens to be orthogonal to the
+      top direction.
 
     Raises:
-      InputError: no iteration.
+      InputError: fewer than one iteration.
 
     >>> matrix = jnp.diag(jnp.array([1.0, 3.0, 2.0]))
     >>> sigma, _ = lanczos(lambda x: matrix @ x, jnp.ones(3), num_iters=3)
@@ -182,21 +187,22 @@ def estimate_all(
 ) -> list[Spectrum]:
     """Estimate the spectra of many maps by few loops, each compiled once.
 
-    There are two for the maps of about one size: vectors are padded to the longest, and
-    short ones would else cost as much as long ones.
+    Maps of similar size share two loops. Vectors of a loop are padded to the longest,
+    so in a single loop for all maps short vectors would cost as much as long ones.
 
     Args:
       maps: one or more.
-      starts: for each, ``[R, *in_shape]``, where to start; Lanczos takes the first row.
-      last: for each, the result where it is not due; its ``K`` is the number of vectors
-        to return, at most ``num_iters`` for Lanczos.
-      is_due: ``[L]`` bool, maps to estimate.
+      starts: ``[R, *in_shape]`` for each map, vectors to start from; Lanczos uses only the
+        first row.
+      last: spectrum for each map, returned if the map is not due; its ``K`` is the number
+        of vectors to return, at most ``num_iters`` for Lanczos.
+      is_due: ``[L]`` bool, the maps to estimate.
       method: the estimator.
-      num_iters: at least 1.
-      shift: of :func:`power_qr`.
+      num_iters: number of iterations, at least 1.
+      shift: shift of :func:`power_qr`.
 
     Returns:
-      For each map, a spectrum of ``K`` values.
+      A spectrum of ``K`` values for each map.
     """
     _check(num_iters, shift)
     sizes = np.array(
@@ -259,10 +265,11 @@ def estimate_all(
 
 
 def draws_for(maps: Sequence[LinearMap], count: int) -> Array:
-    """Draw what replaces directions of maps that are spent, always the same.
+    """Draw the numbers that replace exhausted directions, always the same.
 
-    Normal numbers ``[n + count]``, ``n`` the largest size of the maps. They are drawn
-    once for a program: random bits take as long to compile as an iteration.
+    Returns normal numbers ``[n + count]``, where ``n`` is the largest size of the maps.
+    They are drawn once per program, since random bits take as long to compile as an
+    iteration.
     """
     shapes = [shape for one in maps for shape in (one.in_shape, one.out_shape)]
     size = max(map(math.prod, shapes)) + count
@@ -298,13 +305,13 @@ def golub_kahan(
     """Run :func:`lanczos` on a map between flat vectors.
 
     Args:
-      operator: from ``[n]`` to ``[m]``.
-      start: ``[n]``.
-      sizes: numbers of inputs and outputs; what follows them in a vector is padding
-        with zeros, and stays so.
-      draws: of :func:`draws_for`.
-      num_iters: at least 1. Where it exceeds a size, values of 0 are added.
-      num_vectors: right singular vectors to return, at most ``num_iters``.
+      operator: map from ``[n]`` to ``[m]``.
+      start: ``[n]``, vector to start from.
+      sizes: numbers of inputs and outputs; later entries of a vector are padding with
+        zeros, and stay 0.
+      draws: result of :func:`draws_for`.
+      num_iters: number of iterations, at least 1; beyond a size, values of 0 are added.
+      num_vectors: number of right singular vectors to return, at most ``num_iters``.
 
     Returns:
       ``(sigma [num_iters], residual [num_iters], vectors [num_vectors, n])``.
@@ -319,7 +326,7 @@ def golub_kahan(
     ) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
         lefts, rights, right, beta = carry
         rights = rights.at[index].set(right)
-        # the three-term recurrence; _next takes away what rounding leaves of the rest
+        # the three-term recurrence; _next removes the remainders that rounding leaves
         left = operator.matvec(right) - beta * lefts[index - 1]
         left, alpha = _next(left, lefts, sizes[1], draws, index)
         lefts = lefts.at[index].set(left)
@@ -335,8 +342,8 @@ def golub_kahan(
         lefts, rights, right, last = carry
         beyond = operator.matvec(right) - last * lefts[-1]
         beyond = jnp.linalg.norm(_away(beyond, lefts))
-        # the bidiagonal matrix of the map in the two bases, with its last column, which
-        # the last right vector adds
+        # the bidiagonal matrix of the map in the two bases; the last right vector adds
+        # its last column
         diagonal = jnp.pad(jnp.diag(alpha), ((0, 0), (0, 1)))
         bidiagonal = diagonal + jnp.pad(jnp.diag(beta), ((0, 0), (1, 0)))
         _, sigma, rotation = linalg.svd(bidiagonal)
@@ -349,19 +356,19 @@ def golub_kahan(
 def _next(
     vector: Array, basis: Array, size: Size, draws: Array, index: Array
 ) -> tuple[Array, Array]:
-    """Return the unit vector that orthogonalizing leaves, and its length.
+    """Return the normalized remainder of a vector after orthogonalizing, and its length.
 
-    One pass is enough where it takes little away (Daniel, Gragg, Kaufman and Stewart,
-    1976). Else there is a second ("twice is enough", Kahan), and where that too takes
-    half of the rest away, only rounding is left: a random direction takes its place,
-    with length 0; and zeros where the basis spans the space.
+    One pass is enough if it removes little (Daniel, Gragg, Kaufman and Stewart, 1976).
+    Otherwise there is a second pass ("twice is enough", Kahan). If that removes half of
+    the rest, only rounding is left: a random direction replaces the vector, with length
+    0, or zeros if the basis spans the space.
 
     Args:
-      vector: ``[n]``.
+      vector: ``[n]``, vector to orthogonalize.
       basis: ``[K, n]``, orthonormal or zero.
-      size: entries of a vector before its padding.
-      draws: ``[n + K]``, normal.
-      index: of the vector, for a direction of its own among them.
+      size: number of entries of a vector before its padding.
+      draws: ``[n + K]``, normal numbers.
+      index: index of the vector, which selects its own random direction.
     """
     info = jnp.finfo(vector.dtype)
     once = _away(vector, basis)
@@ -392,14 +399,14 @@ def _next(
 
 
 def _away(vector: Array, basis: Array) -> Array:
-    """Project a vector off the span of orthonormal (or zero) rows."""
+    """Subtract a vector's projection on the span of orthonormal (or zero) rows."""
     return vector - (basis @ vector) @ basis
 
 
 def _flat(
     matvec: Matvec, vectors: PyTree
 ) -> tuple[LinearMap, Array, Callable[[Array], PyTree]]:
-    """Return the map between flat vectors, the vectors as rows, and the way back."""
+    """Return the map between flat vectors, the flat vectors, and their unraveling."""
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], vectors))[1]
     rows = jax.vmap(lambda vector: ravel_pytree(vector)[0])(vectors)
 
@@ -410,11 +417,12 @@ def _flat(
 
 
 def _orthonormal(rows: Array, size: Size, draws: Array) -> Array:
-    """Orthonormalize rows; those beyond the dimension of their space become zeros.
+    """Orthonormalize rows; rows beyond the dimension of the space become zeros.
 
-    Each is in the span of the given rows up to it, as far as those have one. The Q of a
-    QR decomposition whose R has no negative diagonal, by Gram-Schmidt: LAPACK's is up
-    to a hundred times slower where its threads and XLA's wait for the same cores.
+    Each row lies in the span of the given rows up to it, as far as their rank allows.
+    The result is the Q of a QR decomposition whose R has a nonnegative diagonal, by
+    Gram-Schmidt: LAPACK's is up to a hundred times slower where its threads and those
+    of XLA compete for the same cores.
     """
 
     def add(index: Array, basis: Array) -> Array:
@@ -424,13 +432,13 @@ def _orthonormal(rows: Array, size: Size, draws: Array) -> Array:
 
 
 def _rayleigh_ritz(images: Array, rows: Array, size: Size, draws: Array) -> Spectrum:
-    """Return the singular values of a map on a subspace, and the vectors.
+    """Return the singular values and vectors of a map on a subspace.
 
     Args:
-      images: of the rows under the map.
+      images: images of the rows under the map.
       rows: orthonormal, spanning the subspace.
-      size: outputs of the map.
-      draws: of :func:`draws_for`.
+      size: number of outputs of the map.
+      draws: result of :func:`draws_for`.
     """
     count, num_outputs = images.shape
     if count == 1:

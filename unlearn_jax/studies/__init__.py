@@ -1,4 +1,4 @@
-"""Experiments that are more than one run: their programs and their pages."""
+"""Experiments that need more than one run: their programs and their pages."""
 
 import importlib
 from types import ModuleType
@@ -26,5 +26,5 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    """List the studies, loaded or not."""
+    """Return the names of the studies, loaded or not."""
     return __all__

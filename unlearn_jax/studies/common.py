@@ -1,4 +1,4 @@
-"""Shared by the studies: types of what they store, and the legend of their figures."""
+"""Types of stored arrays and a figure legend, shared by the studies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -13,14 +13,14 @@ from unlearn_jax.figures.style import INK
 from unlearn_jax.types import PyTree, Variables
 
 Arrays = Mapping[str, np.ndarray]
-"""Content of an artifact."""
+"""Arrays of one artifact, by name."""
 
 Artifacts = Mapping[str, Arrays]
-"""Content of all artifacts of a study, by name."""
+"""Arrays of all artifacts of a study, by artifact name."""
 
 
 def variables_of(tree: PyTree) -> Variables:
-    """Return stored variables, which are read back as dictionaries."""
+    """Return ``Variables`` from a stored tree, which is read back as dictionaries."""
     return Variables(tree["params"], tree.get("state", {}))
 
 
@@ -36,12 +36,12 @@ def legend(
     """Add a legend outside the panels of a figure.
 
     Args:
-      figure: to add to.
-      handles: labelled artists, or the panel that has them.
-      place: of the legend, such as ``upper left``.
-      columns: of the legend.
-      size: of the letters.
-      title: of the legend.
+      figure: figure that receives the legend.
+      handles: labeled artists, or the panel that contains them.
+      place: position of the legend, such as ``upper left``.
+      columns: number of columns of the legend.
+      size: font size of the labels.
+      title: title of the legend.
     """
     if isinstance(handles, Axes):
         handles = handles.get_legend_handles_labels()[0]

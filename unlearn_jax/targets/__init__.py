@@ -1,8 +1,8 @@
-"""Targets: the devices that programs are built for, and what a compiled program costs.
+"""Targets: the devices that programs are built for, and the cost of compiled programs.
 
-Descriptions of chips (:data:`CHIPS`); the target in use (:func:`use`,
-:func:`platform`, :func:`devices`); a compiled program's text, read (:func:`read_hlo`);
-the roofline's bound (:func:`bound`).
+The package has descriptions of chips (:data:`CHIPS`), the target in use (:func:`use`,
+:func:`platform`, :func:`devices`), a reader of a compiled program's text
+(:func:`read_hlo`), and the roofline's bound (:func:`bound`).
 """
 
 from unlearn_jax.targets.chips import CHIPS, Chip, chip, peak_flops

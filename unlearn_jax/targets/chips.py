@@ -1,4 +1,4 @@
-"""Devices as their makers' data sheets describe them."""
+"""Chips, as described by their makers' data sheets."""
 
 import dataclasses
 from typing import Literal
@@ -10,22 +10,22 @@ Platform = Literal["cpu", "cuda", "tpu"]
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device, as one JAX device is.
+    """Chip behind one JAX device.
 
     Attributes:
-      platform: of the compiler.
-      float32: operations per second at most, without sparsity, in JAX's default
-        precision of float32 (TF32 on GPUs, one pass of bfloat16 on TPUs).
-      bfloat16: the same in bfloat16.
-      memory: bytes.
+      platform: platform of the compiler.
+      float32: peak operations per second, without sparsity, in JAX's default precision
+        of float32 (TF32 on GPUs, one pass of bfloat16 on TPUs).
+      bfloat16: peak operations per second in bfloat16, without sparsity.
+      memory: size of the memory, in bytes.
       bandwidth: bytes per second to and from that memory.
-      links: bytes per second to other devices, of all links in one direction.
-      cores: of a GPU, streaming multiprocessors.
-      capability: of a GPU, CUDA's compute capability.
-      shared_memory: of a GPU, bytes of a core.
-      block_memory: of a GPU, bytes of it that one block may ask for.
-      cache: of a GPU, bytes of its second level.
-      clock: of a GPU, GHz.
+      links: bytes per second to other devices, over all links in one direction.
+      cores: number of a GPU's streaming multiprocessors.
+      capability: CUDA compute capability of a GPU.
+      shared_memory: shared memory of a GPU's multiprocessor, in bytes.
+      block_memory: largest part of the shared memory for one block, in bytes.
+      cache: size of a GPU's L2 cache, in bytes.
+      clock: clock rate of a GPU, in GHz.
     """
 
     platform: Platform
@@ -42,7 +42,7 @@ class Chip:
     clock: float = 1.98
 
     def peak(self, dtype: str) -> float:
-        """Return the operations per second at most.
+        """Return the peak number of operations per second.
 
         Args:
           dtype: ``bfloat16``, or another type, which counts as float32.
@@ -82,33 +82,33 @@ CHIPS = {
     "TPU v5 lite": Chip("tpu", 197e12, 197e12, 16 * 2**30, 0.819e12, 200e9),
     "TPU v5": Chip("tpu", 459e12, 459e12, 95 * 2**30, 2.765e12, 600e9),
     "TPU v6 lite": Chip("tpu", 918e12, 918e12, 32 * 2**30, 1.638e12, 400e9),
-    # a server's core, nominal: 3 GHz, two fused multiply-adds of 8 lanes per cycle
+    # nominal core of a server: 3 GHz, two fused multiply-adds of 8 lanes per cycle
     "cpu": Chip("cpu", 96e9, 96e9, 4 * 2**30, 10e9, 10e9),
 }
-"""By ``device_kind``; of all variants of a card where they agree (A100, but for its
-memory, which is the larger one's)."""
+"""Chips by ``device_kind``. Variants of a card share an entry if they agree; those of
+the A100 do except for the memory, which is the larger one's."""
 
 
 def chip(device_kind: str) -> Chip | None:
     """Return a device's description, or None for one that is not in :data:`CHIPS`.
 
     Args:
-      device_kind: as ``jax.devices()[0].device_kind`` says; a slice of a card is not
-        that card.
+      device_kind: value such as ``jax.devices()[0].device_kind``; a slice (MIG) of a
+        card is not that card.
     """
     whole = device_kind.startswith("NVIDIA A100") and " MIG " not in device_kind
     return CHIPS.get("NVIDIA A100" if whole else device_kind)
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Return the operations per second that a device can do at most.
+    """Return a device's peak number of operations per second.
 
     Args:
-      device_kind: as ``jax.devices()[0].device_kind`` says.
+      device_kind: value such as ``jax.devices()[0].device_kind``.
       dtype: compute type, ``float32`` or ``bfloat16``.
 
     Returns:
-      The peak, or None for a CPU, and for a device that is not known.
+      The peak, or None for a CPU or an unknown device.
     """
     known = chip(device_kind)
     return None if known is None or known.platform == "cpu" else known.peak(dtype)
@@ -121,7 +121,7 @@ def gpu_description(device_kind: str) -> str:
       device_kind: a GPU of :data:`CHIPS`.
 
     Raises:
-      InputError: one whose cores are not described.
+      InputError: a GPU whose description has no number of cores.
     """
     gpu = CHIPS[device_kind]
     if not gpu.cores:

@@ -1,4 +1,4 @@
-"""A compiled program's text, read: memory traffic, collectives, and what is slow."""
+"""Reader of a compiled program's text: memory traffic, collectives, slow operations."""
 
 import dataclasses
 import math
@@ -47,13 +47,16 @@ _FREE = {
 """Instructions that move no bytes themselves."""
 _COPIES = {"copy", "transpose"}
 _SMALL = 2**20
-"""Bytes of an array below which reading it whole is no matter."""
+"""Bytes below which an operand counts as read whole, and an all-gather is not reported.
+"""
 _WHOLE = 2**24
-"""Bytes of a gather of most of a data set that are worth a warning."""
+"""Bytes from which a gather of most of its source is reported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Instruction:
+    """One instruction of a program's text."""
+
     name: str
     opcode: str
     result: str
@@ -66,24 +69,25 @@ class _Instruction:
 class Reading:
     """Content of a compiled program's text, per device.
 
-    Loops are counted as often as they run, and of branches the one that moves least.
+    The body of a loop counts as often as it runs. Of several branches, only the one
+    that moves the fewest bytes counts.
 
     Attributes:
       traffic: bytes between the device's memory and its cores, as the program's kernels
-        read operands and write results. A kernel that reads an array in part counts
-        what it reads. Caches are not counted.
+        read operands and write results. For a kernel that reads a part of an array,
+        only that part counts. Caches are ignored.
       copied: bytes of ``traffic`` that only change the layout of arrays.
-      collectives: by kind, how many and the bytes of their results.
-      convolutions: number in the text, each counted once.
-      grouped: those with groups, of features or of batches.
-      transposed: those whose input is dilated: gradients of strided ones.
-      float64: instructions of that type.
-      callbacks: instructions that call the host.
-      gathered: the largest result, in bytes, of a gather that takes at least half of
-        what it reads from; 0 if there is none.
-      loops: loops that run an unknown number of times, counted as one.
-      branches: places where the program chooses, the cheapest choice counted.
-      cycles: of all kernels, where the compiler estimates them (TPU).
+      collectives: number of collectives of each kind, and the bytes of their results.
+      convolutions: number of convolutions in the text, each counted once.
+      grouped: number of convolutions with groups, of features or of batches.
+      transposed: number of convolutions with dilated inputs: gradients of strided ones.
+      float64: number of float64 instructions.
+      callbacks: number of instructions that call the host.
+      gathered: bytes of the largest result of a gather that reads at least half of its
+        source; 0 if there is none.
+      loops: number of loops that run an unknown number of times, counted as one each.
+      branches: number of conditionals, of which the cheapest branch is counted.
+      cycles: cycles of all kernels, if the compiler estimates them (TPU); 0 otherwise.
     """
 
     traffic: float
@@ -101,14 +105,14 @@ class Reading:
 
     @property
     def exchanged(self) -> float:
-        """Bytes of all collectives."""
+        """Bytes of the results of all collectives."""
         return sum(size for _, size in self.collectives.values())
 
     def warnings(self, *, is_tpu: bool = False) -> list[str]:
-        """Return what makes the program slow, or what its device cannot do, in words.
+        """Return warnings of slow operations, and of those that the device emulates.
 
         Args:
-          is_tpu: of a program for TPUs, where float64 is emulated.
+          is_tpu: whether the program is for TPUs, which emulate float64.
         """
         texts = []
         if self.grouped:
@@ -133,7 +137,7 @@ class Reading:
 
 
 class _Module:
-    """The computations of a program's text."""
+    """Computations of a program's text."""
 
     def __init__(self, text: str) -> None:
         self.computations: dict[str, list[_Instruction]] = {}
@@ -153,7 +157,7 @@ class _Module:
 
     @cached_property
     def results(self) -> dict[str, dict[str, str]]:
-        """Types by computation and instruction."""
+        """Result types by computation and instruction."""
         shapes: dict[str, dict[str, str]] = {}
         for name, instructions in self.computations.items():
             shapes[name] = {one.name: one.result for one in instructions}
@@ -162,10 +166,11 @@ class _Module:
     def steps(
         self, computation: str, times: float = 1.0
     ) -> Iterator[tuple[str, _Instruction, float, bool]]:
-        """Yield what a computation runs, inside of loops and branches too.
+        """Yield the instructions that a computation runs, also in loops and branches.
 
-        Each with its computation, the number of times, and whether that is known; of
-        branches the one that moves least.
+        Each instruction comes with its computation, the number of times that it runs,
+        and whether that number is known. Of several branches, the one that moves the
+        fewest bytes is followed.
         """
         for one in self.computations.get(computation, ()):
             yield computation, one, times, True
@@ -203,7 +208,7 @@ class _Module:
         return one.opcode in _COPIES
 
     def _trips(self, loop: _Instruction) -> int | None:
-        """Return how often a loop runs: as noted, or by the limit it counts up to."""
+        """Return how often a loop runs, from its note or its limit; None if unknown."""
         noted = _TRIPS.search(loop.rest)
         if noted:
             return int(noted[1])
@@ -232,7 +237,7 @@ class _Module:
         if "AllocateBuffer" in one.rest or one.opcode == "async-start":
             return 0.0
         if one.opcode == "copy-start":
-            # result and operand are both in its type
+            # its type includes both the result and the operand
             return _bytes(one.result)
         inner = [one]
         position = {name: name for name in one.operands}
@@ -272,7 +277,7 @@ def _read(
     if whole < _SMALL:
         return whole
     users = [part for part in inner if name in part.operands]
-    # a change of type or shape reads what its reader reads
+    # a change of type or shape reads only what its own reader reads
     for part in users:
         if part.opcode in ("bitcast", "convert", "copy", "reshape", "transpose"):
             partial = _read(part.name, kind, inner, types)
@@ -292,7 +297,7 @@ def _read(
 def _written(
     one: _Instruction, inner: list[_Instruction], types: dict[str, str]
 ) -> float:
-    """Return the bytes that a kernel writes; of an update in place, the update."""
+    """Return the bytes that a kernel writes; an update in place writes the update."""
     whole = _bytes(one.result)
     updates = [part for part in inner if part.opcode == "dynamic-update-slice"]
     for part in updates:
@@ -304,18 +309,18 @@ def _written(
 
 
 def _bytes(kind: str, *, everywhere: bool = False) -> float:
-    """Return the bytes of a type that are in main memory, or everywhere."""
+    """Return the bytes of a type in main memory, or ``everywhere`` in any memory."""
     total = 0.0
     for dtype, sizes, layout in _SHAPE.findall(kind):
         if not everywhere and re.search(r"S\([1-9]\d*\)", layout):
-            # near the cores already
+            # this memory is near the cores
             continue
         bits = re.search(r"\d+", dtype)
         width = 8 if dtype == "pred" or bits is None else int(bits[0])
         if dtype.startswith("f8"):
             width = 8
         if dtype.startswith("c"):
-            # complex: the number counts both parts
+            # the number of a complex type includes both parts
             width = int(bits[0]) if bits else 64
         numbers = [int(size) for size in re.findall(r"\d+", sizes)]
         total += math.prod(numbers) * width / 8
@@ -352,10 +357,10 @@ def _closing(text: str) -> int:
 
 
 def read_hlo(text: str) -> Reading:
-    """Return what a compiled program does, from its text.
+    """Return a compiled program's traffic, collectives and slow operations.
 
     Args:
-      text: ``compiled.as_text()``, of any of XLA's compilers.
+      text: ``compiled.as_text()`` from any of XLA's compilers.
 
     >>> import jax, jax.numpy as jnp
     >>> one = jnp.ones((256, 256))
@@ -387,7 +392,7 @@ def read_hlo(text: str) -> Reading:
             counts[kind] += times
             shape = one.result
             if one.opcode.endswith("-start"):
-                # operands come first in its type
+                # its type includes the operands
                 sizes[kind] += times * _bytes(shape, everywhere=True) / 2
             else:
                 sizes[kind] += times * _bytes(shape, everywhere=True)

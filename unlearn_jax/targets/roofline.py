@@ -22,12 +22,12 @@ class Bound:
 
     @property
     def seconds(self) -> float:
-        """The largest part."""
+        """Largest of the three parts."""
         return max(self.compute, self.memory, self.network)
 
     @property
     def limit(self) -> str:
-        """Part that is the largest: ``compute``, ``memory`` or ``network``."""
+        """Name of the largest part: ``compute``, ``memory`` or ``network``."""
         parts = dataclasses.asdict(self)
         return max(parts, key=parts.__getitem__)
 
@@ -48,9 +48,9 @@ def bound(
     """Return the roofline's bound on one device.
 
     Args:
-      chip: that it runs on.
-      bfloat16: operations in that type.
-      float32: operations in other types.
+      chip: chip of the device.
+      bfloat16: number of operations in bfloat16.
+      float32: number of operations in other types.
       traffic: bytes from and to memory.
       exchanged: bytes sent to other devices.
 

@@ -1,7 +1,7 @@
 """Devices that programs are built for: those of this machine, or others.
 
-A program for a TPU or a GPU that is not there can be compiled, not run: JAX's compilers
-take a description of the devices (``jax.experimental.topologies``).
+A program for an absent TPU or GPU can be compiled, but not run: JAX's compilers accept
+a description of the devices (``jax.experimental.topologies``).
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _TPU_SETTINGS = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
 }
-"""What libtpu reads in place of asking a TPU machine for its place in a pod."""
+"""Environment variables that libtpu reads instead of querying a TPU machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Target:
     """Devices to compile for, of one kind and in one network.
 
     Attributes:
-      name: as on the command line.
-      kind: their ``device_kind``.
-      shape: of a TPU slice, its chips along every axis of its torus; of GPUs and CPUs,
-        their number.
+      name: name on the command line.
+      kind: ``device_kind`` of the devices.
+      shape: number of chips along every axis of a TPU slice's torus; for GPUs and CPUs,
+        the number of devices.
     """
 
     name: str
@@ -64,34 +64,34 @@ class Target:
 
     @property
     def devices(self) -> tuple[Any, ...]:
-        """The devices of one host, as meshes are made of."""
+        """Devices of one host, from which meshes are made."""
         return tuple(one for one in self.all_devices if one.process_index == 0)
 
     @property
     def num_hosts(self) -> int:
-        """Hosts that the devices are attached to, a process each."""
+        """Number of hosts that the devices are attached to, with one process each."""
         return len({one.process_index for one in self.all_devices})
 
     @property
     def all_devices(self) -> tuple[Any, ...]:
-        """The devices of all hosts."""
+        """Devices of all hosts."""
         return _devices(self)
 
 
 def parse(name: str) -> Target:
-    """Return the target of a name.
+    """Parse the name of a target.
 
     ``unlearn-jax compile`` runs on this machine's CPU. A script that compiles for other
-    targets sets ``JAX_PLATFORMS=cpu``: JAX would look for their devices first, and give
-    up on a plugin of CUDA without cuDNN.
+    targets should set ``JAX_PLATFORMS=cpu``: otherwise JAX looks for their devices
+    first, and fails on a CUDA plugin without cuDNN.
 
     Args:
       name: a TPU slice such as ``tpu-v5e:4x4``, ``tpu-v4:2x2x1`` or ``tpu-v6e:2x2``; a
-        GPU, ``h100``, ``h200`` or ``a100``, or several of a host, ``h100:8``; ``cpu``
-        or ``cpu:2``, devices of this machine.
+        GPU, ``h100``, ``h200`` or ``a100``, or several of one host, ``h100:8``; or
+        devices of this machine, ``cpu`` or ``cpu:2``.
 
     Raises:
-      InputError: another name.
+      InputError: an unknown name.
 
     >>> parse("tpu-v5e:4x4").shape, parse("h100").chip.memory
     ((4, 4), 84942979072)
@@ -115,7 +115,7 @@ def _devices(target: Target) -> tuple[Any, ...]:
     """Return all devices of a target.
 
     Raises:
-      InputError: its compiler is not installed, or it has no such shape.
+      InputError: the compiler is not installed, or the target cannot have this shape.
     """
     from jax.experimental import topologies
 
@@ -169,21 +169,22 @@ _current: ContextVar[Target | None] = ContextVar("target", default=None)
 
 
 def current() -> Target | None:
-    """Return the target that programs are compiled for; None where they run."""
+    """Return the target that programs are compiled for; None for this machine."""
     return _current.get()
 
 
 @contextlib.contextmanager
 def use(target: Target) -> Iterator[Target]:
-    """Build programs for a target's devices, to be compiled and not run.
+    """Build programs for a target's devices, to be compiled but not run.
 
     Args:
-      target: of all mappers, models and forms of convolution that are made inside.
+      target: target of all mappers, models and forms of convolution that are made
+        inside the context.
     """
-    # a trace may hold the forms of another target
+    # cached traces may hold convolution forms of another target
     jax.clear_caches()
     token = _current.set(target)
-    # compilers of devices that are not there cannot read a stored program
+    # compilers for absent devices cannot read a stored program
     is_stored = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
@@ -195,9 +196,9 @@ def use(target: Target) -> Iterator[Target]:
 
 
 def platform() -> str:
-    """Return ``cpu``, ``gpu`` or ``tpu``: what programs are built for.
+    """Return the platform that programs are built for: ``cpu``, ``gpu`` or ``tpu``.
 
-    That of :func:`use`, of JAX's default backend outside of it.
+    Inside :func:`use` it is the target's, elsewhere that of JAX's default backend.
     """
     target = current()
     if target is None:
@@ -209,7 +210,7 @@ def devices(*, across_hosts: bool = False) -> tuple[Any, ...]:
     """Return the devices of one host that programs are built for.
 
     Args:
-      across_hosts: of all hosts in their place.
+      across_hosts: whether to return the devices of all hosts instead.
     """
     target = current()
     if target is None:
@@ -218,9 +219,9 @@ def devices(*, across_hosts: bool = False) -> tuple[Any, ...]:
 
 
 def memory() -> float | None:
-    """Return the bytes of a device that programs are built for; None if not known.
+    """Return the memory in bytes of a device that programs are built for.
 
-    Nor on CPUs, whose devices share the memory of the machine.
+    It is None if unknown, and on CPUs, whose devices share the machine's memory.
     """
     if platform() == "cpu":
         return None

@@ -1,9 +1,9 @@
 """Core-sets: the part C of a forget set F whose removal suppresses knowledge of F.
 
-An answer to the first open question of arXiv 2512.06993, which asks for the causally
-decisive samples of a forget set by the probabilities of necessity and sufficiency; the
-definitions here are the library's own. ``k(.)`` is the knowledge that a model trained
-on a set of samples has of **all** of F, such as its mean margin there::
+The first open question of arXiv 2512.06993 asks for the causally decisive samples of a
+forget set, by the probabilities of necessity and sufficiency. This package is an
+answer; its definitions are the library's own. ``k(.)`` is the knowledge of **all** of F
+in a model trained on a set of samples, such as the mean margin on F::
 
     suppression(C) = (k(D) - k(D - C)) / (k(D) - k(D - F))     1 for the oracle D - F
     S(C) = 1  if  |1 - suppression(C)| <= tolerance
@@ -11,10 +11,10 @@ on a set of samples has of **all** of F, such as its mean margin there::
     PNS(C) = P(S(C) = 1 and S(F - C) = 0)
 
 The probabilities are over training seeds. All worlds (C, F - C, F or nothing removed)
-are simulated on the same seed, so that PNS is observed and not only bounded. The search
-runs on kernel ridge regressions, from which any subset is removed exactly
-(:mod:`unlearn_jax.influence.ridge`), and whose training seeds are those of their random
-features; :func:`retrain_without` confirms its result on networks.
+are simulated on the same seed, so PNS is observed, not only bounded. The search runs on
+kernel ridge regressions, because any subset can be removed from them exactly
+(:mod:`unlearn_jax.influence.ridge`); their training seeds are the seeds of their random
+features. :func:`retrain_without` confirms the result of the search on networks.
 """
 
 from unlearn_jax.contrib.coresets._causes import (

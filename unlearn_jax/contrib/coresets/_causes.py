@@ -21,18 +21,20 @@ Knowledge = Callable[[Array, Array], Array]
 """``(outputs [Z, C], labels [Z]) -> []``: a model's knowledge of the forget set."""
 
 ROUNDING = 1e-9
-"""Tolerance of fractions, and of probabilities, which are means of zeros and ones."""
+"""Rounding tolerance for fractions and for probabilities (means of zeros and ones)."""
 
 
 class Causes(NamedTuple):
-    """Probabilities over training seeds that removing a subset suppresses knowledge.
+    """Probabilities, over training seeds, that removing a subset suppresses knowledge.
 
     Attributes:
       sufficiency: PS, fraction of worlds in which removing the subset suppresses the
         knowledge.
-      necessity: PN, fraction of worlds in which removing all others instead does not.
+      necessity: PN, fraction of worlds in which removing the rest of the forget set
+        instead does not.
       both: PNS, fraction of worlds in which both hold.
-      bounds: of PNS, from the marginals alone, see :func:`tian_pearl_bounds`.
+      bounds: lower and upper bound on PNS from the marginals alone, see
+        :func:`tian_pearl_bounds`.
     """
 
     sufficiency: float
@@ -44,14 +46,14 @@ class Causes(NamedTuple):
 def mean_margin(outputs: Array, labels: Array) -> Array:
     """Return the mean :func:`margins` over samples, ``[Z, C], [Z] -> []``.
 
-    For a network, pass probabilities: then it lies in [-1, 1], as it nearly does for
-    regressions on one-hot targets.
+    For a network, pass probabilities: the result then lies in [-1, 1]. For regressions
+    on one-hot targets it nearly does.
     """
     return jnp.mean(margins(outputs, labels))
 
 
 def margins(outputs: Array, labels: Array) -> Array:
-    """Return the true class's output less the largest other one.
+    """Return the true class's output minus the largest other output.
 
     Args:
       outputs: ``[..., Z, C]``.
@@ -61,7 +63,7 @@ def margins(outputs: Array, labels: Array) -> Array:
       ``[..., Z]``.
 
     Raises:
-      InputError: shapes that do not fit, no samples, or labels that are no classes.
+      InputError: shapes that do not fit, no samples, or labels that are not classes.
     """
     outputs = jnp.asarray(outputs)
     labels = jnp.asarray(labels)
@@ -89,13 +91,13 @@ def suppression(level: Any, original: Any, oracle: Any) -> Any:
     ``(original - level) / (original - oracle)``.
 
     Args:
-      level: ``k(D - C)``, of any shape.
+      level: ``k(D - C)``, any shape.
       original: ``k(D)``, broadcasts to ``level``.
-      oracle: ``k(D - F)``, as ``original``, from the same seed.
+      oracle: ``k(D - F)`` from the same seed, broadcasts to ``level``.
 
     Returns:
-      0 for the original's knowledge, 1 for the oracle's, above 1 for less than the
-      oracle's; NaN or infinite where removing F changes nothing.
+      0 at the original's knowledge, 1 at the oracle's, and above 1 if there is less
+      knowledge than the oracle has; NaN or infinite where removing F changes nothing.
 
     >>> suppression(0.75, 1.0, 0.5)
     0.5
@@ -107,8 +109,8 @@ def suppressed(fraction: Any, *, tolerance: float) -> Any:
     """Return S(C): whether a fraction is within ``tolerance`` of the oracle's 1.
 
     Args:
-      fraction: :func:`suppression`, of any shape; False where it is NaN.
-      tolerance: on either side, in (0, 1).
+      fraction: values of :func:`suppression`, any shape; NaN gives False.
+      tolerance: largest distance from 1 on either side, in (0, 1).
 
     Raises:
       InputError: a tolerance outside (0, 1): at 1 the original would pass.
@@ -131,8 +133,8 @@ def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
       complement: ``[S]`` bool, S(F without C) in the same worlds.
 
     Returns:
-      The probabilities. ``both`` lies within ``bounds`` always. It grows with C (for
-      all of F it is 1 wherever the original does not pass): compare subsets of equal
+      The probabilities. ``both`` always lies within ``bounds``. It grows with C: for
+      C = F it is 1 wherever the original does not pass. Compare only subsets of equal
       size.
 
     Raises:
@@ -160,9 +162,10 @@ def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
 def tian_pearl_bounds(sufficient: float, complement: float) -> tuple[float, float]:
     """Return bounds on PNS from the two marginals.
 
-    ``max(0, P(S(C)) - P(S(F-C))) <= PNS <= min(P(S(C)), 1 - P(S(F-C)))``: Tian and
-    Pearl 2000, "Probabilities of causation: bounds and identification"; sharp without
-    further knowledge. For marginals that are simulated on different seeds.
+    ``max(0, P(S(C)) - P(S(F-C))) <= PNS <= min(P(S(C)), 1 - P(S(F-C)))`` (Tian and
+    Pearl 2000, "Probabilities of causation: bounds and identification"). The bounds are
+    sharp without further knowledge. Use them where the two marginals come from
+    different seeds.
 
     Args:
       sufficient: P(S(C) = 1), in [0, 1].
@@ -176,5 +179,5 @@ def tian_pearl_bounds(sufficient: float, complement: float) -> tuple[float, floa
     """
     for value in (sufficient, complement):
         if not 0 <= value <= 1:
-            raise InputError(f"{value} is no probability: pass numbers in [0, 1]")
+            raise InputError(f"{value} is not a probability: pass numbers in [0, 1]")
     return max(0.0, sufficient - complement), min(sufficient, 1 - complement)

@@ -1,4 +1,4 @@
-"""The search for a core-set on kernel models: forward greedy, backward pruning.
+"""Search for a core-set on kernel models: forward greedy, then backward pruning.
 
 All removals are exact.
 """
@@ -31,10 +31,12 @@ class CoreSet(NamedTuple):
 
     Attributes:
       members: ``[F]`` bool, the core-set.
-      sufficiency: PS on the worlds of the search; optimistic, as it was searched for.
-      forward_size: number of samples that forward search took, before pruning.
-      order: ``[F]`` int, in which forward search would remove all samples.
-      fractions: ``[S, F]`` suppressed fraction of knowledge after each of these.
+      sufficiency: PS on the worlds of the search; optimistic, since the search
+        maximizes it.
+      forward_size: number of samples that forward search selected, before pruning.
+      order: ``[F]`` int, order in which forward search would remove all samples.
+      fractions: ``[S, F]`` suppressed fraction of knowledge after each removal in
+        ``order``.
     """
 
     members: np.ndarray
@@ -51,16 +53,16 @@ def suppression_without(
     *,
     knowledge: Knowledge = mean_margin,
 ) -> np.ndarray:
-    """Return the suppressed fraction of knowledge without each subset, in each world.
+    """Return the fraction of knowledge that removing each subset suppresses.
 
     Args:
-      worlds: of :func:`seed_worlds`.
-      labels: ``[Z]`` of their points.
+      worlds: kernel models of :func:`unlearn_jax.contrib.coresets.seed_worlds`.
+      labels: ``[Z]`` labels of the worlds' points.
       subsets: ``[Q, F]`` bool, the samples of the forget set to remove.
-      knowledge: of the forget set.
+      knowledge: measure of a model's knowledge of the forget set.
 
     Returns:
-      ``[S, Q]``.
+      ``[S, Q]``, one row per world.
 
     Raises:
       InputError: shapes that do not fit; a world in which removing all of F changes
@@ -81,14 +83,14 @@ def suppression_without(
 def rank_by_influence(
     worlds: Candidates, labels: ArrayLike, *, knowledge: Knowledge = mean_margin
 ) -> np.ndarray:
-    """Rank the forget set by the knowledge that each sample **alone** takes away.
+    """Rank forget samples by the knowledge that removing each **alone** suppresses.
 
-    The mean over worlds counts, most first.
+    The rank is by the mean over worlds, largest first.
 
     Args:
-      worlds: of :func:`seed_worlds`.
-      labels: ``[Z]`` of their points.
-      knowledge: of the forget set.
+      worlds: kernel models of :func:`unlearn_jax.contrib.coresets.seed_worlds`.
+      labels: ``[Z]`` labels of the worlds' points.
+      knowledge: measure of a model's knowledge of the forget set.
 
     Returns:
       ``[F]`` positions in the forget set.
@@ -104,21 +106,21 @@ def rank_by_influence(
 def forward_greedy(
     worlds: Candidates, labels: ArrayLike, *, knowledge: Knowledge = mean_margin
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Remove one sample after another, each time the one that suppresses best.
+    """Remove the samples one at a time, each time the one that suppresses best.
 
-    The suppressed fraction nearest to 1, in the mean over worlds, is the best. The
-    first sample is the most influential one; every later one is chosen by its influence
-    given those already removed, which for samples that replace each other is not the
-    ranking of :func:`rank_by_influence`.
+    The best sample leaves the suppressed fraction nearest to 1, in the mean over
+    worlds. The first sample is the most influential one. Each later sample is chosen by
+    its influence given the removals so far. Where samples can substitute for each
+    other, the order differs from the ranking of :func:`rank_by_influence`.
 
     Args:
-      worlds: of :func:`seed_worlds`.
-      labels: ``[Z]`` of their points.
-      knowledge: of the forget set.
+      worlds: kernel models of :func:`unlearn_jax.contrib.coresets.seed_worlds`.
+      labels: ``[Z]`` labels of the worlds' points.
+      knowledge: measure of a model's knowledge of the forget set.
 
     Returns:
-      The order ``[F]`` and the suppressed fractions ``[S, F]`` after each removal.
-      Costs ``S F Z (F + C)`` per step.
+      The order ``[F]`` and the suppressed fractions ``[S, F]`` after each removal. A
+      step costs ``S F Z (F + C)``.
 
     Raises:
       InputError: as :func:`suppression_without`.
@@ -139,20 +141,22 @@ def backward_prune(
 ) -> np.ndarray:
     """Remove members from a sufficient subset until every member is necessary.
 
-    While any member can return to the training set with PS still at least
-    ``1 - delta``, the one with the largest PS (of equals, the smallest mean distance of
-    suppressed fractions from 1) is removed from the subset.
+    A member is free if PS is still at least ``1 - delta`` after its return to the
+    training set. While there is a free member, the one that leaves the largest PS is
+    dropped from the subset; ties go to the smallest mean distance of the suppressed
+    fractions from 1.
 
     Args:
-      worlds: of :func:`seed_worlds`.
-      labels: ``[Z]`` of their points.
-      subset: ``[F]`` bool.
-      tolerance: of S.
-      delta: in [0, 1).
-      knowledge: of the forget set.
+      worlds: kernel models of :func:`unlearn_jax.contrib.coresets.seed_worlds`.
+      labels: ``[Z]`` labels of the worlds' points.
+      subset: ``[F]`` bool, the subset to prune.
+      tolerance: tolerance of :func:`suppressed`, in (0, 1).
+      delta: allowed fraction of worlds in which the subset is not sufficient, in
+        [0, 1).
+      knowledge: measure of a model's knowledge of the forget set.
 
     Returns:
-      ``[F]`` bool, without any member whose return would leave PS at ``1 - delta``.
+      ``[F]`` bool, a subset in which no member is free.
 
     Raises:
       InputError: as :func:`suppression_without`, or a ``delta`` out of range.
@@ -186,15 +190,17 @@ def find_core_set(
     """Search forward greedily until PS is at least ``1 - delta``, then prune backward.
 
     Args:
-      worlds: of :func:`seed_worlds`; judge the result on **other** worlds.
-      labels: ``[Z]`` of their points.
-      tolerance: of S.
-      delta: in [0, 1).
-      knowledge: of the forget set.
+      worlds: kernel models of :func:`unlearn_jax.contrib.coresets.seed_worlds`;
+        evaluate the result on **other** worlds.
+      labels: ``[Z]`` labels of the worlds' points.
+      tolerance: tolerance of :func:`suppressed`, in (0, 1).
+      delta: allowed fraction of worlds in which the subset is not sufficient, in
+        [0, 1).
+      knowledge: measure of a model's knowledge of the forget set.
 
     Returns:
-      The core-set: no member is superfluous, but a smaller one that shares few members
-      with it may exist.
+      The core-set. None of its members is superfluous, but a smaller core-set that
+      shares few members with it may exist.
 
     Raises:
       InputError: as :func:`suppression_without`, or hyperparameters out of range.
@@ -243,8 +249,8 @@ def _levels(worlds: Candidates, labels: ArrayLike, knowledge: Knowledge) -> _Lev
     labels = jnp.asarray(labels)
     if worlds.outputs.ndim != 3 or labels.shape != worlds.outputs.shape[1:2]:
         raise InputError(
-            f"worlds of outputs {worlds.outputs.shape}, labels {labels.shape}: pass [S,"
-            " Z, C] and [Z]"
+            f"the worlds' outputs have shape {worlds.outputs.shape} and the labels"
+            f" {labels.shape}: pass [S, Z, C] and [Z]"
         )
     check_labels(labels, len(labels), worlds.outputs.shape[-1], "forget set")
     size = worlds.alpha.shape[1]
@@ -254,7 +260,7 @@ def _levels(worlds: Candidates, labels: ArrayLike, knowledge: Knowledge) -> _Lev
     refuse_infinite("knowledge", gap)
     if not np.all(gap > ROUNDING):
         raise InputError(
-            "removing the whole forget set takes no knowledge of it away: it has no"
+            "removing the whole forget set suppresses no knowledge of it: it has no"
             " core-set"
         )
     return _Levels(labels, levels[:, 0], levels[:, 1])

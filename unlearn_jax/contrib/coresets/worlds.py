@@ -29,31 +29,32 @@ def seed_worlds(
 ) -> Candidates:
     """Fit a kernel ridge regression per training seed, for removals of the forget set.
 
-    A world's kernel is that of its own random ReLU layer
-    (:func:`unlearn_jax.influence.ridge.random_relu_features`), the random part of a
-    kernel model, as initial weights are a network's. With ``bootstrap`` its retained
-    samples are redrawn with replacement too, which is more than a training seed
-    changes. Targets are one-hot less 1 / C.
+    Each world has its own random ReLU layer
+    (:func:`unlearn_jax.influence.ridge.random_relu_features`), which defines its
+    kernel. The layer is the random part of a kernel model, as the initial weights are
+    of a network. With ``bootstrap`` the world's retained samples are also redrawn with
+    replacement, which is more than a training seed changes. Targets are one-hot minus
+    1 / C.
 
     Args:
-      keys: ``[S]``, one per world.
-      images: ``[N, ...]`` of the training set, about [0, 1], or uint8; flattened.
+      keys: ``[S]`` PRNG keys, one per world.
+      images: ``[N, ...]`` training images, about [0, 1], or uint8; flattened.
       labels: ``[N]`` integers.
       forget: ``[F]`` positions of the forget set.
       num_classes: C.
-      ridge: lambda, of the summed squared errors; positive.
-      num_features: of the random layer.
-      bootstrap: redraw the retained samples with replacement.
+      ridge: lambda, relative to the **sum** of squared errors; positive.
+      num_features: number of random features.
+      bootstrap: whether to redraw the retained samples with replacement.
 
     Returns:
-      Candidates with leading S, whose points are the forget set itself (``Z = F``). In
-      float64 if JAX is set to it, which it should be. Costs ``N^3`` per world, one
-      after another.
+      Candidates with a leading axis S. Their points are the forget set itself
+      (``Z = F``). They are float64 if JAX has x64 enabled, which is recommended. Worlds
+      are fitted one after another, at a cost of ``N^3`` each.
 
     Raises:
-      InputError: a forget set that is empty, everything, repeated or out of range;
-        images that are not finite; labels that do not fit; a ridge or a number that is
-        not positive; a single key.
+      InputError: a forget set that is empty, holds every sample, repeats a position or
+        is out of range; images that are not finite; labels that do not fit; a ridge or
+        a count that is not positive; a single key.
     """
     check_keys("keys of worlds", keys)
     check_positive(ridge=ridge)
@@ -84,7 +85,7 @@ def _check_forget(forget: ArrayLike, num_samples: int) -> np.ndarray:
     ):
         raise InputError(
             f"forget has shape {forget.shape}: pass different positions, some but not"
-            f" all of {num_samples}"
+            f" all of the {num_samples} samples"
         )
     if forget.dtype.kind not in "iu" or forget.min() < 0 or forget.max() >= num_samples:
         raise InputError(f"forget must hold integer positions in 0..{num_samples - 1}")
@@ -141,20 +142,20 @@ def retrain_without(
     *,
     mapper: Mapper | None = None,
 ) -> np.ndarray:
-    """Train networks without each of many subsets on the same seeds.
+    """Train networks without each of many subsets, on the same seeds.
 
-    These are the true counterfactuals. All models of a seed start from the same
-    weights, read common samples in the same order and take equally many steps, those of
-    the whole training set.
+    The results are the true counterfactuals. All models of a seed start from the same
+    weights, read their common samples in the same order and take the same number of
+    steps, that of the whole training set.
 
     Args:
-      keys: ``[S]``, one per seed.
+      keys: ``[S]`` PRNG keys, one per seed.
       model: the architecture.
       data: ``[N]`` samples.
       forget: ``[Q, N]`` bool; a row without True trains on everything.
-      recipe: of training.
-      images: ``[Z, ...]`` to predict.
-      mapper: for ``S Q`` models; the default for the backend if None.
+      recipe: training recipe of every model.
+      images: ``[Z, ...]`` images to predict.
+      mapper: mapper for the ``S Q`` models; the backend's default if None.
 
     Returns:
       Logits ``[S, Q, Z, C]``.

@@ -1,8 +1,9 @@
 """Concept unlearning in class-conditional diffusion models, by AMUN's idea.
 
-It is applied to the condition instead of the image. A testbed of a question that
-*Toward Reliable Machine Unlearning* (arXiv 2512.06993, chapter 6) leaves open, at the
-scale of digits. The denoiser itself is :func:`unlearn_jax.models.build_denoiser`.
+AMUN attacks the image; here the attack is on the condition. The package is a testbed,
+at the scale of digits, for a question that *Toward Reliable Machine Unlearning* (arXiv
+2512.06993, chapter 6) leaves open. :func:`unlearn_jax.models.build_denoiser` builds the
+denoiser.
 """
 
 from unlearn_jax.contrib.diffusion.latent import (

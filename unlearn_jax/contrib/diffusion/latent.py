@@ -1,9 +1,9 @@
-"""Attacks in the space of conditions: the nearest one off a concept, and its recovery.
+"""Attacks in the space of conditions: leaving a concept, and recovering it.
 
-AMUN's question, asked of the condition instead of the image: a conditional denoiser
+AMUN's question is asked of the condition instead of the image. A conditional denoiser
 draws concept f at the vector ``e(f)``; how far must ``e(f) + delta`` move before it
-stands for another class? A judge classifies it, given images of f. The radius of the
-search is doubled as in AMUN (arXiv 2503.00917, Algorithm 1).
+stands for another class? A judge classifies the moved condition, given images of f. The
+radius of the search is doubled as in AMUN (arXiv 2503.00917, Algorithm 1).
 """
 
 from collections.abc import Callable
@@ -45,13 +45,13 @@ UNBOUNDED = (-np.inf, np.inf)
 
 @value
 class LatentPGD:
-    """Search for the nearest condition off a concept, by PGD with a doubling radius.
+    """Search for the nearest condition outside a concept: PGD with a doubling radius.
 
     Attributes:
-      radius: the smallest, in the Euclidean norm of the latent space.
-      num_radii: radii, each twice the one before.
+      radius: smallest radius, in the Euclidean norm of the latent space.
+      num_radii: number of radii, each twice the one before.
       num_steps: gradient steps per radius.
-      step_ratio: length of a step over the radius.
+      step_ratio: length of a step, as a fraction of the radius.
 
     Raises:
       InputError: sizes or lengths that are not positive.
@@ -69,17 +69,18 @@ class LatentPGD:
 
 
 class LatentAttack(NamedTuple):
-    """The nearest conditions off a concept, one row per image.
+    """Nearest conditions outside a concept, one row per image.
 
     Attributes:
-      delta: ``[B, E]`` float32, to be added to the concept's vector; the last iterate
-        where none was found.
-      labels: ``[B]`` int32, the class the judge names at ``delta``.
+      delta: ``[B, E]`` float32, offset from the concept's vector; the last iterate
+        where the search failed.
+      labels: ``[B]`` int32, the judge's class at ``delta``.
       epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for
         ``ALREADY_WRONG``).
       distance: ``[B]`` float32, Euclidean length of ``delta``, at most ``epsilon``.
       status: ``[B]`` int32, a :class:`unlearn_jax.types.Status`; ``ALREADY_WRONG``
-        where the judge does not see the concept in the image to begin with.
+        where the judge does not classify the image as the concept even at
+        ``delta = 0``.
     """
 
     delta: Array
@@ -90,7 +91,7 @@ class LatentAttack(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """Each of B images at K noise levels, ``[B * K, ...]``."""
+    """B images at K noise levels each, ``[B * K, ...]``."""
 
     x: Array
     signal: Array
@@ -100,12 +101,15 @@ class _Levels(NamedTuple):
 def _levels(
     key: Array, process: Process, images: Array, num_levels: int, *, first: float = 0.0
 ) -> _Levels:
-    """Noise images in the middles of ``num_levels`` parts of the steps first T .. T."""
+    """Noise the images at ``num_levels`` steps between ``first`` * T and T.
+
+    The steps are the middles of ``num_levels`` equal parts of that range.
+    """
     check_counts(num_levels=num_levels)
     if num_levels > process.num_steps // 2:
         raise InputError(
-            f"a judge takes 1 to {process.num_steps // 2} noise levels, got"
-            f" {num_levels}"
+            f"num_levels must be in 1..{process.num_steps // 2}, half the steps of the"
+            f" process, got {num_levels}"
         )
     time = first + (1 - first) * (np.arange(num_levels) + 0.5) / num_levels
     levels = process.signal[(time * process.num_steps).astype(int)]
@@ -126,7 +130,7 @@ def _check_images(denoiser: Denoiser, images: Array) -> None:
 def _losses(
     denoiser: Denoiser, variables: Variables, at: _Levels, condition: Array
 ) -> Array:
-    """Return denoising losses ``[B]`` of conditions ``[B, E]``, means over levels."""
+    """Return denoising losses ``[B]`` of conditions ``[B, E]``, mean over levels."""
     rows = len(condition)
     num_levels = len(at.x) // rows
     condition = jnp.repeat(condition, num_levels, axis=0)
@@ -155,20 +159,20 @@ def class_losses(
 ) -> Array:
     """Return the denoising losses of images under every class.
 
-    Minus these, as logits, are the diffusion classifier,
-    ``argmin_c E|eps - eps_theta(x_t, t, c)|^2`` (Li et al., arXiv 2303.16203), with the
-    same steps and noise for all classes, which removes most of the variance.
+    The negated losses are the logits of the diffusion classifier
+    ``argmin_c E|eps - eps_theta(x_t, t, c)|^2`` (Li et al., arXiv 2303.16203). All
+    classes have the same steps and noise, which removes most of the variance.
 
     Args:
-      key: of the noise.
+      key: PRNG key for the noise.
       denoiser: the architecture.
       variables: theta.
       process: the schedule.
       images: ``[B, H, W, ch]`` in [0, 1].
-      num_levels: steps, in the middles of as many equal parts of 1..T.
+      num_levels: number of steps; they are the middles of as many equal parts of 1..T.
 
     Returns:
-      ``[B, C]`` per pixel.
+      ``[B, C]`` losses per pixel.
 
     Raises:
       InputError: ``num_levels`` below 1 or above T / 2, or images of another shape or
@@ -192,21 +196,21 @@ def denoising_judge(
 ) -> Judge:
     """Return the judge that classifies a condition by the model's denoising losses.
 
-    Logits are minus the losses of :func:`class_losses`, with ``e(f) + delta`` for
-    ``e(f)``: the condition stands for f while it explains the image better than every
-    other class does.
+    The logits are the negated losses of :func:`class_losses`, with ``e(f) + delta`` in
+    place of ``e(f)``. The condition stands for f as long as it explains the image
+    better than every other class.
 
     Args:
-      key: of the noise, fixed for all ``delta``.
+      key: PRNG key for the noise, which is the same for all ``delta``.
       denoiser: the architecture.
       variables: theta.
       process: the schedule.
-      images: ``[B, H, W, ch]`` of the concept, in [0, 1].
+      images: ``[B, H, W, ch]`` images of the concept, in [0, 1].
       concept: f.
-      num_levels: steps, in the middles of as many equal parts of 1..T.
+      num_levels: number of steps; they are the middles of as many equal parts of 1..T.
 
     Raises:
-      InputError: as :func:`class_losses`, or a concept that is no class.
+      InputError: as :func:`class_losses`, or a concept that is not a class.
     """
     _check_images(denoiser, images)
     check_concept(denoiser, concept)
@@ -235,20 +239,20 @@ def external_judge(
 ) -> Judge:
     """Return the judge that classifies the images drawn under a condition.
 
-    Images of f are noised and denoised under ``e(f) + delta``. Logits are the
-    classifier's log-probabilities on the estimate of x at each noise level, averaged
-    over levels. At low noise the estimate is the image whatever the
-    condition, so the average leaves f only through high levels.
+    Images of f are noised and denoised under ``e(f) + delta``. The logits are the
+    classifier's log-probabilities on the estimate of x, averaged over the noise levels.
+    At low noise the estimate is the image itself whatever the condition is, so only
+    high noise levels can move the average away from f.
 
     Args:
-      key: of the noise.
+      key: PRNG key for the noise.
       denoiser: the architecture.
       variables: theta.
       process: the schedule.
-      images: ``[B, H, W, ch]`` of the concept, in [0, 1].
+      images: ``[B, H, W, ch]`` images of the concept, in [0, 1].
       concept: f.
       classify: ``images [B, H, W, ch] in [0, 1] -> logits [B, C]``.
-      num_levels: steps, spread over the noisier half of 1..T.
+      num_levels: number of steps, spread over the noisier half of 1..T.
 
     Raises:
       InputError: as :func:`denoising_judge`.
@@ -275,24 +279,24 @@ def latent_attack(
     shape: tuple[int, int],
     attack: LatentPGD = LatentPGD(),  # noqa: B008
 ) -> LatentAttack:
-    """Search the nearest condition off the concept for every image.
+    """Find the nearest condition outside the concept for every image.
 
-    Each radius ``radius * 2**k, k < num_radii`` is searched by
-    :func:`unlearn_jax.attacks.pgd` from ``delta = 0``; the success in the smallest
-    radius is returned. Images for which no radius works keep their last iterate, and
-    the status tells.
+    :func:`unlearn_jax.attacks.pgd` searches each radius ``radius * 2**k, k <
+    num_radii`` from ``delta = 0``. The success in the smallest radius is returned. An
+    image without a success in any radius keeps its last iterate; its status is
+    ``NOT_FOUND``.
 
     Args:
-      judge: classifies conditions.
+      judge: classifier of conditions.
       concept: f, the class to leave.
-      shape: ``(B, E)``, of ``delta``.
-      attack: the search.
+      shape: ``(B, E)``, the shape of ``delta``.
+      attack: hyperparameters of the search.
 
     Returns:
       One row per image.
 
     Raises:
-      InputError: a judge that is no function or another shape.
+      InputError: a judge that is not a function, or a shape that is not ``(B, E)``.
     """
     if not callable(judge):
         raise InputError(f"a judge is a function of delta [B, E], got {judge!r}")
@@ -350,30 +354,30 @@ def recover_concept(
 ) -> Array:
     """Attack an unlearned model: find the condition near ``e(f)`` that draws f best.
 
-    Minimizes the denoising loss of ``images`` over one ``delta`` for all of them by
-    projected steps along the normalized stochastic gradient, of length
-    ``step_ratio * radius`` falling linearly to 0; textual inversion (Gal et al., arXiv
-    2208.01618) as an attack (arXiv 2310.11868), in a ball. The attacker has the weights
-    and images of f.
+    The attack minimizes the denoising loss of ``images`` over a single ``delta`` by
+    projected steps along the normalized stochastic gradient. The length of a step falls
+    linearly from ``step_ratio * radius`` to 0. This is textual inversion (Gal et al.,
+    arXiv 2208.01618) as an attack (arXiv 2310.11868), in a ball. The attacker has the
+    weights and images of f.
 
     Args:
-      key: consumed.
+      key: PRNG key, consumed by the call.
       denoiser: the architecture.
-      variables: of the model under attack.
+      variables: variables of the model under attack.
       process: the schedule.
-      images: ``[B, H, W, ch]`` of the concept, in [0, 1].
+      images: ``[B, H, W, ch]`` images of the concept, in [0, 1].
       concept: f.
-      radius: of the ball, Euclidean; may be traced, 0 for no attack.
+      radius: Euclidean radius of the ball; may be traced, 0 for no attack.
       num_steps: gradient steps.
       batch_size: images per step, drawn with replacement.
-      step_ratio: length of the first step over the radius.
+      step_ratio: length of the first step, as a fraction of the radius.
 
     Returns:
-      ``delta [E]``, at most ``radius`` long.
+      ``delta [E]``, of length at most ``radius``.
 
     Raises:
       InputError: sizes that are not positive, a radius that is negative, unusable
-        images, or a concept that is no class.
+        images, or a concept that is not a class.
     """
     check_counts(num_steps=num_steps, batch_size=batch_size)
     check_positive(step_ratio=step_ratio)

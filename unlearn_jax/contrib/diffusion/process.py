@@ -1,8 +1,8 @@
 """The diffusion process of a denoiser: schedules, noising, training and sampling.
 
-Inside the process images are signals in [-1, 1], outside they are in [0, 1]. At step t
-of T, ``x_t = s_t x + sqrt(1 - s_t^2) eps`` with ``s_t = sqrt(alpha_bar_t)`` (Ho et al.,
-arXiv 2006.11239, equation 4).
+Inside the process, images are signals in [-1, 1]; outside, they are in [0, 1]. At step
+t of T, ``x_t = s_t x + sqrt(1 - s_t^2) eps`` with ``s_t = sqrt(alpha_bar_t)`` (Ho et
+al., arXiv 2006.11239, equation 4).
 """
 
 from functools import lru_cache
@@ -40,12 +40,12 @@ from unlearn_jax.values import value
 
 Schedule = Literal["cosine", "linear"]
 _LEAST = 1e-4
-"""Least alpha_bar: below it the clean image's estimate loses its digits in float32."""
+"""Smallest alpha_bar; below it the clean estimate loses its digits in float32."""
 
 
 @value
 class Process:
-    """A noise schedule.
+    """Noise schedule of a diffusion process.
 
     Attributes:
       num_steps: T.
@@ -55,7 +55,7 @@ class Process:
         least 1e-4.
 
     Raises:
-      InputError: fewer than 2 steps (20 for ``linear``), or an unknown schedule.
+      InputError: fewer than 2 steps (21 for ``linear``), or an unknown schedule.
 
     >>> Process(num_steps=10).signal.shape
     (10,)
@@ -89,7 +89,7 @@ def _signal(process: Process) -> np.ndarray:
         time = np.concatenate([[0.0], steps / process.num_steps])
         curve = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
         alpha_bar = curve[1:] / curve[0]
-    # The floor itself decreases, so that the signal does where the floor binds.
+    # The floor itself decreases, so that the signal decreases where the floor binds.
     floor = _LEAST * (1 + 1e-3 * (process.num_steps - steps))
     return np.sqrt(np.maximum(alpha_bar, floor)).astype(np.float32)
 
@@ -105,7 +105,7 @@ def to_images(signal: Array) -> Array:
 
 
 def _spread(values: Array, like: Array) -> Array:
-    """Reshape ``[B]`` to ``[B, 1, ...]``, to multiply ``like`` by."""
+    """Reshape ``[B]`` to ``[B, 1, ...]``, which broadcasts against ``like``."""
     return values.reshape(values.shape + (1,) * (like.ndim - 1))
 
 
@@ -118,7 +118,7 @@ def add_noise(x: Array, signal: Array, noise: Array) -> Array:
       noise: ``[B, ...]`` eps.
 
     Returns:
-      ``[B, ...]``.
+      ``[B, ...]`` x_t.
 
     >>> float(add_noise(jnp.ones((1, 1)), jnp.array([0.6]), jnp.ones((1, 1)))[0, 0])
     1.4...
@@ -134,10 +134,10 @@ def clean_estimate(noised: Array, signal: Array, noise: Array) -> Array:
     Args:
       noised: ``[B, ...]`` x_t.
       signal: ``[B]`` s.
-      noise: ``[B, ...]`` eps, an estimate.
+      noise: ``[B, ...]`` estimate of eps.
 
     Returns:
-      ``[B, ...]``.
+      ``[B, ...]`` x.
     """
     chex.assert_equal_shape([noised, noise])
     chex.assert_shape(signal, (len(noised),))
@@ -160,12 +160,12 @@ def denoising_losses(
       denoiser: the architecture.
       variables: theta.
       x: ``[B, H, W, ch]`` clean signals.
-      signal: ``[B]`` of the noise levels.
-      noise: ``[B, H, W, ch]``.
-      condition: ``[B, E]``.
+      signal: ``[B]`` signal s of each noise level.
+      noise: ``[B, H, W, ch]`` eps.
+      condition: ``[B, E]`` c.
 
     Returns:
-      ``[B]``.
+      ``[B]`` losses.
     """
     predicted = denoiser.predict(
         variables, add_noise(x, signal, noise), signal, condition
@@ -177,7 +177,7 @@ def draw_levels(key: Array, process: Process, x: Array) -> tuple[Array, Array]:
     """Draw a step, uniform in 1..T, and Gaussian noise for each row of ``x [B, ...]``.
 
     Returns:
-      The steps' signal ``[B]`` and the noise ``[B, ...]``.
+      The signal s of the steps ``[B]``, and the noise ``[B, ...]``.
     """
     key_step, key_noise = jax.random.split(key)
     steps = jax.random.randint(key_step, (len(x),), 0, process.num_steps)
@@ -187,7 +187,7 @@ def draw_levels(key: Array, process: Process, x: Array) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=64)
 def training_loss(denoiser: Denoiser, process: Process, *, drop: float = 0.1) -> LossFn:
-    """Return the mean denoising loss of a batch, with random steps and noise.
+    """Return a loss function: the mean denoising loss with random steps and noise.
 
     Args:
       denoiser: the architecture.
@@ -233,22 +233,23 @@ def train_denoiser(
     learning_rate: float | Array = 2e-3,
     drop: float = 0.1,
 ) -> tuple[Variables, Array]:
-    """Train a denoiser from scratch with Adam, its rate falling to 0 along a cosine.
+    """Train a denoiser from scratch with Adam and a cosine-decayed learning rate.
 
-    The falling rate serves as an average of weights would. Pure: jit it, or map it over
-    many keys and masks with :func:`unlearn_jax.replicas.map_models`.
+    The rate falls to 0, which serves the purpose of averaging the weights. The function
+    is pure: jit it, or map it over many keys and masks with
+    :func:`unlearn_jax.replicas.map_models`.
 
     Args:
-      key: of the whole run.
+      key: PRNG key for the whole run.
       denoiser: the architecture.
       process: the schedule.
       data: ``[N]`` samples; those outside ``member`` are never read.
-      member: ``[N]`` bool.
-      num_epochs: of ``num_batches`` steps each.
-      num_batches: steps per epoch, the same for all masks; by default enough for all of
+      member: ``[N]`` bool, mask of the training set.
+      num_epochs: number of epochs of ``num_batches`` steps each.
+      num_batches: steps per epoch, the same for all masks; if None, enough for all of
         ``data``.
       batch_size: samples per step.
-      learning_rate: the first.
+      learning_rate: initial learning rate.
       drop: probability that a label is replaced by "no condition", in [0, 1].
 
     Returns:
@@ -256,8 +257,9 @@ def train_denoiser(
 
     Raises:
       InputError: sizes or a rate that are not positive, a bad ``drop``, images of
-        another shape or range, labels of no class, a mask that is none (the last three
-        unless traced).
+        another shape or range, labels that are not classes, a mask that is not ``[N]``
+        bool (labels, the range of images and the mask are not checked if ``member`` is
+        traced).
     """
     check_counts(num_epochs=num_epochs, batch_size=batch_size)
     if num_batches is not None:
@@ -295,7 +297,7 @@ def check_shape(denoiser: Denoiser, images: Array) -> None:
     """Raise on images ``[N, H, W, ch]`` of another shape than the denoiser's.
 
     Raises:
-      InputError: naming both.
+      InputError: another shape; the message names both.
     """
     if jnp.ndim(images) != 4 or images.shape[1:] != denoiser.image_shape:
         raise InputError(
@@ -305,10 +307,11 @@ def check_shape(denoiser: Denoiser, images: Array) -> None:
 
 
 def check_concept(denoiser: Denoiser, concept: Array | int) -> None:
-    """Raise on a concept that is no class of the denoiser; a traced one passes.
+    """Raise on a concept that is not a class of the denoiser; a traced concept passes.
 
     Raises:
-      InputError: naming the range.
+      InputError: a concept that is not one integer, or out of range; the message names
+        the range.
     """
     dtype = jnp.asarray(concept).dtype
     if jnp.ndim(concept) or not jnp.issubdtype(dtype, jnp.integer):
@@ -330,23 +333,24 @@ def sample(
 ) -> Array:
     """Draw one signal per condition by DDIM (arXiv 2010.02502, equations 12 and 16).
 
-    Passes through ``num_steps`` levels spaced evenly over 1..T, from T down. With
-    classifier-free guidance the noise is estimated by
+    The sampler passes through ``num_steps`` levels spaced evenly over 1..T, from T
+    down. With classifier-free guidance the estimate of the noise is
     ``(1 + w) eps(x, c) - w eps(x, none)`` (arXiv 2207.12598, equation 6).
 
     Args:
-      key: consumed.
+      key: PRNG key, consumed by the call.
       denoiser: the architecture.
       variables: theta.
       process: the schedule.
-      condition: ``[B, E]``, from ``denoiser.embed`` or anywhere in that space.
-      guidance: w; 0 for none, which costs half.
-      num_steps: 1..T.
+      condition: ``[B, E]`` conditions, from ``denoiser.embed`` or any other points of
+        that space.
+      guidance: w; 0 disables guidance and halves the cost.
+      num_steps: number of levels, in 1..T.
       eta: 0 is deterministic given the first noise; 1 is ancestral sampling as in DDPM.
-      clip: clip estimates of x to [-1, 1] at every step.
+      clip: whether to clip estimates of x to [-1, 1] at every step.
 
     Returns:
-      ``[B, H, W, ch]`` signals; :func:`to_images` makes images of them.
+      ``[B, H, W, ch]`` signals; :func:`to_images` converts them to images.
 
     Raises:
       InputError: ``num_steps`` outside 1..T, ``eta`` outside [0, 1], a negative

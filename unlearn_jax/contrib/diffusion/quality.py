@@ -1,4 +1,4 @@
-"""Quality of a generator's samples by an independent classifier: arrays only."""
+"""Quality of a generator's samples by an independent classifier, on arrays only."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,23 +8,23 @@ from unlearn_jax.types import InputError
 
 
 def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
-    """Return the Frechet distance between two sets of features, taken for Gaussians.
+    """Return the Frechet distance between Gaussians fitted to two sets of features.
 
     ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))`` (Heusel et al., arXiv
-    1706.08500, equation 6). FID is this on features of an Inception network trained on
-    ImageNet; on any other features it is **not** FID, and numbers made with different
-    features or sample sizes must not be compared. It is biased upwards in small sets:
-    show that of real images with it.
+    1706.08500, equation 6). With features of an Inception network trained on ImageNet
+    this is FID; with any other features it is **not** FID. Do not compare distances
+    from different features or different sample sizes. The distance is biased upward in
+    small sets: report it together with the distance between two sets of real images.
 
     Args:
-      features: ``[N, D]`` of the samples, N of at least 2.
-      reference: ``[M, D]`` of real images.
+      features: ``[N, D]`` features of the samples, N at least 2.
+      reference: ``[M, D]`` features of real images, M at least 2.
 
     Returns:
       The squared distance, at least 0.
 
     Raises:
-      InputError: fewer than two rows, different lengths, or values that are not finite.
+      InputError: fewer than two rows, different D, or values that are not finite.
 
     >>> round(frechet_distance([[0.0], [2.0]], [[3.0], [5.0]]), 6)
     9.0
@@ -43,7 +43,7 @@ def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
         )
     if not all(np.isfinite(values).all() for values in sets):
         raise InputError(
-            "features hold NaN or infinity: the samples, or the classifier, are broken"
+            "features contain NaN or infinity: check the samples and the classifier"
         )
     mean, other_mean = (values.mean(0) for values in sets)
     cov, other_cov = (np.atleast_2d(np.cov(values, rowvar=False)) for values in sets)
@@ -59,16 +59,17 @@ def frechet_distance(features: ArrayLike, reference: ArrayLike) -> float:
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:
-    """Return the symmetric square root of a covariance."""
+    """Return the symmetric square root of a covariance matrix."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
 def concept_rate(predictions: ArrayLike, concept: int) -> float:
-    """Return the fraction of predictions ``[N]`` that name the concept.
+    """Return the fraction of predictions ``[N]`` that equal the concept.
 
     Raises:
-      InputError: no predictions, not a list of integers, or a concept that is none.
+      InputError: no predictions, predictions that are not integers ``[N]``, or a
+        concept that is negative or not an integer.
 
     >>> concept_rate([3, 3, 5, 8], 3)
     0.5

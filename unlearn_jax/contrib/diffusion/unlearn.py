@@ -1,13 +1,13 @@
 """Methods that make a conditional denoiser forget a concept, and retraining.
 
-Methods are values: called, they are a pure ``(key, problem) -> (variables, info)``, to
-be jitted or mapped over problems. All but retraining minimize ::
+Methods are values, and calling one is a pure function ``(key, problem) -> (variables,
+info)`` that can be jitted or mapped over problems. All except retraining minimize ::
 
     E |eps_theta(x_t, t, f) - stop(target(x_t, t))|^2 + gamma * (loss on other classes)
 
-and differ in the target, which the original model theta_0 supplies, and in the images
-that are noised to x_t. The retained classes lose their condition with probability
-``drop``, as in training, so the unconditional prediction reads no forget image.
+They differ in the target, which the original model theta_0 supplies, and in the images
+that are noised to x_t. As in training, the condition of a retained image is dropped
+with probability ``drop``, so no forget image enters the unconditional prediction.
 """
 
 import dataclasses
@@ -72,13 +72,13 @@ Goal = Literal["condition", "class"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConceptProblem:
-    """Input of a method. A pytree, so that methods can be mapped over many problems.
+    """Input of a method: a pytree, so that methods can be mapped over many problems.
 
     Attributes:
       denoiser: the architecture (static).
       process: the schedule (static).
-      variables: the original model's, trained on all of ``train``.
-      train: the original training set, the concept's images included.
+      variables: variables of the original model, trained on all of ``train``.
+      train: the original training set, including the concept's images.
       concept: ``[]`` int32, the class f to forget.
     """
 
@@ -90,7 +90,7 @@ class ConceptProblem:
 
     @property
     def retain(self) -> Array:
-        """``[N]`` bool: the images of other classes."""
+        """``[N]`` bool, mask of the images of other classes."""
         return jnp.asarray(self.train.labels) != self.concept
 
 
@@ -101,23 +101,23 @@ class KeepOriginal:
     def __call__(
         self, key: Array, problem: ConceptProblem
     ) -> tuple[Variables, UnlearnInfo]:
-        """Return the original's variables."""
+        """Return the original model's variables."""
         del key
         return problem.variables, UnlearnInfo(jnp.zeros(0), jnp.zeros((), jnp.int32))
 
 
 @value
 class RetrainDenoiser:
-    """Training from scratch without the concept: the oracle. Reads no image of it.
+    """Oracle: training from scratch without reading any image of the concept.
 
-    The vector of f keeps its initial value, so that condition f means nothing in
-    particular to the result.
+    The vector of f keeps its initial value, so condition f has no particular meaning to
+    the retrained model.
 
     Attributes:
-      num_epochs: of the original's training.
-      num_batches: steps per epoch of the original's training.
+      num_epochs: number of epochs of the original model's training.
+      num_batches: steps per epoch of the original model's training.
       batch_size: samples per step.
-      learning_rate: the first.
+      learning_rate: initial learning rate.
       drop: probability that a label is replaced by "no condition", in [0, 1].
 
     Raises:
@@ -162,16 +162,17 @@ class RetrainDenoiser:
 
 @value
 class Matching:
-    """Hyperparameters that all matching methods share.
+    """Hyperparameters that all matching methods have in common.
 
     Attributes:
       num_steps: gradient steps.
       batch_size: images of the concept per step, and as many of the retained classes.
-      learning_rate: of Adam.
+      learning_rate: learning rate of Adam.
       gamma: weight of the denoising loss on the retained classes.
       drop: probability that a retained label is replaced by "no condition".
-      pool_size: images of the concept that are used; of fewer some are used more often.
-      guidance: of the sampler, where the images are samples of the original model.
+      pool_size: number of images of the concept; if there are fewer, some are repeated.
+      guidance: guidance of the sampler, where the images are samples of the original
+        model.
 
     Raises:
       InputError: values out of range.
@@ -211,15 +212,15 @@ Target = Callable[[Array, Array, Array, Array], Array]
 
 @value
 class RandomCondition(Matching):
-    """Condition f predicts what another class predicts in the original model.
+    """Matching of condition f to the original model's prediction for a random class.
 
-    The class c' is drawn for every image and step, uniform over the other classes; the
-    target is ``eps_theta0(x_t, t, c')``. SalUn's objective for generation (arXiv
-    2310.12508, equation 7) without its saliency mask.
+    The class c' is drawn for every image and step, uniformly from the other classes;
+    the target is ``eps_theta0(x_t, t, c')``. This is SalUn's objective for generation
+    (arXiv 2310.12508, equation 7) without its saliency mask.
 
     Attributes:
-      source: ``data`` noises training images of the concept; ``samples`` noises draws
-        of the original model under f, and reads no image of it.
+      source: ``data`` noises training images of the concept; ``samples`` noises samples
+        of the original model under f, and reads no image of the concept.
 
     Raises:
       InputError: an unknown ``source`` or values out of range.
@@ -246,19 +247,19 @@ class RandomCondition(Matching):
 
 @value
 class SteerAway(Matching):
-    """Condition f predicts the unconditional output, pushed away from its own (ESD).
+    """Matching of condition f to the unconditional output, steered away from f (ESD).
 
     With ``eps(c) = eps_theta0(x_t, t, c)`` the target is
     ``eps(none) - eta (eps(f) - eps(none))`` (Gandikota et al., arXiv 2303.07345,
-    equation 6). ESD draws x_t by stopping the
-    sampler under f at a random step; here finished samples are noised to it, which
-    costs one run of the sampler in all. ESD has no retained loss: ``gamma=0``.
+    equation 6). ESD draws x_t by stopping the sampler under f at a random step. Here
+    finished samples are noised to that step, which takes a single run of the sampler.
+    ESD has no loss on retained classes; ``gamma=0`` reproduces that.
 
     Attributes:
-      eta: negative guidance, ESD's 1; 0 for the unconditional output itself. At least
-        0.
-      source: ``data`` noises training images of the concept; ``samples`` noises draws
-        of the original model under f, and reads no image of it.
+      eta: negative guidance, at least 0; 1 in ESD, 0 for the unconditional output
+        itself.
+      source: ``data`` noises training images of the concept; ``samples`` noises samples
+        of the original model under f, and reads no image of the concept.
 
     Raises:
       InputError: a negative ``eta``, an unknown ``source`` or values out of range.
@@ -294,29 +295,30 @@ class SteerAway(Matching):
 
 @value
 class LatentAdversarial(Matching):
-    """Condition f predicts what the nearest condition that is not f predicts.
+    """Matching of condition f to the nearest condition that does not stand for f.
 
-    AMUN (arXiv 2503.00917) for a generator: for each image of the concept
+    This is AMUN (arXiv 2503.00917) for a generator. For each image of the concept
     :func:`latent_attack` finds the smallest ``delta`` such that ``e(f) + delta`` no
-    longer stands for f, and the target is the original model's
-    ``eps_theta0(x_t, t, e(f) + delta)`` on that image. An image for which none was
-    found, or that the judge does not classify as f, is left out; where that is every
-    image, only the retained classes are trained.
+    longer stands for f. The target on that image is the original model's
+    ``eps_theta0(x_t, t, e(f) + delta)``. An image is left out if the attack fails on it
+    or if the judge does not classify it as f. If all images are left out, only the
+    retained classes are trained.
 
     Attributes:
-      classify: judge by this classifier, ``images -> logits`` (:func:`external_judge`);
+      classify: classifier ``images -> logits`` for the judge (:func:`external_judge`);
         None for the denoising losses (:func:`denoising_judge`).
-      overshoot: the target lies at ``e(f) + overshoot * delta``. 1 is the border
-        itself, half-way off f; more is beyond.
-      goal: ``class`` predicts instead the original's output for the class that the
-        judge names at ``delta``: AMUN's adversarial label. ``overshoot`` and
-        ``direction`` have no effect then.
-      direction: ``random`` replaces each ``delta`` by one of the same length in a
-        random direction: the control of the attack.
-      source: ``data`` noises training images of the concept; ``samples`` noises draws
-        of the original model under f, and reads no image of it.
-      num_levels: noise levels of the judge.
-      attack: the search for ``delta``.
+      overshoot: factor of ``delta`` in the target's condition
+        ``e(f) + overshoot * delta``. 1 is the decision boundary itself, and larger
+        values lie beyond it.
+      goal: ``condition`` is the target above; ``class`` replaces it by the original
+        model's output for the judge's class at ``delta``, AMUN's adversarial label.
+        With ``class``, ``overshoot`` and ``direction`` have no effect.
+      direction: ``random`` replaces each ``delta`` by a vector of the same length in a
+        random direction, as a control for the attack.
+      source: ``data`` noises training images of the concept; ``samples`` noises samples
+        of the original model under f, and reads no image of the concept.
+      num_levels: number of noise levels of the judge.
+      attack: hyperparameters of the search for ``delta``.
 
     Raises:
       InputError: an unknown ``goal``, ``direction`` or ``source``, or values out of
@@ -387,13 +389,13 @@ def attack_concept(
     """Run the latent attack of :class:`LatentAdversarial` on images of a concept.
 
     Args:
-      key: of the judge's noise.
+      key: PRNG key for the judge's noise.
       problem: the model and the concept.
       images: ``[B, H, W, ch]`` in [0, 1].
-      classify: judge by this classifier, ``images -> logits``; None for the denoising
+      classify: classifier ``images -> logits`` for the judge; None for the denoising
         losses.
-      num_levels: noise levels of the judge.
-      attack: the search.
+      num_levels: number of noise levels of the judge.
+      attack: hyperparameters of the search.
 
     Returns:
       One row per image.
@@ -416,10 +418,12 @@ def attack_concept(
 def concept_images(key: Array, problem: ConceptProblem, count: int) -> Array:
     """Return training images of the concept in random order, ``[count, H, W, ch]``.
 
-    In [0, 1]. Of fewer some are given again; no other image is read.
+    The images are in [0, 1]. If there are fewer than ``count``, some are repeated. No
+    image of another class is read.
 
     Raises:
-      InputError: no image, or (unless traced) a training set without the concept.
+      InputError: ``count`` is not positive, or (unless traced) the training set has no
+        image of the concept.
     """
     check_counts(count=count)
     check_concept(problem.denoiser, problem.concept)

@@ -1,8 +1,8 @@
 """Federated learning and unlearning: splits, FedAvg, PUF and its baselines, measures.
 
-Every protocol is a weight per client and round, see
-:mod:`.fedavg`. A :class:`Federation` holds the model, the clients
-and their samples.
+Every protocol is a choice of one weight per client and round, see
+:mod:`unlearn_jax.contrib.federated.fedavg`. A :class:`Federation` holds the model, the
+clients and their samples.
 """
 
 from unlearn_jax.contrib.federated.baselines import (

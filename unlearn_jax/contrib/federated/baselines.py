@@ -1,8 +1,8 @@
-"""Other first phases of federated unlearning: a negated layer (NoT), ascent in a ball.
+"""Alternatives to PUF's unlearning round: a negated layer (NoT), ascent in a ball.
 
-Two more baselines need no code of their own: "natural" continues with FedAvg of the
-remaining clients (:func:`.run_until` from the original model),
-retraining runs it from fresh variables.
+Two more baselines need no code here. "Natural" continues with FedAvg of the remaining
+clients (:func:`unlearn_jax.contrib.federated.run_until` from the original model), and
+retraining runs the same rounds from fresh variables.
 """
 
 from typing import Any, NamedTuple
@@ -49,15 +49,15 @@ from unlearn_jax.values import Real, value
 def negate_first_layer(apply_fn: ApplyFn, variables: Any, images: Array) -> Any:
     """Multiply the weights of the first layer by -1 (NoT; Khalil et al., 2503.05657).
 
-    Reads no data and stores nothing. The following layers no longer fit; FedAvg of the
-    remaining clients is meant to bring back their knowledge alone. The weights only,
-    not their bias, as PUF's comparison does it.
+    NoT reads no data and stores nothing. The following layers no longer fit; FedAvg of
+    the remaining clients is meant to restore the knowledge of these clients alone. The
+    bias is not negated, as in PUF's comparison.
 
     Args:
-      apply_fn: ``(variables, images) -> logits``; the first layer is the first that it
-        uses.
-      variables: of the server's model.
-      images: ``[1, H, W, ch]`` of the right shape; their values do not matter.
+      apply_fn: ``(variables, images) -> logits``; the first layer is the first one that
+        this function uses.
+      variables: variables of the server's model.
+      images: ``[1, H, W, ch]`` images of the right shape; their values do not matter.
 
     Returns:
       The variables with the negated layer.
@@ -78,16 +78,19 @@ def negate_first_layer(apply_fn: ApplyFn, variables: Any, images: Array) -> Any:
 
 @value
 class ProjectedAscent:
-    """Hyperparameters of :func:`projected_ascent`. The defaults are PUF's comparison's.
+    """Hyperparameters of :func:`projected_ascent`.
+
+    The defaults are those of PUF's comparison.
 
     Attributes:
-      num_epochs: of ascent.
-      learning_rate: of ascent.
-      momentum: of ascent; 0 for none.
-      max_norm: largest norm of a gradient.
-      radius: of the ball; None for a third of the mean distance from its center to ten
-        fresh models.
-      max_distance: from the client's own model, where ascent ends; infinity for never.
+      num_epochs: number of epochs of ascent.
+      learning_rate: learning rate of ascent.
+      momentum: momentum of ascent; 0 for none.
+      max_norm: largest norm of a gradient; longer gradients are clipped to it.
+      radius: radius of the ball; None for a third of the mean distance from its center
+        to ten fresh models.
+      max_distance: distance from the client's local model at which ascent stops;
+        infinity for no limit.
 
     Raises:
       InputError: a number out of range.
@@ -110,13 +113,13 @@ class ProjectedAscent:
         is_traced = isinstance(self.max_distance, Tracer)
         if not is_traced and not np.all(np.asarray(self.max_distance) >= 0):
             raise InputError(
-                f"max_distance must not be negative, got {self.max_distance}; infinity"
-                " is for no end"
+                f"max_distance must not be negative, got {self.max_distance}; pass"
+                " infinity for no limit"
             )
 
 
 class _Ball(NamedTuple):
-    """A ball of parameters, and the client's model, from which distance is measured."""
+    """Ball of parameters, and the client's local model, where the distance is 0."""
 
     center: Params
     radius: Array | float
@@ -132,24 +135,26 @@ def projected_ascent(
 ) -> ServerState:
     """Ascend the forget client's loss inside a ball (Halimi et al., arXiv 2207.05521).
 
-    The client first trains as usual, giving ``w_u``. The ball is around the other
-    clients' mean, had it not taken part in this round:
-    ``w_ref = (K w - w_u) / (K - 1) = w - d_u / (K - 1)``, PUF's special round with
-    ``eta_u = 1 / (K - 1)``. Ascent starts there. After each step the parameters are
-    projected to the ball, and ascent ends when they are farther than ``max_distance``
-    from ``w_u``. PUF's code clips the gradient of each variable and projects to the
-    root of the radius; here the whole gradient is clipped and the ball is meant.
+    The forget client first trains as usual, which gives ``w_u``. The center of the ball
+    is the mean of the other clients, as if the forget client had not taken part in this
+    round: ``w_ref = (K w - w_u) / (K - 1) = w - d_u / (K - 1)``. This is PUF's special
+    round with ``eta_u = 1 / (K - 1)``. Ascent starts at the center. After each step the
+    parameters are projected onto the ball, and ascent ends when they are farther than
+    ``max_distance`` from ``w_u``. PUF's code clips the gradient of each variable
+    separately and projects to the square root of the radius; here the global norm is
+    clipped and the projection is onto the ball itself.
 
     Args:
-      key: of the whole federation.
-      federation: the model, the samples, and the clients' training, of which ascent
-        takes batch size, objective and augmentation.
-      state: of the server.
-      forget: ``[K]`` bool, exactly one True (where traced, the first counts).
+      key: PRNG key of the whole federation.
+      federation: the model, the samples, and the clients' training. Ascent uses the
+        batch size, objective and augmentation of this training.
+      state: state of the server.
+      forget: ``[K]`` bool, exactly one True (if traced, the first True counts).
       ascent: the hyperparameters.
 
     Returns:
-      The state after ascent; no round passes. Statistics (BatchNorm) are unchanged.
+      The state after ascent; the round is not advanced. Statistics (BatchNorm) are
+      unchanged.
 
     Raises:
       InputError: unusable masks, or a single client.
@@ -161,7 +166,7 @@ def projected_ascent(
         raise InputError("projected ascent needs at least two clients")
     if not isinstance(mask, Tracer) and int(mask.sum()) != 1:
         raise InputError(
-            "projected ascent forgets one client at a time, the mask has"
+            "projected ascent forgets exactly one client at a time, the mask has"
             f" {int(mask.sum())}"
         )
     client = jnp.argmax(mask)

@@ -1,9 +1,9 @@
 """Clients: splits of a training set, drawn on the host, and their form for training.
 
-A split is an array ``[N]`` that names each sample's client. :func:`gather_clients`
-turns it into rows of positions, all of one length, so that one compiled program trains
-every client whatever the number of its samples. Axis letters: ``K`` clients, ``P``
-positions in a client's row, ``N`` samples.
+A split is an array ``[N]`` with the client of each sample. :func:`gather_clients`
+converts it into rows of positions, all of the same length, so that one compiled program
+trains every client, whatever the number of its samples. Axis letters: ``K`` clients,
+``P`` positions in a client's row, ``N`` samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ class Clients(NamedTuple):
     """The clients' samples as positions in one data set.
 
     Attributes:
-      positions: ``[K, P]`` int32; a row holds its client's positions in ascending
-        order, then the same ones again as padding, so that no row points at another
-        client's samples.
-      sizes: ``[K]`` int32, numbers of samples.
+      positions: ``[K, P]`` int32. A row holds the client's positions in ascending
+        order, then repeats them as padding, so that no row points at another client's
+        samples.
+      sizes: ``[K]`` int32, number of samples of each client.
     """
 
     positions: Array
@@ -37,14 +37,14 @@ class Clients(NamedTuple):
 def iid_split(
     num_samples: int, num_clients: int, *, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Split the samples uniformly at random into parts of nearly one size.
+    """Split the samples uniformly at random into parts of nearly equal size.
 
     Sizes differ by at most one.
 
     Args:
       num_samples: N.
       num_clients: K, in 1..N.
-      seed: of the draw.
+      seed: seed of the draw.
 
     Returns:
       ``[N]`` client of each sample, 0..K-1.
@@ -70,24 +70,24 @@ def dirichlet_split(
 ) -> npt.NDArray[np.int64]:
     """Split each class among the clients in proportions from Dirichlet(alpha, ...).
 
-    The split of the federated literature (Hsu et al., arXiv 1909.06335; PUF takes alpha
-    0.3 for CIFAR-10 and 0.1 for CIFAR-100): small alpha gives every class to few
-    clients, large alpha nears the uniform split. The whole draw is repeated until no
-    client has less than ``min_samples``. Every sample goes to exactly one client.
+    This is the split of the federated literature (Hsu et al., arXiv 1909.06335; PUF has
+    alpha 0.3 for CIFAR-10 and 0.1 for CIFAR-100). Small alpha gives every class to few
+    clients; large alpha approaches the uniform split. The whole draw is repeated until
+    no client has fewer than ``min_samples``. Every sample goes to exactly one client.
 
     Args:
       labels: ``[N]`` integers.
       num_clients: K, in 1..N.
       alpha: concentration, above 0.
-      min_samples: fewest samples of a client, at least 1.
-      seed: of the draw.
+      min_samples: smallest number of samples of a client, at least 1.
+      seed: seed of the draw.
 
     Returns:
       ``[N]`` client of each sample, 0..K-1.
 
     Raises:
-      InputError: unusable numbers, labels that are not integers, or 1000 draws that all
-        left a client with too few.
+      InputError: numbers out of range, labels that are not integers, or 1000 draws that
+        all left a client with too few samples.
 
     >>> split = dirichlet_split(np.arange(100) % 5, 4, alpha=0.3, seed=0)
     >>> split.shape, np.unique(split).tolist()
@@ -116,7 +116,7 @@ def dirichlet_split(
             return split
     raise InputError(
         f"none of {_DRAWS} Dirichlet draws with alpha {alpha:g} gave all {num_clients}"
-        f" clients {min_samples} samples: raise alpha, or take fewer clients"
+        f" clients {min_samples} samples: raise alpha, or choose fewer clients"
     )
 
 
@@ -127,23 +127,23 @@ def owner_split(
     *,
     seed: int,
 ) -> npt.NDArray[np.int64]:
-    """Split the samples so that some clients alone own classes, the rest at random.
+    """Split the samples so that some clients own whole classes; the rest is random.
 
-    The extreme non-IID case: a model retrained without an owner has no sample of
-    its classes.
+    This is the extreme non-IID case: retraining without an owner leaves no sample of
+    the owner's classes.
 
     Args:
       labels: ``[N]`` integers.
       num_clients: K.
-      owners: client -> its classes; no class twice.
-      seed: of the draw.
+      owners: mapping from a client to its classes; no class twice.
+      seed: seed of the draw.
 
     Returns:
       ``[N]`` client of each sample, 0..K-1.
 
     Raises:
       InputError: a client outside 0..K-1, a class without samples or with two owners,
-        or a client left with nothing.
+        or a client left without samples.
 
     >>> owner_split([0, 0, 1, 1, 1, 1], 2, {1: 0}, seed=0)[:2].tolist()
     [1, 1]
@@ -157,7 +157,7 @@ def owner_split(
         is_integer = isinstance(client, int | np.integer)
         if not is_integer or not 0 <= client < num_clients:
             raise InputError(
-                f"owner {client!r} is no client: clients are 0..{num_clients - 1}"
+                f"owner {client!r} is not a client: clients are 0..{num_clients - 1}"
             )
     classes = np.concatenate([np.empty(0, int), *owned.values()])
     if classes.size != np.unique(classes).size:
@@ -176,7 +176,8 @@ def owner_split(
         split[np.isin(labels, own_classes)] = client
     if (np.bincount(split, minlength=num_clients) == 0).any():
         raise InputError(
-            "a client is left without samples: own fewer classes, or take fewer clients"
+            "a client is left without samples: give fewer classes to owners, or choose"
+            " fewer clients"
         )
     return split
 
@@ -186,21 +187,22 @@ def split_client(
 ) -> npt.NDArray[np.int64]:
     """Move a random part of one client's samples to a new client K, to be forgotten.
 
-    PUF's sample-level variant: the client keeps the rest, and the part alone produces
-    the pseudo-gradient that is negated. Nothing else about the protocol changes.
+    This is PUF's sample-level variant. The client keeps the rest, and the moved part
+    alone produces the pseudo-gradient that is negated. The rest of the protocol is
+    unchanged.
 
     Args:
       split: ``[N]`` client of each sample, 0..K-1.
       client: the owner of the samples.
-      fraction: of its samples to move, in (0, 1); rounded, and at least one sample on
-        each side.
-      seed: of the draw.
+      fraction: fraction of the client's samples to move, in (0, 1); the number is
+        rounded, with at least one sample on each side.
+      seed: seed of the draw.
 
     Returns:
-      ``[N]``, where the part has client K.
+      ``[N]`` client of each sample, K for the moved part.
 
     Raises:
-      InputError: an unknown client, one with fewer than two samples, or a fraction
+      InputError: an unknown client, a client with fewer than two samples, or a fraction
         outside (0, 1).
 
     >>> split_client([0, 0, 0, 0, 1], 0, seed=0).tolist().count(2)
@@ -212,12 +214,12 @@ def split_client(
     members = np.flatnonzero(split == client)
     if members.size < 2:
         raise InputError(
-            f"client {client} has {members.size} samples: a part can leave where there"
-            " are at least 2"
+            f"client {client} has {members.size} samples: splitting a client takes at"
+            " least 2"
         )
     if not 0 < fraction < 1:
         raise InputError(
-            "the fraction that leaves must lie strictly between 0 and 1, got"
+            "fraction, the part that leaves, must lie strictly between 0 and 1, got"
             f" {fraction}"
         )
     count = min(max(round(fraction * members.size), 1), members.size - 1)
@@ -229,19 +231,18 @@ def split_client(
 
 
 def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients:
-    """Return a split as rows of positions, all of one length.
+    """Return a split as rows of positions, all of the same length.
 
     Args:
       split: ``[N]`` client of each sample, 0..K-1, each with at least one sample.
-      width: P, to give several splits the same shape; the largest client's size if
-        None.
+      width: P, for several splits of the same shape; the largest client's size if None.
 
     Returns:
       The clients.
 
     Raises:
-      InputError: not integers from 0 on, a client without samples, or ``width`` below
-        the largest client's size.
+      InputError: clients that are not integers from 0 on, a client without samples, or
+        ``width`` below the largest client's size.
 
     >>> gather_clients([1, 0, 1, 1]).positions.tolist()
     [[1, 1, 1], [0, 2, 3]]
@@ -252,8 +253,8 @@ def gather_clients(split: npt.ArrayLike, *, width: int | None = None) -> Clients
     check_counts(width=width)
     if width < sizes.max():
         raise InputError(
-            f"the largest client has {sizes.max()} samples: rows must be as wide at"
-            f" least, got {width}"
+            f"the largest client has {sizes.max()} samples: width must be at least"
+            f" that, got {width}"
         )
     rows = [
         np.resize(np.flatnonzero(split == client), width)

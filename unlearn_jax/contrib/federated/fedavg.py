@@ -6,9 +6,9 @@ per client and round::
 
     w  <-  w + sum_k weight_k d_k
 
-FedAvg (McMahan et al., arXiv 1602.05629) takes ``n_k / n`` over the participating
-clients. A client of weight 0 does not train: its samples are never read. The server
-stores its model and the number of rounds, nothing else.
+The weights of FedAvg (McMahan et al., arXiv 1602.05629) are ``n_k / n`` over the
+participating clients. A client of weight 0 does not train: its samples are never read.
+The server stores its model and the number of rounds, nothing else.
 
 Axis letters: ``K`` clients, ``P`` positions in a client's row, ``N`` samples.
 """
@@ -52,24 +52,25 @@ from unlearn_jax.values import Real, value
 
 @value
 class LocalTraining:
-    """Training of a client in a round. The defaults are PUF's for CIFAR, ResNet-18.
+    """Training of a client in a round; the defaults are PUF's for ResNet-18 on CIFAR.
 
     Attributes:
       batch_size: samples per step; the last batch of an epoch is padded with the
         epoch's first samples.
       num_epochs: passes over the client's samples.
-      learning_rate: in the first round.
-      decay: the rate of round t (from 0) is ``learning_rate * decay ** t``.
+      learning_rate: learning rate in the first round.
+      decay: decay of the learning rate per round, in (0, 1]: round t (from 0) has
+        ``learning_rate * decay ** t``.
       weight_decay: weight of the L2 penalty on all parameters.
-      optimizer: a value of :mod:`unlearn_jax.optimizers`, started by every client in
-        every round.
-      objective: ``model -> LossFn``; mean cross-entropy by default, over pixels too
-        where labels are maps.
-      augment: applied to every training image; None for none.
-      form: the loop over clients: ``map`` one after the other, each for as many steps
-        as it needs, with one update in memory at a time; ``vmap`` all at once, for as
-        many steps as the largest needs; ``auto`` is ``vmap`` on TPUs and ``map``
-        elsewhere. The result is the same up to rounding.
+      optimizer: a value of :mod:`unlearn_jax.optimizers`; every client initializes it
+        in every round.
+      objective: ``model -> LossFn``; by default the mean cross-entropy, which is also
+        over pixels where labels are maps.
+      augment: augmentation of every training image; None for none.
+      form: loop over clients. ``map`` trains one client after another, each for as many
+        steps as it needs, with one update in memory at a time. ``vmap`` trains all
+        clients at once, each for as many steps as the largest needs. ``auto`` is
+        ``vmap`` on TPU and ``map`` elsewhere. The results agree up to rounding.
 
     Raises:
       InputError: sizes or rates out of range.
@@ -112,11 +113,11 @@ class LocalTraining:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Federation:
-    """A model, its clients and their samples. A pytree.
+    """Pytree of a model, its clients and their samples.
 
     Attributes:
       model: the architecture (static).
-      training: of every client (static).
+      training: training of every client (static).
       data: ``[N]`` samples of all clients.
       clients: the positions of each client's samples.
     """
@@ -133,11 +134,11 @@ class Federation:
 
 
 class ServerState(NamedTuple):
-    """State of the server, whose size does not depend on the number of rounds.
+    """State of the server; its size does not depend on the number of rounds.
 
     Attributes:
-      round: ``[]`` int32, finished rounds; decides the learning rate and, with the key,
-        every draw.
+      round: ``[]`` int32, number of finished rounds. It determines the learning rate
+        and, together with the key, every draw.
       variables: the global model.
     """
 
@@ -146,7 +147,7 @@ class ServerState(NamedTuple):
 
 
 Evaluate = Callable[[Variables], PyTree]
-"""``variables -> measures`` of the global model after a round, any arrays."""
+"""``variables -> measures`` of the global model after a round, a pytree of arrays."""
 
 
 def init_server(variables: Variables, *, num_rounds: int | Array = 0) -> ServerState:
@@ -154,10 +155,11 @@ def init_server(variables: Variables, *, num_rounds: int | Array = 0) -> ServerS
 
     Args:
       variables: the global model.
-      num_rounds: rounds that made it; the learning rate continues from there.
+      num_rounds: number of rounds that trained this model; the learning rate continues
+        from there.
 
     Raises:
-      InputError: a negative number of rounds, or none that is an integer.
+      InputError: a number of rounds that is negative or not an integer.
     """
     check_counts(0, num_rounds=num_rounds)
     return ServerState(jnp.asarray(num_rounds, jnp.int32), variables)
@@ -170,21 +172,23 @@ def client_update(
     client: Array | int,
     learning_rate: Array | float,
 ) -> Variables:
-    """Train one client from the server's model. Pure, to be mapped over clients.
+    """Train one client from the server's model.
+
+    The function is pure and can be mapped over clients.
 
     Args:
-      key: consumed.
+      key: PRNG key, consumed by the call.
       federation: the model, its training, and the samples.
-      variables: the server's.
-      client: ``[]`` in 0..K-1; one without samples does not train.
-      learning_rate: of this round.
+      variables: variables of the server's model.
+      client: ``[]`` in 0..K-1; a client without samples does not train.
+      learning_rate: learning rate of this round.
 
     Returns:
       The client's model after its epochs.
 
     Raises:
-      InputError: no client of the federation, a rate that is negative or not finite,
-        or clients of another data set.
+      InputError: a client outside 0..K-1, a rate that is negative or not finite, or
+        clients of another data set.
     """
     _check_federation(federation)
     check_not_negative(learning_rate=learning_rate)
@@ -221,24 +225,25 @@ def federated_round(
 ) -> ServerState:
     """Run one round: ``w <- w + sum_k weights[k] d_k`` for the parameters.
 
-    Statistics (BatchNorm) are no pseudo-gradients and cannot be negated: they become
-    the mean of those of the clients with a positive weight, in proportion to it, and
-    are unchanged where there is none.
+    Statistics (BatchNorm) are not pseudo-gradients and cannot be negated. The new
+    statistics are the weighted mean over the clients with a positive weight; if there
+    is no such client, the statistics are unchanged.
 
     Args:
-      key: of the whole federation, the same in every round: the round and the client
-        are folded in, so a client's training does not depend on the other clients.
+      key: PRNG key of the whole federation, the same in every round. The round and the
+        client are folded in, so a client's training does not depend on the other
+        clients.
       federation: the model, its training, and the samples.
-      state: before the round.
+      state: state before the round.
       weights: ``[K]``, of any sign; a client of weight 0 does not train, and its
-        samples cannot matter.
+        samples have no effect.
 
     Returns:
       The state after the round.
 
     Raises:
-      InputError: another number of weights than of clients, weights that are not
-        finite, or clients of another data set.
+      InputError: weights that are not ``[K]`` or not finite, or clients of another data
+        set.
     """
     num_clients = federation.num_clients
     if np.shape(weights) != (num_clients,):
@@ -294,23 +299,23 @@ def run_rounds(
 ) -> tuple[ServerState, PyTree]:
     """Run rounds with the same weights, as one scan.
 
-    With :func:`fedavg_weights` of all clients this trains the original model, of the
-    remaining ones from fresh variables it retrains, and from the original's it is the
-    baseline "natural", which continues without the forget clients.
+    With :func:`fedavg_weights` of all clients this trains the original model. With
+    those of the remaining clients it retrains if it starts from fresh variables, and is
+    the baseline "natural" if it starts from the original model.
 
     Args:
-      key: of the whole federation.
+      key: PRNG key of the whole federation.
       federation: the model, its training, and the samples.
-      state: where to start.
-      weights: ``[K]``, as :func:`federated_round` takes them.
-      num_rounds: static.
-      evaluate: measures of the model after each round.
+      state: state before the first round.
+      weights: ``[K]``, as in :func:`federated_round`.
+      num_rounds: number of rounds (static).
+      evaluate: measures of the model, computed after each round.
 
     Returns:
-      The last state, and the measures, leaves ``[num_rounds, ...]``.
+      The last state, and the measures with leaves ``[num_rounds, ...]``.
 
     Raises:
-      InputError: a negative number of rounds, or as :func:`federated_round`.
+      InputError: a negative number of rounds, and as :func:`federated_round`.
     """
     check_counts(0, num_rounds=num_rounds)
 
@@ -325,9 +330,9 @@ class Recovery(NamedTuple):
     """Outcome of :func:`run_until`.
 
     Attributes:
-      state: when the target was reached, or after the last round.
-      num_rounds: ``[]`` int32, rounds done.
-      value: ``[]`` of ``state``.
+      state: state when the target was reached, or after the last round.
+      num_rounds: ``[]`` int32, number of rounds that were run.
+      value: ``[]`` result of ``evaluate`` on ``state``.
       reached: ``[]`` bool, whether ``value`` is at least the target.
     """
 
@@ -347,27 +352,28 @@ def run_until(
     target: Array | float,
     num_rounds: int = 30,
 ) -> Recovery:
-    """Run rounds until the global model reaches a target, PUF's recovery.
+    """Run rounds until the global model reaches a target (PUF's recovery).
 
     A target such as the retrained model's test accuracy needs a retrained model, so
-    this is a protocol for comparing methods; a server that has none stops by its own
-    validation. At least one round is done, also from a model that is good enough.
+    this is a protocol for comparing methods. A server without a retrained model stops
+    by its own validation. At least one round is run, even if the model reaches the
+    target from the start.
 
     Args:
-      key: of the whole federation.
+      key: PRNG key of the whole federation.
       federation: the model, its training, and the samples.
-      state: after unlearning.
+      state: state after unlearning.
       weights: ``[K]``, :func:`fedavg_weights` of the remaining clients.
       evaluate: ``variables -> []``, larger is better.
-      target: ``[]``.
-      num_rounds: at most; PUF allows 30.
+      target: ``[]`` value to reach.
+      num_rounds: largest number of rounds; PUF allows 30.
 
     Returns:
       The recovery.
 
     Raises:
       InputError: ``num_rounds`` below 1, a target that is not finite, or an
-        ``evaluate`` that returns no single number.
+        ``evaluate`` that does not return a single number.
     """
     check_counts(num_rounds=num_rounds)
     check_finite(target=target)
@@ -396,10 +402,11 @@ def fedavg_weights(clients: Clients, participating: Any) -> Array:
       participating: ``[K]`` bool; may be traced.
 
     Returns:
-      ``[K]`` float32, 0 for the others.
+      ``[K]`` float32, 0 for all other clients.
 
     Raises:
-      InputError: not a boolean per client, or (unless traced) nobody.
+      InputError: a mask that is not a boolean per client, or (unless traced) has no
+        True.
 
     >>> from unlearn_jax.contrib.federated import gather_clients
     >>> fedavg_weights(gather_clients([0, 1, 1, 1, 2]), [True, True, False]).tolist()
@@ -422,8 +429,8 @@ def _check_federation(federation: Federation) -> None:
         )
     if np.ndim(positions) != 2 or np.shape(sizes) != np.shape(positions)[:1]:
         raise InputError(
-            f"positions {np.shape(positions)} and sizes {np.shape(sizes)} of clients:"
-            " pass what gather_clients returns"
+            f"positions have shape {np.shape(positions)} and sizes {np.shape(sizes)}:"
+            " pass clients that gather_clients returns"
         )
     check_range(positions, len(labels), "positions of clients")
 
@@ -432,7 +439,7 @@ def check_mask(mask: Any, clients: Clients) -> Array:
     """Return a mask of clients ``[K]`` as an array.
 
     Raises:
-      InputError: not a boolean per client.
+      InputError: a mask that is not a boolean per client.
     """
     mask = jnp.asarray(mask)
     if mask.dtype != bool or mask.shape != clients.sizes.shape:

@@ -6,18 +6,19 @@ usual, and the server subtracts their update instead of adding it::
     w  <-  w + Delta+ - eta_u Delta-
 
 Ordinary FedAvg rounds of the remaining clients repair the damage
-(:func:`.run_until`). Nothing is stored from earlier rounds, no
-public data is needed, and several clients to forget at once are more terms of the sum.
+(:func:`unlearn_jax.contrib.federated.run_until`). Nothing is stored from earlier rounds
+and no public data is needed. Forgetting several clients at once adds terms to the sum.
 
 **This is ascent in disguise.** One local step from ``w`` gives
-``d_u = -lr grad L_u(w)``, and then ``-eta_u d_u`` is a step of gradient *ascent* on the
-forget clients' loss, of size ``eta_u lr``; several local steps are the same to first
-order in ``lr``. Weight decay is negated with the rest, so the step also lengthens the
-weights. The results of "Ascent Fails to Forget" (arXiv 2509.26427) on ascent therefore
-hold here: the clients' data are dependent, a random subset (IID clients) is classified
-by the retrained model as well as test images are, so pushing its accuracy below that
-moves away from the oracle, and it is the recovery on the remaining clients that has to
-return. So PUF has to be compared with recovery alone, the baseline "natural".
+``d_u = -lr grad L_u(w)``. Adding ``-eta_u d_u`` is then a step of gradient *ascent* on
+the forget clients' loss, of size ``eta_u lr``; several local steps are the same to
+first order in ``lr``. Weight decay is negated as well, so the step also increases the
+norm of the weights. The results of "Ascent Fails to Forget" (arXiv 2509.26427) on
+ascent therefore apply here. The clients' data are dependent: if clients are IID, the
+retrained model classifies a forgotten client's samples as well as test images. Pushing
+the accuracy on them lower moves the model away from the oracle, and the recovery on the
+remaining clients has to bring it back. PUF therefore has to be compared with recovery
+alone, the baseline "natural".
 """
 
 from typing import Any, Literal
@@ -36,7 +37,7 @@ from unlearn_jax.types import Array, InputError
 
 Mode = Literal["regular", "special"]
 STRENGTH: dict[str, float] = {"regular": 20.0, "special": 2.0}
-"""The authors' ``eta_u``; both scale the update of one of ten equal clients by 2."""
+"""The authors' ``eta_u`` by mode; for one of ten equal clients both weights are -2."""
 
 
 def puf_weights(
@@ -49,28 +50,28 @@ def puf_weights(
 ) -> Array:
     """Return the weights that make a federated round a round of PUF.
 
-    ``regular``: a normal round in which the forget clients' updates count negatively.
-    With ``n`` samples of remaining and forget clients together, remaining clients have
-    ``n_k / n`` and forget clients ``-eta_u n_u / n``. Without forget clients it is
-    FedAvg, with ``eta_u = -1`` FedAvg of all clients.
+    ``regular`` is a normal round in which the forget clients' updates count negatively.
+    With ``n`` samples of remaining and forget clients together, a remaining client has
+    weight ``n_k / n`` and a forget client ``-eta_u n_u / n``. Without forget clients
+    this is FedAvg; with ``eta_u = -1`` it is FedAvg of all clients.
 
-    ``special``: only the forget clients train. They have ``-eta_u n_u / sum n_u'``, all
-    others 0.
+    In ``special`` only the forget clients train. A forget client has weight
+    ``-eta_u n_u / sum n_u'``, all others 0.
 
     Args:
       clients: the positions of each client's samples.
       forget: ``[K]`` bool, the clients to forget; may be traced.
       mode: ``regular`` or ``special``.
-      eta_u: strength; the authors' 20 (regular) or 2 (special) if None. Larger values
-        mainly cost recovery rounds.
-      remaining: ``[K]`` bool; all others if None. Give it where clients left earlier,
-        or a client skips the round.
+      eta_u: strength of unlearning; the authors' 20 (regular) or 2 (special) if None.
+        Larger values mainly cost recovery rounds.
+      remaining: ``[K]`` bool, mask of the remaining clients; all other clients if None.
+        Pass it if clients left earlier or a client skips the round.
 
     Returns:
-      ``[K]`` float32; all 0 where no client is forgotten and the mode is special.
+      ``[K]`` float32; all 0 if no client is forgotten and the mode is special.
 
     Raises:
-      InputError: an unknown mode, a strength that is not finite (not checked where
+      InputError: an unknown mode, a strength that is not finite (not checked if
         traced), or a mask that is not a boolean per client.
 
     >>> from unlearn_jax.contrib.federated import gather_clients
@@ -113,19 +114,19 @@ def puf_round(
     """Run the unlearning round, with the weights of :func:`puf_weights`.
 
     Args:
-      key: of the whole federation.
-      federation: the model, the samples, and the training of all clients, the forget
-        clients included. To forget a part of a client's samples make a client of it,
-        see :func:`.split_client`.
-      state: before unlearning.
+      key: PRNG key of the whole federation.
+      federation: the model, the samples, and the training of all clients, including the
+        forget clients. To forget a part of a client's samples, make that part a client
+        with :func:`unlearn_jax.contrib.federated.split_client`.
+      state: state before unlearning.
       forget: ``[K]`` bool, the clients to forget.
-      mode: ``regular`` or ``special``, as :func:`puf_weights` takes it.
-      eta_u: strength, as :func:`puf_weights` takes it.
-      remaining: ``[K]`` bool, as :func:`puf_weights` takes it.
+      mode: ``regular`` or ``special``, as in :func:`puf_weights`.
+      eta_u: strength of unlearning, as in :func:`puf_weights`.
+      remaining: ``[K]`` bool, as in :func:`puf_weights`.
 
     Returns:
-      The state after unlearning; the next round's learning rate is one decay further,
-      as after any round.
+      The state after unlearning. The learning rate has decayed once more, as after any
+      round.
     """
     weights = puf_weights(
         federation.clients, forget, mode=mode, eta_u=eta_u, remaining=remaining

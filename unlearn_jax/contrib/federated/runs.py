@@ -10,20 +10,20 @@ from unlearn_jax.contrib.federated.scores import rounds_to_reach
 from unlearn_jax.types import InputError
 
 NEEDED = ("retrained", "original", "natural", "special")
-"""Models that recovery is measured by."""
+"""Models whose measures :class:`RecoveryRuns` needs."""
 
 
 def _check(
     parts: Sequence[Mapping[str, np.ndarray]], measures: tuple[str, ...]
 ) -> None:
     if not parts or not measures:
-        raise InputError("recovery takes the measures of one seed at least")
+        raise InputError("recovery needs at least one seed and one measure")
     shapes = {name: np.shape(values) for name, values in parts[0].items()}
     if missing := [name for name in NEEDED if name not in shapes]:
         raise InputError(f"there are no measures of the {missing[0]} model")
     for part in parts:
         if {name: np.shape(values) for name, values in part.items()} != shapes:
-            raise InputError("seeds differ in their models or in their shapes")
+            raise InputError("all seeds must have the same models and shapes")
     for name, shape in shapes.items():
         if len(shape) not in (2, 3) or shape[-1] != len(measures):
             raise InputError(
@@ -37,11 +37,11 @@ class RecoveryRuns:
 
     Attributes:
       measures: names of the K measures.
-      measured: by model, ``[S, L, K]`` measures, or ``[S, L, 1 + rounds, K]`` of one
-        that recovers: at once, then after each round.
+      measured: measures by model: ``[S, L, K]``, or for a model that recovers
+        ``[S, L, 1 + rounds, K]``, before the first round and after each round.
       shape: ``(S, L)``.
-      rounds: by model that recovers, :func:`rounds_to_reach` of the first measure, with
-        the retrained model's as the goal.
+      rounds: :func:`rounds_to_reach` by model that recovers, for the first measure with
+        the retrained model's value as the target.
     """
 
     def __init__(
@@ -50,9 +50,10 @@ class RecoveryRuns:
         """Stack the seeds.
 
         Args:
-          parts: of each seed, by model ``[L, K]`` or ``[L, 1 + rounds, K]``;
-            "retrained", "original", "natural" and "special" among them.
-          measures: names of the K measures; recovery is judged by the first.
+          parts: one mapping per seed, from a model's name to its measures ``[L, K]`` or
+            ``[L, 1 + rounds, K]``; "retrained", "original", "natural" and "special" are
+            required.
+          measures: names of the K measures; the first one decides recovery.
 
         Raises:
           InputError: no seeds, seeds of other models or shapes, a model that is
@@ -77,8 +78,8 @@ class RecoveryRuns:
         """Return the measures ``[S, L, K]`` where recovery stopped.
 
         Args:
-          name: of a model. "same" is natural after as many rounds as PUF special's; a
-            name that ends in "+" takes the last round.
+          name: a model's name. "same" is "natural" after as many rounds as "special"
+            needs to recover. A name that ends in "+" is the model after the last round.
         """
         if name.endswith("+"):
             return self.measured[name[:-1]][:, :, -1]
@@ -98,7 +99,7 @@ class RecoveryRuns:
         """Return the gap ``[S, L]`` to the retrained model's measure, in points.
 
         Args:
-          name: of a model, as :meth:`final` takes it.
+          name: a model's name, as in :meth:`final`.
           measure: one of the measures.
 
         Raises:
@@ -109,7 +110,7 @@ class RecoveryRuns:
         return 100 * gaps[..., self.measures.index(measure)]
 
     def summary(self, values: np.ndarray) -> audit.Estimate:
-        """Return the mean over seeds and cases, both resampled.
+        """Return the mean over seeds and cases; its interval resamples both.
 
         Args:
           values: ``[S, L]``.

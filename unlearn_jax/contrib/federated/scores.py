@@ -14,14 +14,14 @@ from unlearn_jax.types import Array, InputError
 def mean_over(values: Array, mask: Array) -> Array:
     """Return the mean ``[]`` of the values in a mask; the others are not read.
 
-    It is NaN where the mask is empty.
+    The mean of an empty mask is NaN.
 
     Args:
       values: ``[N]`` reals or booleans.
       mask: ``[N]`` bool; may be traced.
 
     Raises:
-      InputError: not a value and a boolean per sample.
+      InputError: values or a mask that are not one per sample.
 
     >>> float(mean_over(jnp.array([1.0, 0.0, jnp.nan]), jnp.array([True, True, False])))
     0.5
@@ -39,13 +39,13 @@ def yeom(losses: Array, forget: Array, retain: Array) -> Array:
     Yeom et al., arXiv 1709.01604. Compare it with the retrained model's fraction.
 
     Args:
-      losses: ``[N]``.
-      forget: ``[N]`` bool.
+      losses: ``[N]`` losses of the samples.
+      forget: ``[N]`` bool, the forget set.
       retain: ``[N]`` bool, the members.
 
     Raises:
-      InputError: not a loss and a boolean per sample, or (unless traced) a loss of
-        either set that is NaN.
+      InputError: losses or masks that are not one per sample, or (unless traced) a loss
+        of either set that is NaN.
 
     >>> forget = jnp.array([True, True, False, False])
     >>> float(yeom(jnp.array([0.1, 0.9, 0.2, 0.4]), forget, ~forget))
@@ -57,7 +57,7 @@ def yeom(losses: Array, forget: Array, retain: Array) -> Array:
     is_read = forget | jnp.asarray(retain)
     is_nan = jnp.any(jnp.isnan(losses) & is_read)
     if not isinstance(is_nan, Tracer) and is_nan:
-        raise InputError("losses hold NaN: the model has diverged")
+        raise InputError("losses contain NaN: the model has diverged")
     return mean_over(losses < threshold, forget)
 
 
@@ -85,7 +85,7 @@ def overlap(
       mask: ``[N]`` bool, the images to count; all if None. May be traced.
 
     Returns:
-      Per class, see :class:`Overlap`.
+      IoU and Dice per class.
 
     Raises:
       InputError: maps of different shapes, or classes outside 0..C-1.
@@ -98,8 +98,8 @@ def overlap(
     labels = jnp.asarray(labels)
     if predicted.shape != labels.shape or labels.ndim != 3:
         raise InputError(
-            f"class maps are [N, H, W], both of one shape; got {predicted.shape} and"
-            f" {labels.shape}"
+            f"class maps must be [N, H, W], both of the same shape, got"
+            f" {predicted.shape} and {labels.shape}"
         )
     for name, classes in (("predicted", predicted), ("labels", labels)):
         if not jnp.issubdtype(classes.dtype, jnp.integer):
@@ -120,12 +120,12 @@ def rounds_to_reach(
     """Return the number of rounds after which a value first reaches its target.
 
     Args:
-      values: ``[..., T]`` after rounds 1..T, larger is better.
-      target: ``[...]``, or one for all.
+      values: ``[..., T]`` values after rounds 1..T, larger is better.
+      target: ``[...]`` targets, or a scalar for all.
 
     Returns:
-      ``[...]`` int rounds, T where it was never reached, and ``[...]`` bool, whether it
-      was.
+      ``[...]`` int, the number of rounds (T if the target was never reached), and
+      ``[...]`` bool, whether the target was reached.
 
     Raises:
       InputError: no rounds, or targets that are NaN or of another shape.

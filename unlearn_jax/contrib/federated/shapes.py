@@ -1,8 +1,8 @@
-"""Generated images for segmentation: discs and bars, in a style of each client's own.
+"""Generated images for segmentation: discs and bars, with one style per client.
 
-A stand-in for scans from several hospitals: the task is the same everywhere, the style
-is not. **Synthetic**: it shows the behavior of a method where clients differ in the
-input, and no more.
+A stand-in for scans from several hospitals: all clients have the same task but
+different styles. The data is **synthetic**: it only shows the behavior of a method when
+clients differ in their inputs.
 """
 
 import colorsys
@@ -26,18 +26,18 @@ SHAPES = ("background", "disc", "bar")
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """The style of a client's images.
+    """Style of a client's images.
 
     Attributes:
       background: RGB in [0, 1].
-      foreground: RGB in [0, 1], of discs and bars alike, which only their shapes
-        distinguish.
-      stripes: height of the background's stripes.
-      angle: of the stripes, in radians.
+      foreground: RGB in [0, 1] of both discs and bars, so only the shape distinguishes
+        them.
+      stripes: amplitude of the background's stripes.
+      angle: angle of the stripes, in radians.
       noise: standard deviation of the pixels' Gaussian noise.
 
     Raises:
-      InputError: colors that are no RGB in [0, 1], a negative noise, or numbers that
+      InputError: colors that are not RGB in [0, 1], a negative noise, or numbers that
         are not finite.
     """
 
@@ -60,17 +60,17 @@ class Style:
 def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
     """Draw styles whose backgrounds are spread over the hues.
 
-    Shapes are brighter and of another hue.
+    Shapes are brighter than the background and have another hue.
 
     Args:
-      num_styles: at least 1.
-      seed: of brightness, stripes and noise.
+      num_styles: number of styles, at least 1.
+      seed: seed of the brightness, the stripes and the noise.
 
     Returns:
       The styles.
 
     Raises:
-      InputError: no style.
+      InputError: fewer than one style.
     """
     check_counts(num_styles=num_styles)
     check_seed(seed)
@@ -93,29 +93,29 @@ def draw_styles(num_styles: int, *, seed: int) -> list[Style]:
 def shape_images(
     num_images: int, style: Style, *, size: int = 16, seed: int
 ) -> Dataset:
-    """Draw images of a disc and a bar each, and the class of every pixel.
+    """Draw images with one disc and one bar each, and the class of every pixel.
 
-    One shape lies over the other, in random order.
+    The shapes are drawn in random order; the second may cover the first.
 
     Args:
       num_images: N, at least 1.
-      style: of the images.
-      size: side of an image, at least 8.
-      seed: of shapes, positions, sizes, stripes' phases and noise.
+      style: style of the images.
+      size: side of an image, at least 8 pixels.
+      seed: seed of the shapes, positions, sizes, phases of the stripes, and noise.
 
     Returns:
       Images ``[N, size, size, 3]`` float32 in [0, 1]; labels ``[N, size, size]`` int32,
       see :data:`SHAPES`.
 
     Raises:
-      InputError: no images, or too small ones.
+      InputError: no images, or a size below 8.
     """
     check_counts(num_images=num_images, size=size)
     if size < 8:
         raise InputError(f"size must be at least 8, got {size}")
     if not isinstance(style, Style):
         raise InputError(
-            f"style must be a Style, such as draw_styles gives, not {style!r}"
+            f"style must be a Style, such as draw_styles returns, not {style!r}"
         )
     check_seed(seed)
     rng = np.random.default_rng(seed)

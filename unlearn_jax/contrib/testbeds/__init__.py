@@ -1,13 +1,16 @@
 """Exact test-beds: unlearning problems small enough that every answer is known.
 
-* :mod:`~.ascent`: limits of descent-ascent on logistic examples, in
-  closed form, and :mod:`~.ascent_paths`: its paths.
-* :mod:`~.trap`: a local minimum that descent-ascent enters and
-  fine-tuning cannot leave.
-* :mod:`~.rbm`, :mod:`~.rbm_training` and
-  :mod:`~.ais`: diluted restricted Boltzmann machines whose
-  distribution is known exactly; log Z of larger ones by annealing.
-* :mod:`~.tables`: tables of unlearned models with known variance components.
+* :mod:`unlearn_jax.contrib.testbeds.ascent`: limits of descent-ascent on logistic
+  examples, in closed form; :mod:`unlearn_jax.contrib.testbeds.ascent_paths` has the
+  paths.
+* :mod:`unlearn_jax.contrib.testbeds.trap`: a local minimum that descent-ascent enters
+  and fine-tuning cannot leave.
+* :mod:`unlearn_jax.contrib.testbeds.rbm`,
+  :mod:`unlearn_jax.contrib.testbeds.rbm_training` and
+  :mod:`unlearn_jax.contrib.testbeds.ais`: diluted restricted Boltzmann machines whose
+  distribution is known exactly; annealing estimates log Z of larger machines.
+* :mod:`unlearn_jax.contrib.testbeds.tables`: tables of unlearned models with known
+  variance components.
 """
 
 from unlearn_jax.contrib.testbeds.ais import (

@@ -1,9 +1,10 @@
 """Annealed importance sampling of a restricted Boltzmann machine's log Z.
 
-The reverse walk estimates likelihoods. For machines too large for
-:func:`.log_partition`. Both walk along the same path of machines,
-from one of independent visible units (``beta = 0``, whose Z is known) to the one of
-interest (``beta = 1``)::
+These estimates are for machines too large for
+:func:`unlearn_jax.contrib.testbeds.rbm.log_partition`. Forward annealing estimates log
+Z, and reverse annealing estimates likelihoods. Both follow the same path of machines,
+from one with independent visible units (``beta = 0``, whose Z is known) to the machine
+of interest (``beta = 1``)::
 
     log p*_beta(v) = ((1 - beta) a_0 + beta a).v
                      + sum_j log(1 + exp(beta (b_j + (v^T W)_j)))
@@ -24,16 +25,16 @@ class AisResult(NamedTuple):
     """Outcome of annealed importance sampling.
 
     Attributes:
-      log_partition: ``[]``, the estimate of log Z. Z itself is estimated without bias,
-        so its logarithm errs to the low side; far too low where the chains missed a
-        part of the distribution, which no number here can show.
-      standard_error: ``[]``, of ``log_partition``: standard deviation of the weights
-        over their mean and ``sqrt(K)`` (delta method). Trustworthy only while
-        ``effective`` is large.
+      log_partition: ``[]``, estimate of log Z. The estimate of Z is unbiased, so its
+        logarithm tends to be too low. It is far too low if the chains missed a part of
+        the distribution; no field of this result can show that.
+      standard_error: ``[]``, standard error of ``log_partition``: the standard
+        deviation of the weights divided by their mean and by ``sqrt(K)`` (delta
+        method). Reliable only if ``effective`` is large.
       effective: ``[]``, effective number of samples ``(sum w)^2 / sum w^2``, 1 to K.
-      log_weights: ``[K]``, of the chains.
-      samples: ``[K, V]``, the chains' ends; weighted by ``exp(log_weights)`` they are
-        samples of the machine.
+      log_weights: ``[K]``, log-weights of the chains.
+      samples: ``[K, V]``, final states of the chains; weighted by ``exp(log_weights)``
+        they are samples of the machine.
     """
 
     log_partition: Array
@@ -55,20 +56,21 @@ def estimate_log_partition(
     """Estimate log Z by annealed importance sampling (Neal 2001).
 
     For these machines see Salakhutdinov and Murray, ICML 2008, equations 15 to 18. A
-    chain starts from the independent units, and at each temperature gains
-    ``log p*_k(v) - log p*_{k-1}(v)`` before it makes its Gibbs sweeps there.
+    chain starts from the independent units. At each temperature its log-weight
+    increases by ``log p*_k(v) - log p*_{k-1}(v)``, and then the chain makes its Gibbs
+    sweeps. The function can be jitted, and mapped over machines.
 
     Args:
-      key: consumed.
-      rbm: of interest.
-      base_bias: ``[V]``, a_0: the logits of the training set's means, which make the
-        path short.
+      key: PRNG key, consumed by the call.
+      rbm: the machine of interest.
+      base_bias: ``[V]``, a_0; use the logits of the training set's means, which make
+        the path short.
       num_chains: K.
-      num_betas: temperatures after the first, evenly spaced; at least 1.
-      num_sweeps: Gibbs sweeps at each.
+      num_betas: number of temperatures after the first, evenly spaced; at least 1.
+      num_sweeps: Gibbs sweeps at each temperature.
 
     Returns:
-      The estimate. May be jitted, and mapped over machines.
+      The estimate.
 
     Raises:
       InputError: no chain, temperature or sweep, or biases of another shape.
@@ -118,27 +120,28 @@ def bound_log_likelihood(
 ) -> Array:
     """Estimate each sample's log-likelihood pessimistically, by RAISE.
 
-    Burda, Grosse and Salakhutdinov, AISTATS 2015. Chains that run the path of
-    :func:`estimate_log_partition` backwards from a sample estimate, without bias, its
-    probability under what forward annealing with these temperatures would generate; the
-    expectation of their logarithm is at most the log of that, which approaches
-    ``log p(v)`` as the temperatures grow. Forward annealing makes log Z too small and
-    hence likelihoods too large, so the truth tends to lie between the two.
+    See Burda, Grosse and Salakhutdinov, AISTATS 2015. Let q be the distribution that
+    forward annealing with these temperatures generates. Chains that run the path of
+    :func:`estimate_log_partition` backward from a sample v give an unbiased estimate of
+    ``q(v)``, so the expected logarithm of the estimate is at most ``log q(v)``. That
+    approaches ``log p(v)`` as the number of temperatures grows. Forward annealing makes
+    log Z too small and hence likelihoods too large, so the truth tends to lie between
+    the two estimates.
 
     Args:
-      key: consumed.
-      rbm: of interest.
-      base_bias: ``[V]``, a_0: the logits of the training set's means.
+      key: PRNG key, consumed by the call.
+      rbm: the machine of interest.
+      base_bias: ``[V]``, a_0; use the logits of the training set's means.
       visible: ``[N, V]``, the samples.
-      num_chains: per sample.
-      num_betas: temperatures, with one sweep each; at least 1.
+      num_chains: number of chains per sample.
+      num_betas: number of temperatures, with one sweep each; at least 1.
 
     Returns:
-      ``[N]``, in nats.
+      ``[N]`` log-likelihoods, in nats.
 
     Raises:
-      InputError: no chain or no temperature, or biases or samples of another shape or
-        that are not finite.
+      InputError: no chain or no temperature, or biases or samples that have another
+        shape or are not finite.
     """
     base_bias = jnp.asarray(base_bias)
     visible = jnp.asarray(visible, jnp.float32)
@@ -168,7 +171,7 @@ def _betas(rbm: Rbm, base_bias: Array, num_chains: int, num_betas: int) -> Array
     check_finite(base_bias=base_bias)
     if base_bias.shape != rbm.visible_bias.shape:
         raise InputError(
-            f"base_bias {base_bias.shape} must have one entry per visible unit"
+            f"base_bias has shape {base_bias.shape}: pass one entry per visible unit,"
             f" {rbm.visible_bias.shape}"
         )
     return jnp.linspace(0.0, 1.0, num_betas + 1)

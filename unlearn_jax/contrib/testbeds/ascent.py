@@ -2,17 +2,17 @@
 
 Mavrothalassitis, Puigdemont, Levi and Cevher, NeurIPS 2025, "Ascent Fails to Forget"
 (arXiv 2509.26427). A model with weights w has the loss ``exp(-y w.x)`` on a sample, and
-a ridge ``(lambda/2) |w|^2``. With R the retained and F the forget samples, N = |R| +
-|F|, three objectives are compared, of which retraining is the goal of unlearning and
-the last is that of descent-ascent (DA)::
+a ridge ``(lambda/2) |w|^2``. R are the retained samples, F the forget samples, D both
+together, and N = |R| + |F|. Three objectives are compared: original training,
+retraining (the goal of unlearning), and descent-ascent (DA)::
 
     original   (1/N)   sum_D loss                          + ridge
     retrained  (1/|R|) sum_R loss                          + ridge
     ascent     (1/|R|) sum_R loss - (1/|F|) sum_F loss     + ridge
 
 Only b = |R_j| of the retained and alpha b of the forget samples are active on the
-chosen weights, and all of a set have the same signed input ``y x``: the direction
-u_R or u_F. So every objective is
+chosen weights. All active samples of a set have the same signed input ``y x``: the
+direction u_R or u_F. So every objective is
 
     ``c_R exp(-u_R.w) + c_F exp(-u_F.w) + (lambda/2) |w|^2``
 
@@ -20,8 +20,8 @@ with the two forces c of :func:`forces`. Two cases are solved here: both sets sh
 coordinate (u_R = u_F = 1), and two correlated coordinates (u_R = (1, eps), u_F = (eps,
 1)). The proofs show how ascent can fail, not that it fails on a network.
 
-Host-side NumPy in float64, over arrays of alpha and eps; the paths are in
-:mod:`.ascent_paths`.
+The functions are host-side NumPy in float64, over arrays of alpha and eps. The paths
+are in :mod:`unlearn_jax.contrib.testbeds.ascent_paths`.
 """
 
 import dataclasses
@@ -42,18 +42,18 @@ from unlearn_jax.checks import (
 from unlearn_jax.types import InputError
 
 _HALVINGS = 64
-"""Bisections: more than the bits of a double, for brackets a few units wide."""
+"""Bisection steps: more than the bits of a double, for brackets a few units wide."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The example's fixed numbers.
+    """Fixed numbers of the example.
 
     Attributes:
       num_retain: |R|, at least 1.
       num_forget: |F|, at least 1.
-      num_active: b = |R_j|, the retained samples that are active on the chosen weights,
-        in 1..|R|.
+      num_active: b = |R_j|, number of retained samples that are active on the chosen
+        weights, in 1..|R|.
       ridge: lambda, positive.
     """
 
@@ -72,7 +72,7 @@ class Sizes:
         if self.num_active > self.num_retain:
             raise InputError(
                 f"{self.num_active} of {self.num_retain} retained samples are active:"
-                " pass no more active than retained ones"
+                " num_active must not exceed num_retain"
             )
         check_positive(ridge=self.ridge)
 
@@ -85,7 +85,8 @@ class Sizes:
 class Forces(NamedTuple):
     """Coefficients ``[..., 2]`` of each objective's exponentials.
 
-    The first is that of the retained, the second that of the forget samples.
+    The first coefficient belongs to the retained samples, the second to the forget
+    samples.
 
     Attributes:
       original: ``b / N`` and ``alpha b / N``.
@@ -104,21 +105,21 @@ class Regime(enum.IntEnum):
     ONE_MINIMUM = 0
     """``alpha <= |F|/|R|``: a single, global minimum."""
     LOCAL_MINIMUM = 1
-    """Up to :func:`alpha_limit`: a local minimum and a local maximum."""
+    """``alpha`` up to :func:`alpha_limit`: a local minimum and a local maximum."""
     DIVERGES = 2
-    """Above: no stationary point; descent-ascent diverges from every start."""
+    """``alpha`` above the limit: no stationary point; every path diverges."""
 
 
 class SharedMinimizers(NamedTuple):
-    """Stationary weights where both sets share one coordinate, shaped as ``alpha``.
+    """Stationary weights for one shared coordinate, of the shape of ``alpha``.
 
     Attributes:
       original: w_D, the trained model.
       retrained: w_R, the oracle.
-      ascent: w_DA, the (local) minimum of the ascent objective; minus infinity where it
-        has none.
-      ascent_maximum: its local maximum, the edge of the basin of w_DA; NaN where it has
-        none.
+      ascent: w_DA, the (local) minimum of the ascent objective; minus infinity if there
+        is no minimum.
+      ascent_maximum: local maximum of the ascent objective, which bounds the basin of
+        w_DA; NaN if there is no maximum.
       regime: int, a :class:`Regime`.
     """
 
@@ -130,12 +131,12 @@ class SharedMinimizers(NamedTuple):
 
 
 class PairMinimizers(NamedTuple):
-    """Minimizing weights of two correlated coordinates, ``[..., 2]`` float64.
+    """Minimizing weights for two correlated coordinates, ``[..., 2]`` float64.
 
     Attributes:
       original: the trained model.
       retrained: the oracle.
-      ascent: the local minimum of the ascent objective; NaN where it has none.
+      ascent: the local minimum of the ascent objective; NaN if there is no minimum.
     """
 
     original: np.ndarray
@@ -147,11 +148,12 @@ def forces(sizes: Sizes, alpha: ArrayLike) -> Forces:
     """Return the coefficients of the three objectives.
 
     Args:
-      sizes: of the example.
-      alpha: ``[...]`` active forget samples over active retained ones, not negative.
+      sizes: fixed numbers of the example.
+      alpha: ``[...]`` ratio of active forget samples to active retained samples, not
+        negative.
 
     Returns:
-      ``[..., 2]`` each.
+      The coefficients, ``[..., 2]`` for each objective.
 
     Raises:
       InputError: alpha is negative or not finite.
@@ -173,20 +175,22 @@ def forces(sizes: Sizes, alpha: ArrayLike) -> Forces:
 def shared_minimizers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimizers:
     """Return the stationary points for one shared coordinate, in closed form (lemma 2).
 
-    W0 and W-1 are Lambert's function. Setting the derivative to zero gives
-    ``w exp(w) = c / lambda`` with c the sum of an objective's two forces::
+    W0 and W-1 are the branches of Lambert's function. Setting the derivative to zero
+    gives ``w exp(w) = c / lambda``, where c is the sum of an objective's two forces::
 
         w_D  = W0((1 + alpha) b / (lambda N))
         w_R  = W0(b / (lambda |R|))
-        w_DA = W0((1 - alpha |R|/|F|) b / (lambda |R|)), its maximum with W-1
+        w_DA = W0((1 - alpha |R|/|F|) b / (lambda |R|))
+
+    The maximum of the ascent objective is as w_DA, with W-1 in place of W0.
 
     Args:
-      sizes: of the example.
+      sizes: fixed numbers of the example.
       alpha: ``[...]``, not negative.
 
     Returns:
-      The stationary points. At ``alpha = |F|/|R|`` the ascent objective is the ridge
-      alone: w_DA = 0.
+      The stationary points. At ``alpha = |F|/|R|`` only the ridge remains of the ascent
+      objective, so w_DA = 0.
 
     Raises:
       InputError: alpha is negative or not finite.
@@ -229,22 +233,22 @@ def pair_minimizers(
     """Return the minimizers for two correlated coordinates, exact up to one bisection.
 
     With margins ``x = w1 + eps w2`` and ``y = eps w1 + w2``, ``s = 1 + eps^2`` and
-    ``d = (1 - eps^2)^2`` the stationary equations combine to::
+    ``d = (1 - eps^2)^2``, the stationary equations combine to::
 
         s x - 2 eps y = (c_R / lambda) d exp(-x)
         s y - 2 eps x = (c_F / lambda) d exp(-y)
 
-    The first gives
-    ``x(y) = 2 eps y / s + W0((c_R / lambda) (d / s) exp(-2 eps y / s))``. The second,
-    then in y alone, has one solution for ``c_F >= 0``; for ``c_F < 0`` two up to
-    :func:`alpha_limit` and none above. The larger y of the two, between the limit's and
-    the oracle's, is the minimum.
+    The first equation gives
+    ``x(y) = 2 eps y / s + W0((c_R / lambda) (d / s) exp(-2 eps y / s))``. Inserted, it
+    leaves an equation in y alone. That has one solution for ``c_F >= 0``; for
+    ``c_F < 0`` it has two up to :func:`alpha_limit` and none above. The larger y of the
+    two is the minimum; it lies between the y at the limit and the y of the oracle.
 
     Args:
-      sizes: of the example.
+      sizes: fixed numbers of the example.
       alpha: ``[...]``, not negative.
-      correlation: eps, in [0, 1), broadcast against alpha. (At 1 the sets share one
-        coordinate.)
+      correlation: eps, in [0, 1), broadcast against alpha. (At 1 the sets would share
+        one coordinate.)
 
     Returns:
       The weights (w1, w2).
@@ -268,17 +272,17 @@ def pair_minimizers(
 def alpha_limit(sizes: Sizes, correlation: ArrayLike | None = None) -> np.ndarray:
     """Return the largest alpha for which ascent has a minimum (lemmas 2 and 10).
 
-    One shared coordinate: ``|F|/|R| + lambda |F| / (e b)``. Two correlated ones: along
-    the stationary points, which y orders, alpha rises from 0 at the oracle to one
-    maximum and falls again (its logarithm's slope has a single zero, found by
-    bisection).
+    For one shared coordinate the limit is ``|F|/|R| + lambda |F| / (e b)``. For two
+    correlated coordinates consider the stationary points in the order of y: away from
+    the oracle, alpha rises from 0 to a single maximum and then falls. The slope of log
+    alpha has a single zero, which is found by bisection.
 
     Args:
-      sizes: of the example.
+      sizes: fixed numbers of the example.
       correlation: eps, ``[...]`` in [0, 1); None for one shared coordinate.
 
     Returns:
-      ``[...]`` float64.
+      ``[...]`` float64, the largest alpha.
 
     Raises:
       InputError: correlation out of range.
@@ -303,21 +307,23 @@ def harmful_range(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the range of alpha in which ascent is proven harmful (lemmas 3 and 9).
 
-    One shared coordinate: from ``|F|^2 / (|R| (|F| + N))`` to ``|F|/|R|``; there the
-    oracle's weight is at least the original's (forgetting makes the model *surer*), and
-    ascent lowers it. Two correlated coordinates: from
+    For one shared coordinate the range is from ``|F|^2 / (|R| (|F| + N))`` to
+    ``|F|/|R|``. In it, the oracle's weight is at least the original's (retraining makes
+    the model *more confident*), but ascent lowers the weight. For two correlated
+    coordinates the range is from
     ``max(s / (2 eps) |F|^2, (2 eps / s) |F| N) / (|R| (N + |F|))`` to
-    :func:`alpha_limit`; there ascent lowers both margins. The range is empty where the
-    first number is above the second (at eps = 0 always). Without the second term of the
-    maximum it would be wider; on all sampled examples
-    (``experiments/ascent_theory.py``) the ordering held there too, which is not proven.
+    :func:`alpha_limit`; in it, ascent lowers both margins. The range is empty if the
+    first number is above the second, which is always so at eps = 0. Without the second
+    term of the maximum the range would be wider. The ordering held in the wider range
+    too, on all sampled examples (``experiments/ascent_theory.py``), but this is not
+    proven.
 
     Args:
-      sizes: of the example.
+      sizes: fixed numbers of the example.
       correlation: eps, ``[...]`` in [0, 1); None for one shared coordinate.
 
     Returns:
-      Its two ends.
+      The two ends of the range.
 
     Raises:
       InputError: correlation out of range.
@@ -341,20 +347,21 @@ def ordering_holds(
     *,
     tolerance: float = 1e-9,
 ) -> np.ndarray:
-    """Return where ascent ends on the far side of the original, seen from the oracle.
+    """Return where ascent ends beyond the original model, away from the oracle.
 
-    The minimizers themselves are compared. One shared coordinate:
-    ``w_DA <= w_D <= w_R`` (lemma 3). Two: both margins, ``x_DA <= x_D`` and
-    ``y_DA <= y_D`` (lemma 9). Proven inside :func:`harmful_range` only.
+    The minimizers themselves are compared. For one shared coordinate the ordering is
+    ``w_DA <= w_D <= w_R`` (lemma 3). For two coordinates it is on both margins,
+    ``x_DA <= x_D`` and ``y_DA <= y_D`` (lemma 9). It is proven only inside
+    :func:`harmful_range`.
 
     Args:
-      sizes: of the example.
+      sizes: fixed numbers of the example.
       alpha: ``[...]``, not negative.
       correlation: eps, broadcast against alpha; None for one shared coordinate.
-      tolerance: by which an inequality may be missed, for the ends of the range.
+      tolerance: allowed violation of an inequality, for the ends of the range.
 
     Returns:
-      ``[...]`` bool; False for two coordinates where ascent has no minimum.
+      ``[...]`` bool; for two coordinates, False where ascent has no minimum.
 
     Raises:
       InputError: alpha, correlation or tolerance out of range.
@@ -377,20 +384,20 @@ def ordering_holds(
 def _pair_minimizer(force: np.ndarray, ridge: float, eps: np.ndarray) -> np.ndarray:
     """Return the minimum ``[..., 2]`` of an objective with forces ``[..., 2]``.
 
-    c_F is at least that of :func:`alpha_limit`.
+    c_F must be at least its value at :func:`alpha_limit`.
     """
     retain = force[..., 0]
     forget = force[..., 1]
     s = 1 + eps**2
     d = (1 - eps**2) ** 2
-    # The margin y of the oracle, where the left side is 0.
+    # Margin y of the oracle: the left side of the second equation is 0 there.
     oracle = 2 * eps / s * _lambert(s * retain / ridge)
 
     def residual(y: np.ndarray) -> np.ndarray:
         other = _other_margin(y, retain, ridge, eps)
         return s * y - 2 * eps * other - forget / ridge * d * np.exp(-y)
 
-    # Here the right side is below the left one, up to a few doublings.
+    # At ``above``, after a few doublings at most, the right side is below the left.
     above = oracle + np.log1p(np.maximum(forget, 0) / ridge * d) + 1
     while (short := residual(above) < 0).any():
         above = np.where(short, 2 * above + 1, above)
@@ -413,9 +420,10 @@ def _other_margin(
 def _fold(retain: ArrayLike, ridge: float, eps: np.ndarray) -> np.ndarray:
     """Return the margin y at which alpha is largest along the stationary points.
 
-    alpha is proportional to ``exp(y) h(y)`` with ``h = 2 eps x(y) - s y``, so there
-    ``h + h' = 0``; ``h + h'`` falls everywhere: divided by s, its slope is
-    ``q^2/(1+W) + q^3 W/(1+W)^3 - 1 < 0`` with ``q = 2 eps / s <= 1`` and W > 0.
+    alpha is proportional to ``exp(y) h(y)`` with ``h = 2 eps x(y) - s y``, so
+    ``h + h' = 0`` at this margin. There is only one, because ``h + h'`` decreases
+    everywhere: divided by s, its slope is ``q^2/(1+W) + q^3 W/(1+W)^3 - 1 < 0`` with
+    ``q = 2 eps / s <= 1`` and W > 0.
     """
     s = 1 + eps**2
 
@@ -458,7 +466,7 @@ def _checked(value: ArrayLike, name: str, low: float, high: float) -> np.ndarray
     """Return values in float64, inside a range.
 
     Raises:
-      InputError: naming the value.
+      InputError: values out of range; the message names them.
     """
     check_finite(**{name: value})
     array = np.asarray(value, np.float64)

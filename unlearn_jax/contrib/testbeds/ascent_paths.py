@@ -1,4 +1,7 @@
-"""Paths of gradient descent on the examples of :mod:`.ascent`."""
+"""Paths of gradient descent on the logistic examples.
+
+The objectives are those of :mod:`unlearn_jax.contrib.testbeds.ascent`.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +22,10 @@ SHARED = np.ones((2, 1))
 
 
 def directions(correlation: float | Array) -> Array:
-    """Return the signed inputs ``[2, 2]`` of two correlated coordinates; traceable.
+    """Return the signed inputs ``[2, 2]`` of two correlated coordinates.
 
-    ``(1, eps)`` of the retained and ``(eps, 1)`` of the forget samples.
+    They are ``(1, eps)`` for the retained and ``(eps, 1)`` for the forget samples. The
+    function is traceable.
     """
     one = jnp.ones_like(correlation)
     return jnp.stack([jnp.stack([one, correlation]), jnp.stack([correlation, one])])
@@ -39,26 +43,27 @@ def gradient_path(
 ) -> Array:
     """Return a path of gradient descent on one of the objectives.
 
-    Traceable, to be mapped: training, fine-tuning or descent-ascent. The gradient is
+    The path is training, fine-tuning or descent-ascent, and the function is traceable
+    and can be mapped. The gradient is
     ``lambda w - c_R exp(-u_R.w) u_R - c_F exp(-u_F.w) u_F``. Simultaneous
-    descent-ascent is descent with ``forces(...).ascent``. The alternating form takes
-    two steps instead of each one: first on the forget samples alone, then on the
-    retained ones alone, each with the ridge. To first order in the learning rate this
-    is the simultaneous form with twice the ridge.
+    descent-ascent is descent with ``forces(...).ascent``. The alternating form replaces
+    each step by two: the first on the forget samples alone, the second on the retained
+    samples alone, each with the ridge. To first order in the learning rate this is the
+    simultaneous form with twice the ridge.
 
     Args:
       force: ``[2]`` c_R and c_F, a field of
-        :class:`.ascent.Forces`.
+        :class:`unlearn_jax.contrib.testbeds.ascent.Forces`.
       toward: ``[2, D]`` u_R and u_F: :func:`directions`, or :data:`SHARED`.
       ridge: lambda.
-      start: ``[D]`` the first weights.
-      learning_rate: of every step.
-      num_steps: steps (static); an alternating pair counts as one.
-      alternating: take the alternating form (static).
+      start: ``[D]`` initial weights.
+      learning_rate: learning rate of every step.
+      num_steps: number of steps (static); an alternating pair counts as one.
+      alternating: whether to use the alternating form (static).
 
     Returns:
-      ``[num_steps + 1, D]`` all weights, the start first; not finite once a path has
-      left the range of its float type.
+      ``[num_steps + 1, D]`` all weights, the start first; not finite once a path
+      overflows its float type.
 
     Raises:
       InputError: shapes that do not fit, numbers that are not finite, a rate that is
@@ -91,7 +96,7 @@ def gradient_path(
 def distances(path: Array, point: ArrayLike) -> Array:
     """Return the distance ``[...]`` of weights ``[..., D]`` from a point ``[D]``.
 
-    Euclidean, and infinite where the weights are not finite.
+    The distance is Euclidean, and infinite where the weights are not finite.
 
     Raises:
       InputError: a point of another length.

@@ -1,18 +1,17 @@
-"""Diluted restricted Boltzmann machines, a test-bed of generative unlearning.
+"""Diluted restricted Boltzmann machines, a test-bed for generative unlearning.
 
     E(v, h) = -v^T (M * W) h - a.v - b.h,    p(v, h) = exp(-E(v, h)) / Z
 
-with v, h binary and M a fixed 0/1 mask. Where one side is small, Z is a sum that can be
-written out, and with it the probability of every state: the distance of the unlearned
-model from the retrained one needs no proxy there, it is a Kullback-Leibler divergence
-over all states. Larger machines take
-:mod:`.ais` for Z. Training:
-:mod:`.rbm_training`.
+with v, h binary and M a fixed 0/1 mask. If one side is small, Z can be summed exactly,
+which gives the probability of every state. The distance of the unlearned model from the
+retrained one then needs no proxy: it is a Kullback-Leibler divergence over all states.
+For larger machines :mod:`unlearn_jax.contrib.testbeds.ais` estimates Z. Training is in
+:mod:`unlearn_jax.contrib.testbeds.rbm_training`.
 
 Inspired by Diaz-Faloh and Mulet, *Diluting Restricted Boltzmann Machines* (arXiv
-2511.00648), of which only the abstract was available. That paper is about sparsity:
-deletion, the small patterns and every number here are this library's, no claim of the
-paper.
+2511.00648), of which only the abstract was available. That paper is about sparsity.
+Deletion, the small patterns and all numbers here are this library's own and not claims
+of the paper.
 """
 
 from typing import NamedTuple
@@ -33,9 +32,9 @@ from unlearn_jax.checks import (
 from unlearn_jax.types import Array, InputError
 
 MAX_ENUMERATED = 22
-"""Most units of the smaller side of an enumerated machine: 4 million states."""
+"""Largest smaller side of an enumerated machine, in units: 4 million states."""
 _CHUNK = 12
-"""Units whose states are summed at a time."""
+"""Number of units whose states are summed at a time."""
 
 
 class Rbm(NamedTuple):
@@ -46,7 +45,7 @@ class Rbm(NamedTuple):
       visible_bias: ``[V]`` float32, ``a``.
       hidden_bias: ``[H]`` float32, ``b``.
       mask: ``[V, H]`` bool, M: True where there is a connection. Training never changes
-        it.
+        the mask.
     """
 
     weights: Array
@@ -63,23 +62,23 @@ def init_rbm(
     mask: Array | None = None,
     scale: float = 0.01,
 ) -> Rbm:
-    """Return an untrained machine with the means of the visible units.
+    """Return an untrained machine with given means of the visible units.
 
     Args:
-      key: consumed by the weights, normal draws.
-      means: ``[V]`` in [0, 1], of the training set
-        (:func:`.visible_means`); their logits become the visible
-        biases. Clipped to [0.01, 0.99].
+      key: PRNG key for the weights, which are normal.
+      means: ``[V]`` means of the training set, in [0, 1]
+        (:func:`unlearn_jax.contrib.testbeds.rbm_training.visible_means`). They are
+        clipped to [0.01, 0.99], and their logits become the visible biases.
       num_hidden: H, at least 1.
       mask: ``[V, H]`` bool, connections that exist; None for all.
-      scale: standard deviation of the weights, above 0 for training: at 0 all hidden
-        units stay equal.
+      scale: standard deviation of the weights. For training it must be above 0: at 0
+        all hidden units stay equal.
 
     Returns:
       The machine.
 
     Raises:
-      InputError: no hidden unit, means outside [0, 1] (not checked where traced), a
+      InputError: no hidden unit, means outside [0, 1] (not checked if traced), a
         negative scale, or a mask of another shape.
 
     >>> rbm = init_rbm(jax.random.key(0), jnp.array([0.5, 0.5, 0.9]), 2)
@@ -93,7 +92,7 @@ def init_rbm(
     if not isinstance(means, Tracer) and not ((means >= 0) & (means <= 1)).all():
         raise InputError(
             "means must lie in [0, 1]: pass the mean of each visible unit, such as"
-            " visible_means gives"
+            " visible_means returns"
         )
     shape = (means.shape[0], num_hidden)
     rbm = Rbm(
@@ -113,11 +112,12 @@ def dilute(rbm: Rbm, mask: Array) -> Rbm:
     Their weights become 0 and are never trained again.
 
     Args:
-      rbm: untrained (dilution before training) or trained (after it).
-      mask: ``[V, H]`` bool; connections that ``rbm`` lacks already stay removed.
+      rbm: an untrained machine (dilution before training) or a trained one (dilution
+        after training).
+      mask: ``[V, H]`` bool; connections that ``rbm`` already lacks stay removed.
 
     Returns:
-      The diluted machine, biases unchanged.
+      The diluted machine, with unchanged biases.
 
     Raises:
       InputError: a mask of another shape or type.
@@ -134,19 +134,19 @@ def dilute(rbm: Rbm, mask: Array) -> Rbm:
 def random_mask(key: Array, shape: tuple[int, int], fraction: float | Array) -> Array:
     """Draw a mask that removes ``round(fraction V H)`` connections at random.
 
-    Each set of that size is equally likely. With one key the masks of growing fractions
-    are nested.
+    Each set of that size is equally likely. Masks of growing fractions from the same
+    key are nested.
 
     Args:
-      key: consumed.
+      key: PRNG key for the draw.
       shape: ``(V, H)``.
-      fraction: removed, in [0, 1]; may be traced.
+      fraction: fraction of connections to remove, in [0, 1]; may be traced.
 
     Returns:
-      ``[V, H]`` bool.
+      ``[V, H]`` bool, False where a connection is removed.
 
     Raises:
-      InputError: a fraction outside [0, 1] (not checked where it is traced).
+      InputError: a fraction outside [0, 1] (not checked if traced).
     """
     return _keep_largest(jax.random.uniform(key, shape), fraction)
 
@@ -155,16 +155,16 @@ def smallest_mask(weights: Array, fraction: float | Array) -> Array:
     """Return a mask that removes the ``round(fraction V H)`` smallest weights.
 
     Args:
-      weights: ``[V, H]``, compared by magnitude; connections that were removed before
-        are 0, hence counted first.
-      fraction: removed, in [0, 1]; may be traced.
+      weights: ``[V, H]``, compared by magnitude; connections that are already removed
+        have weight 0 and therefore count first.
+      fraction: fraction of connections to remove, in [0, 1]; may be traced.
 
     Returns:
-      ``[V, H]`` bool.
+      ``[V, H]`` bool, False where a connection is removed.
 
     Raises:
       InputError: a fraction outside [0, 1] or weights that are not finite (not checked
-        where they are traced).
+        if traced).
 
     >>> print(smallest_mask(jnp.array([[3.0, -0.1], [0.2, -4.0]]), 0.5))
     [[ True False]
@@ -183,7 +183,7 @@ def _keep_largest(scores: Array, fraction: float | Array) -> Array:
 
 
 def energy(rbm: Rbm, visible: Array, hidden: Array) -> Array:
-    """Return ``E(v, h) [...]`` of states ``visible [..., V]``, ``hidden [..., H]``.
+    """Return ``E(v, h) [...]`` of states ``visible [..., V]`` and ``hidden [..., H]``.
 
     Raises:
       InputError: another number of units.
@@ -198,9 +198,9 @@ def energy(rbm: Rbm, visible: Array, hidden: Array) -> Array:
 
 
 def free_energy(rbm: Rbm, visible: Array) -> Array:
-    """Return ``F(v) = -log sum_h exp(-E(v, h)) [...]`` of ``[..., V]``.
+    """Return ``F(v) = -log sum_h exp(-E(v, h)) [...]`` of states ``[..., V]``.
 
-    It is ``-a.v - sum_j log(1 + exp(b_j + (v^T W)_j))``.
+    It equals ``-a.v - sum_j log(1 + exp(b_j + (v^T W)_j))``.
 
     Raises:
       InputError: another number of units.
@@ -210,7 +210,7 @@ def free_energy(rbm: Rbm, visible: Array) -> Array:
 
 
 def hidden_probs(rbm: Rbm, visible: Array) -> Array:
-    """Return ``P(h_j = 1 | v) [..., H]`` of ``[..., V]``, independent given v.
+    """Return ``P(h_j = 1 | v) [..., H]`` for ``[..., V]``; independent given v.
 
     Raises:
       InputError: another number of units.
@@ -219,7 +219,7 @@ def hidden_probs(rbm: Rbm, visible: Array) -> Array:
 
 
 def visible_probs(rbm: Rbm, hidden: Array) -> Array:
-    """Return ``P(v_i = 1 | h) [..., V]`` of ``[..., H]``, independent given h.
+    """Return ``P(v_i = 1 | h) [..., V]`` for ``[..., H]``; independent given h.
 
     Raises:
       InputError: another number of units.
@@ -251,13 +251,14 @@ def gibbs(key: Array, rbm: Rbm, visible: Array, *, num_sweeps: int) -> Array:
     """Sample by alternating Gibbs sweeps, hidden units first.
 
     Args:
-      key: consumed.
-      rbm: the machine, to whose distribution the chains converge.
+      key: PRNG key for the draws.
+      rbm: the machine; the chains converge to its distribution.
       visible: ``[..., V]``, the state of each chain.
-      num_sweeps: pairs of half-steps (static); 0 returns ``visible``.
+      num_sweeps: number of sweeps, each a pair of half-steps (static); 0 returns
+        ``visible``.
 
     Returns:
-      ``[..., V]`` float32, 0 or 1.
+      ``[..., V]`` float32 new states, 0 or 1.
 
     Raises:
       InputError: a negative number of sweeps, or another number of units.
@@ -279,7 +280,7 @@ def gibbs(key: Array, rbm: Rbm, visible: Array, *, num_sweeps: int) -> Array:
 def independent_states(key: Array, bias: Array, count: int) -> Array:
     """Draw states ``[count, V]``, 0 or 1, of a machine without connections.
 
-    Its units are independent, with logits ``bias [V]``.
+    The units of such a machine are independent, with logits ``bias [V]``.
 
     Raises:
       InputError: a negative count.
@@ -303,7 +304,7 @@ def all_states(num_units: int) -> Array:
     check_counts(num_units=num_units)
     if num_units > MAX_ENUMERATED:
         raise InputError(
-            f"{num_units} units cannot be enumerated: 1 to {MAX_ENUMERATED} can"
+            f"{num_units} units cannot be enumerated: choose 1 to {MAX_ENUMERATED}"
         )
     places = jnp.arange(num_units)[None, ::-1]
     bits = jnp.arange(2**num_units)[:, None] >> places & 1
@@ -313,14 +314,14 @@ def all_states(num_units: int) -> Array:
 def bars_and_stripes(size: int) -> Array:
     """Return all images of full rows or of full columns (MacKay 2003, section 43.3).
 
-    There are ``2^(size + 1) - 2`` different ones.
+    There are ``2^(size + 1) - 2`` different images.
 
     Args:
       size: side of the image, 1 to 10.
 
     Returns:
-      ``[N, size^2]`` float32, in ascending order of the binary number that an image
-      spells.
+      ``[N, size^2]`` float32, in ascending order of an image's pixels read as a binary
+      number.
 
     Raises:
       InputError: a size out of range.
@@ -339,18 +340,19 @@ def bars_and_stripes(size: int) -> Array:
 def log_partition(rbm: Rbm) -> Array:
     """Return ``log Z``, exact up to rounding.
 
-    The smaller side's states are written out, the other side is summed in closed form.
+    The states of the smaller side are enumerated; the other side is summed in closed
+    form.
 
     Args:
-      rbm: its smaller side has at most ``MAX_ENUMERATED`` units.
+      rbm: machine whose smaller side has at most ``MAX_ENUMERATED`` units.
 
     Returns:
-      ``[]``. Differentiable: the gradient is the model's expectation of
+      ``[]``. It is differentiable: the gradient is the model's expectation of
       ``(v h^T, v, h)``.
 
     Raises:
-      InputError: both sides are too large; estimate with
-        :func:`.estimate_log_partition` instead.
+      InputError: both sides are too large; use
+        :func:`unlearn_jax.contrib.testbeds.ais.estimate_log_partition` instead.
 
     >>> rbm = init_rbm(jax.random.key(0), jnp.full(30, 0.5), 3, scale=0.0)
     >>> bool(abs(log_partition(rbm) - 33 * jnp.log(2.0)) < 1e-4)
@@ -379,9 +381,9 @@ def log_partition(rbm: Rbm) -> Array:
 
 
 def log_likelihood(rbm: Rbm, visible: Array) -> Array:
-    """Return ``log p(v) = -F(v) - log Z [...]`` of ``[..., V]`` in nats, exact.
+    """Return the exact ``log p(v) = -F(v) - log Z [...]`` of ``[..., V]``, in nats.
 
-    The machine's smaller side has at most ``MAX_ENUMERATED`` units.
+    The machine's smaller side must have at most ``MAX_ENUMERATED`` units.
     """
     return -free_energy(rbm, visible) - log_partition(rbm)
 
@@ -389,7 +391,7 @@ def log_likelihood(rbm: Rbm, visible: Array) -> Array:
 def log_distribution(rbm: Rbm) -> Array:
     """Return ``log p(v) [2^V]`` of every visible state, ordered as :func:`all_states`.
 
-    For at most ``MAX_ENUMERATED`` visible units.
+    The machine must have at most ``MAX_ENUMERATED`` visible units.
     """
     return jax.nn.log_softmax(-free_energy(rbm, all_states(rbm.weights.shape[0])))
 
@@ -397,19 +399,21 @@ def log_distribution(rbm: Rbm) -> Array:
 def exact_kl(oracle: Rbm, other: Rbm) -> Array:
     """Return ``KL(oracle || other)`` in nats, a sum over every visible state.
 
-    ``sum_v p(v) (log p(v) - log q(v))``: the distance of an unlearned machine from the
-    retrained one, with nothing estimated.
+    ``sum_v p(v) (log p(v) - log q(v))`` is the exact distance of an unlearned machine
+    from the retrained one.
 
     Args:
       oracle: p, the retrained machine.
-      other: q, with as many visible units; the number of hidden ones may differ.
+      other: q, with the same number of visible units; the number of hidden units may
+        differ.
 
     Returns:
-      ``[]``, at least 0 up to rounding; finite, because no machine gives probability 0
-      to anything.
+      ``[]``, at least 0 up to rounding; finite, because every machine gives every state
+      a positive probability.
 
     Raises:
-      InputError: more than ``MAX_ENUMERATED`` visible units, or not the same number.
+      InputError: more than ``MAX_ENUMERATED`` visible units, or different numbers of
+        visible units.
     """
     if oracle.weights.shape[0] != other.weights.shape[0]:
         raise InputError(

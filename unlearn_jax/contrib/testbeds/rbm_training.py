@@ -1,15 +1,16 @@
 """Training of restricted Boltzmann machines, and deletion by training.
 
-Gradients are exact or taken from persistent chains. Everything maximizes a weighted
-log-likelihood ``sum_n w_n log p(v_n)``, whose gradient is::
+All functions maximize a weighted log-likelihood ``sum_n w_n log p(v_n)``, whose
+gradient is::
 
     sum_n w_n <v h^T>_{h | v_n}  -  (sum_n w_n) <v h^T>_model
 
-and the same for v and h. Equal weights are training, zeros leave samples out (and
-unread), negative ones are ascent on their loss, see :func:`deletion_weights`. The
-model's expectation is exact (:func:`update_exact`), or estimated by k sweeps of chains
-that persist from step to step (:func:`update_pcd`; Tieleman, ICML 2008). ``tx`` is any
-optax transformation; it is given the gradient of the *negative* objective.
+and the same for v and h. Equal weights are ordinary training. A sample of weight 0 is
+left out and never read, and a negative weight is ascent on the sample's loss, see
+:func:`deletion_weights`. The model's expectation is exact (:func:`update_exact`), or
+estimated by k sweeps of chains that persist from step to step (:func:`update_pcd`;
+Tieleman, ICML 2008). ``tx`` is any optax transformation; it receives the gradient of
+the *negative* objective.
 """
 
 from typing import NamedTuple
@@ -41,9 +42,9 @@ class Moments(NamedTuple):
     """Expectations in a machine's gradient, one per trained leaf.
 
     Attributes:
-      pairs: ``[V, H]`` of ``v h^T``.
-      visible: ``[V]`` of v.
-      hidden: ``[H]`` of h.
+      pairs: ``[V, H]`` expectation of ``v h^T``.
+      visible: ``[V]`` expectation of v.
+      hidden: ``[H]`` expectation of h.
     """
 
     pairs: Array
@@ -56,7 +57,7 @@ class ExactState(NamedTuple):
 
     Attributes:
       rbm: the machine.
-      opt_state: the optimizer's.
+      opt_state: state of the optimizer.
     """
 
     rbm: Rbm
@@ -68,8 +69,8 @@ class PcdState(NamedTuple):
 
     Attributes:
       rbm: the machine.
-      opt_state: the optimizer's.
-      chains: ``[K, V]`` 0 or 1, samples of (nearly) the present machine.
+      opt_state: state of the optimizer.
+      chains: ``[K, V]`` 0 or 1, approximate samples of the current machine.
     """
 
     rbm: Rbm
@@ -78,25 +79,26 @@ class PcdState(NamedTuple):
 
 
 def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
-    """Return the weights of samples of which some must be forgotten.
+    """Return sample weights for the deletion of a forget set.
 
-    ``1 / R`` on the R retained samples and ``-ascent / F`` on the F forgotten ones.
-    With ``ascent = 0`` this is retraining (from a fresh machine) or fine-tuning (from
-    the trained one); above 0, descent-ascent. At ``ascent = 1`` the weights sum to 0
-    and the model's expectation drops out of the gradient: the objective
-    has no maximum, and the machine moves away from both sets at a constant rate.
+    The weight is ``1 / R`` on each of the R retained samples and ``-ascent / F`` on
+    each of the F forgotten ones. With ``ascent = 0`` training with these weights is
+    retraining (from a fresh machine) or fine-tuning (from the trained one); above 0 it
+    is descent-ascent. At ``ascent = 1`` the weights sum to 0 and the model's
+    expectation drops out of the gradient: the objective has no maximum, and the machine
+    moves away from both sets at a constant rate.
 
     Args:
-      forget: ``[N]`` bool, at least one sample of each kind.
+      forget: ``[N]`` bool, at least one True and one False.
       ascent: weight of the forget set relative to the retain set, at least 0; may be
         traced.
 
     Returns:
-      ``[N]`` float32.
+      ``[N]`` float32 weights.
 
     Raises:
-      InputError: not a mask, all samples of one kind, or a negative weight (the last
-        two not checked where traced).
+      InputError: a forget set that is not a mask, a mask of all or of no samples, or a
+        negative ``ascent`` (the last two are not checked if traced).
 
     >>> deletion_weights(jnp.array([True, False, False]), ascent=1.0).tolist()
     [-1.0, 0.5, 0.5]
@@ -111,7 +113,7 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
     ):
         raise InputError(
             f"{int(np.asarray(forget).sum())} of {len(forget)} samples are forgotten:"
-            " leave one, and forget one"
+            " forget at least one, and retain at least one"
         )
     check_not_negative(ascent=ascent)
     return jnp.where(forget, -ascent / jnp.sum(forget), 1.0 / jnp.sum(~forget))
@@ -120,11 +122,11 @@ def deletion_weights(forget: Array, *, ascent: float | Array = 0.0) -> Array:
 def visible_means(visible: Array, weights: Array) -> Array:
     """Return the mean ``[V]`` of samples ``[N, V]`` with positive weights ``[N]``.
 
-    The others are not read.
+    The other samples are not read.
 
     Raises:
       InputError: shapes that do not fit, weights that are not finite, or (unless
-        traced) none that is positive.
+        traced) no positive weight.
     """
     visible = jnp.asarray(visible)
     weights = jnp.asarray(weights)
@@ -138,14 +140,14 @@ def visible_means(visible: Array, weights: Array) -> Array:
 
 
 def moments(rbm: Rbm, visible: Array, weights: Array) -> Moments:
-    """Return ``sum_n w_n`` of the expectations given each sample.
+    """Return the weighted sum of the expectations given each sample.
 
     The hidden units are averaged, not drawn.
 
     Args:
       rbm: the machine.
-      visible: ``[N, V]``; samples of weight 0 are not read, they may be NaN.
-      weights: ``[N]``, of any sign and sum.
+      visible: ``[N, V]`` samples; those of weight 0 are not read and may be NaN.
+      weights: ``[N]`` w_n, with any sign and any sum.
 
     Returns:
       The moments.
@@ -158,7 +160,7 @@ def moments(rbm: Rbm, visible: Array, weights: Array) -> Moments:
     check_finite(weights=weights)
     if visible.shape != (*weights.shape, rbm.weights.shape[0]):
         raise InputError(
-            f"samples {visible.shape} and weights {weights.shape}: pass [N,"
+            f"samples have shape {visible.shape} and weights {weights.shape}: pass [N,"
             f" {rbm.weights.shape[0]}] and [N]"
         )
     visible = _read(visible, weights)
@@ -174,13 +176,14 @@ def _read(visible: Array, weights: Array) -> Array:
 def model_moments(rbm: Rbm) -> Moments:
     """Return the exact expectations under the machine itself.
 
-    They are the gradient of :func:`log_partition`, for machines of the same sizes.
+    They are the gradient of :func:`log_partition` and need a machine small enough for
+    that function.
     """
     return jax.grad(lambda leaves: log_partition(_with(rbm, leaves)))(_leaves(rbm))
 
 
 def _leaves(rbm: Rbm) -> Moments:
-    """Return the trained leaves, in the form of their gradient."""
+    """Return the trained leaves, with the structure of their gradient."""
     return Moments(rbm.weights, rbm.visible_bias, rbm.hidden_bias)
 
 
@@ -196,7 +199,7 @@ def likelihood_gradient(
 ) -> Moments:
     """Return the gradient of the weighted log-likelihood, ``data - total * model``.
 
-    It is 0 where there is no connection.
+    The gradient is 0 where the mask has no connection.
 
     Args:
       rbm: the machine, for its mask.
@@ -205,7 +208,7 @@ def likelihood_gradient(
       total: ``[]``, sum of the samples' weights.
 
     Returns:
-      The gradient by ``(weights, visible_bias, hidden_bias)``.
+      The gradient with respect to ``(weights, visible_bias, hidden_bias)``.
     """
     gradient = jax.tree.map(lambda d, m: d - total * m, data, model)
     return gradient._replace(pairs=jnp.where(rbm.mask, gradient.pairs, 0.0))
@@ -239,9 +242,9 @@ def update_exact(
     """Take one step along the exact gradient of ``sum_n w_n log p(v_n)``.
 
     Args:
-      state: of the last step; one side of its machine is small enough for
-        :func:`log_partition`.
-      visible: ``[N, V]``.
+      state: state after the previous step; one side of its machine must be small enough
+        for :func:`log_partition`.
+      visible: ``[N, V]`` samples.
       weights: ``[N]``, such as :func:`deletion_weights`.
       tx: the optimizer that made the state.
 
@@ -265,20 +268,20 @@ def fit_exact(
 ) -> Rbm:
     """Run ``num_steps`` of :func:`update_exact` with a fresh optimizer, as one scan.
 
-    Nothing is random.
+    The result is deterministic.
 
     Args:
-      rbm: where to start.
-      visible: ``[N, V]``.
+      rbm: the initial machine.
+      visible: ``[N, V]`` samples.
       weights: ``[N]``, such as :func:`deletion_weights`.
       tx: the optimizer.
-      num_steps: static.
+      num_steps: number of steps (static).
 
     Returns:
       The trained machine.
 
     Raises:
-      InputError: a negative number of steps, or as :func:`moments`.
+      InputError: a negative number of steps, and as :func:`moments`.
     """
     check_counts(0, num_steps=num_steps)
 
@@ -291,18 +294,18 @@ def fit_exact(
 def init_pcd(
     key: Array, rbm: Rbm, tx: optax.GradientTransformation, *, num_chains: int
 ) -> PcdState:
-    """Return the state before the first step.
+    """Return the state before the first step of training by persistent chains.
 
-    Chains are drawn from the visible biases alone, the distribution of a fresh machine.
+    The chains are drawn from the visible biases alone, as if the weights were 0.
 
     Args:
-      key: consumed by the chains.
-      rbm: where to start.
+      key: PRNG key for the chains.
+      rbm: the initial machine.
       tx: the optimizer.
-      num_chains: K, at least 1. The noise of a step falls with its square root.
+      num_chains: K, at least 1. The noise of a step is proportional to ``1 / sqrt(K)``.
 
     Returns:
-      The state. To continue from a trained one, keep its chains:
+      The state. To continue from a trained state ``old``, keep its chains:
       ``init_pcd(...)._replace(chains=old.chains)``.
 
     Raises:
@@ -325,21 +328,21 @@ def pcd_gradient(
     *,
     num_sweeps: int,
 ) -> tuple[Moments, Array]:
-    """Return the gradient with the model's expectation taken over chains.
+    """Return the gradient with the model's expectation estimated from chains.
 
-    The chains make ``num_sweeps`` sweeps first.
+    The chains first make ``num_sweeps`` sweeps.
 
     Args:
-      key: consumed by the chains.
+      key: PRNG key for the sweeps.
       rbm: the machine.
-      chains: ``[K, V]``, their states.
+      chains: ``[K, V]``, states of the chains.
       visible: ``[N, V]`` samples.
-      weights: ``[N]``.
+      weights: ``[N]``, such as :func:`deletion_weights`.
       num_sweeps: k of PCD-k, at least 1.
 
     Returns:
-      The gradient, which tends to the exact one as chains and sweeps grow, and the
-      moved chains.
+      The gradient, which tends to the exact gradient as the numbers of chains and
+      sweeps grow, and the new states of the chains.
 
     Raises:
       InputError: no sweep.
@@ -364,9 +367,9 @@ def update_pcd(
     """Take one step along :func:`pcd_gradient`.
 
     Args:
-      key: consumed by the chains.
-      state: of the last step.
-      visible: ``[N, V]``.
+      key: PRNG key for the sweeps.
+      state: state after the previous step.
+      visible: ``[N, V]`` samples.
       weights: ``[N]``, such as :func:`deletion_weights`.
       tx: the optimizer that made the state.
       num_sweeps: k of PCD-k, at least 1.
@@ -393,17 +396,17 @@ def fit_pcd(
 ) -> PcdState:
     """Run ``num_steps`` of :func:`update_pcd` on random batches, as one scan.
 
-    A batch's samples are drawn with probability ``|w_n| / sum |w|``, with replacement,
-    and weigh ``+-sum |w| / B``: the gradient is unbiased for weights of any sign, and a
-    sample of weight 0 is never read.
+    The samples of a batch are drawn with replacement, with probability
+    ``|w_n| / sum |w|``, and get the weight ``sign(w_n) sum |w| / B``. The gradient is
+    therefore unbiased for weights of any sign, and a sample of weight 0 is never read.
 
     Args:
-      key: of the run.
-      state: from :func:`init_pcd`, or of an earlier run.
-      visible: ``[N, V]``.
+      key: PRNG key for the run.
+      state: state from :func:`init_pcd` or from an earlier run.
+      visible: ``[N, V]`` samples.
       weights: ``[N]``, not all 0.
       tx: the optimizer that made the state.
-      num_steps: static.
+      num_steps: number of steps (static).
       num_sweeps: k of PCD-k.
       batch_size: B.
 
@@ -412,7 +415,7 @@ def fit_pcd(
 
     Raises:
       InputError: an empty batch, a negative number of steps, shapes that do not fit, or
-        weights that are not finite or all 0 (not checked where traced).
+        weights that are not finite or all 0 (not checked if traced).
     """
     check_counts(batch_size=batch_size, num_sweeps=num_sweeps)
     check_counts(0, num_steps=num_steps)
@@ -423,7 +426,7 @@ def fit_pcd(
     check_finite(weights=weights)
     if not isinstance(weights, Tracer) and not np.asarray(weights).any():
         raise InputError(
-            "the weights of all samples are 0: there is nothing to learn from"
+            "the weights of all samples are 0: give at least one sample a weight"
         )
     total = jnp.sum(jnp.abs(weights))
 

@@ -1,9 +1,10 @@
-"""Simulated tables of unlearned models, whose expected values are known.
+"""Simulated tables of unlearned models with known expected values.
 
-Every run of a table is a model: an original, a forget set and a repeat, crossed. All
-runs score the same pool of samples. Scores and margins are normal, so the expected AUC
-and accuracy over all originals, forget sets, repeats and samples are normal integrals
-in closed form: the number that an interval should cover.
+Every run of a table is one model. Runs are crossed: there is one for every combination
+of an original, a forget set and a repeat. All runs score the same pool of samples.
+Scores and margins are normal, so the expected AUC and accuracy over all originals,
+forget sets, repeats and samples have a closed form, and that is the number an interval
+should cover.
 """
 
 from collections.abc import Sequence
@@ -35,16 +36,17 @@ class TableDesign:
     Attributes:
       originals: number of original models, at least 1.
       forget_sets: number of forget sets, at least 1.
-      repeats: runs of every pair, at least 1.
-      num_train: training samples, the first of the pool.
-      num_test: test samples.
-      num_forget: samples of a forget set, drawn from the training samples.
-      original_std: of the effect of an original, in standard deviations of a score.
-      set_std: of the effect of a forget set.
-      run_std: of the effect of a run.
-      hardness: fraction of a score's variance that all runs share, in [0, 1].
-      shared: fraction of the variance of the effects of originals and forget sets that
-        all rows share, in [0, 1].
+      repeats: runs per pair of an original and a forget set, at least 1.
+      num_train: number of training samples, which come first in the pool.
+      num_test: number of test samples.
+      num_forget: number of samples in a forget set, drawn from the training samples.
+      original_std: standard deviation of an original's effect, in standard deviations
+        of a score.
+      set_std: standard deviation of a forget set's effect, in the same unit.
+      run_std: standard deviation of a run's effect, in the same unit.
+      hardness: fraction of a score's variance that all runs have in common, in [0, 1].
+      shared: fraction of the variance of originals' and forget sets' effects that all
+        rows have in common, in [0, 1].
 
     Raises:
       InputError: no runs or samples, more forget than training samples, a standard
@@ -85,17 +87,17 @@ class TableDesign:
 
     @property
     def effects_variance(self) -> float:
-        """Variance of a run's constant over originals, forget sets and runs."""
+        """Variance of a run's total effect over originals, forget sets and runs."""
         return self.original_std**2 + self.set_std**2 + self.run_std**2
 
 
 class SimulatedTable(NamedTuple):
-    """One table.
+    """One simulated table of K rows, R runs and N samples.
 
     Attributes:
       runs: ``[R, 3]`` original, forget set and repeat of each run.
-      train: ``[N]`` bool.
-      forget: ``[R, N]`` bool.
+      train: ``[N]`` bool, the training samples.
+      forget: ``[R, N]`` bool, the forget set of each run.
       scores: ``[K, R, N]`` membership scores of each row.
       right: ``[K, R, N]`` bool, correct predictions of each row.
     """
@@ -115,14 +117,15 @@ def simulate_table(
 ) -> SimulatedTable:
     """Draw a table with a row for each shift.
 
-    Rows share samples, forget sets and a part of the effects, and have noise of their
-    own, as models that different methods made of the same originals.
+    Rows have the same samples and forget sets, a part of their effects in common, and
+    independent noise. They stand for models that different methods made from the same
+    originals.
 
     Args:
-      rng: source of randomness; advanced.
+      rng: generator for the draws; its state advances.
       design: sizes and variance components.
-      shifts: of the scores of forgotten samples, one a row.
-      levels: of the margins, one a row or one for all.
+      shifts: shifts of the scores of forgotten samples, one per row.
+      levels: levels of the margins, one per row or one for all rows.
 
     Raises:
       InputError: no shifts, another number of levels than of shifts, or numbers that
@@ -133,7 +136,8 @@ def simulate_table(
     check_finite(shifts=shifts, levels=levels)
     if not len(shifts) or len(levels) not in (1, len(shifts)):
         raise InputError(
-            f"{len(levels)} levels for {len(shifts)} shifts: pass one a row, or one"
+            f"{len(levels)} levels for {len(shifts)} shifts: pass at least one shift,"
+            " and one level per shift or a single one"
         )
     sizes = (design.originals, design.forget_sets, design.repeats)
     runs = np.indices(sizes).reshape(3, -1).T
@@ -146,7 +150,7 @@ def simulate_table(
     hardness = np.sqrt(design.hardness) * rng.normal(size=num_samples)
 
     def effects() -> np.ndarray:
-        """Draw each run's constant, ``[K, R, 1]``."""
+        """Draw each run's total effect, ``[K, R, 1]``."""
         count = len(shifts)
 
         def levels(number: int) -> np.ndarray:
@@ -172,7 +176,7 @@ def simulate_table(
 
 
 def expected_auc(design: TableDesign, shift: float) -> float:
-    """Return the mean AUC of forgotten against test samples, in [0, 1].
+    """Return the expected AUC of forgotten against test samples, in [0, 1].
 
     ``E Phi(shift_r / sqrt(2)) = Phi(shift / sqrt(2 + effects_variance))``.
 
@@ -187,7 +191,7 @@ def expected_auc(design: TableDesign, shift: float) -> float:
 
 
 def expected_accuracy(design: TableDesign, level: float) -> float:
-    """Return the mean accuracy, ``Phi(level / sqrt(1 + effects_variance))``.
+    """Return the expected accuracy, ``Phi(level / sqrt(1 + effects_variance))``.
 
     Raises:
       InputError: a level that is not finite.
@@ -197,7 +201,7 @@ def expected_accuracy(design: TableDesign, level: float) -> float:
 
 
 def level_of_accuracy(design: TableDesign, accuracy: float) -> float:
-    """Return the level at which :func:`expected_accuracy` is a number in (0, 1).
+    """Return the level at which :func:`expected_accuracy` is ``accuracy``.
 
     Raises:
       InputError: an accuracy outside (0, 1).

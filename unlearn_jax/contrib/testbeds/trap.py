@@ -1,20 +1,22 @@
 """A local minimum that traps descent-ascent and fine-tuning: two weights, four points.
 
-Section on local minima of "Ascent Fails to Forget" (arXiv 2509.26427). Samples at x =
--1, 1, 3, 4 with labels -1, +1, -1, +1 occur 5, 4, 1 and 4 times; the model is
+The example is from the section on local minima of "Ascent Fails to Forget" (arXiv
+2509.26427). Samples at x = -1, 1, 3, 4 with labels -1, +1, -1, +1 occur 5, 4, 1 and 4
+times. The model is
 
     ``f(x) = 2 sigma(a x + b x^2) - 1 = tanh((1 + a x + b x^2) / 4)`` with
     ``sigma(z) = 1 / (1 + exp(-(1 + z) / 2))``
 
-and the objective ``sum_x count(x) (f(x) - y)^2 + (ridge / 2) (a^2 + b^2)``. Two of the
-four copies at x = 4 are to be forgotten: retraining sees 2 of them, and descent-ascent
-(retained minus forgotten) none. So it flips that point's label, and from there the
-retained copies cannot pull it back.
+and the objective is ``sum_x count(x) (f(x) - y)^2 + (ridge / 2) (a^2 + b^2)``. Two of
+the four copies at x = 4 are to be forgotten. In retraining that point has a count of 2,
+in descent-ascent (retained minus forgotten) a count of 0. So descent-ascent flips the
+predicted label of the point, and the retained copies cannot flip it back afterward.
 
-The configuration is the paper's. Its text has the output ``sigma`` itself, in (0, 1),
-against labels of -1 and +1; with that the *retrained* model has the wrong boundary
-already, against the paper's own claim. With the output in (-1, 1), as here, the claim
-holds exactly. The ridge matters: at 0.2 instead of 0.1 there is no trap.
+The configuration is the paper's, except for the output. In the paper's text the output
+is ``sigma`` itself, in (0, 1), against labels of -1 and +1. The *retrained* model then
+already has the wrong boundary, contrary to the paper's claim. With an output in
+(-1, 1), as here, the claim holds exactly. The ridge matters: at 0.2 instead of 0.1
+there is no trap.
 """
 
 from functools import partial
@@ -38,7 +40,7 @@ from unlearn_jax.types import Array, InputError
 POINTS = np.array([-1.0, 1.0, 3.0, 4.0])
 """Positions of the samples."""
 LABELS = np.array([-1.0, 1.0, -1.0, 1.0])
-"""Their labels."""
+"""Labels of the samples."""
 COUNTS = {"original": (5, 4, 1, 4), "retrained": (5, 4, 1, 2), "ascent": (5, 4, 1, 0)}
 """Weights of the points in training, in retraining, and in descent-ascent."""
 RIDGE = 0.1
@@ -46,7 +48,7 @@ _NEWTON_STEPS = 50
 
 
 class TrapMinima(NamedTuple):
-    """Local minima of one objective, the lowest first; ``K`` of them.
+    """The ``K`` local minima of one objective, the lowest first.
 
     Attributes:
       weights: ``[K, 2]`` float64, (a, b).
@@ -60,11 +62,11 @@ class TrapMinima(NamedTuple):
 
 
 def trap_output(weights: ArrayLike, points: ArrayLike = POINTS) -> Array:
-    """Return predictions ``[..., P]`` in (-1, 1) of weights ``[..., 2]``.
+    """Return predictions ``[..., P]`` in (-1, 1) for weights ``[..., 2]``.
 
     Args:
-      weights: (a, b).
-      points: ``[P]``.
+      weights: ``[..., 2]``, (a, b).
+      points: ``[P]`` positions x.
 
     Raises:
       InputError: shapes that do not fit.
@@ -73,7 +75,8 @@ def trap_output(weights: ArrayLike, points: ArrayLike = POINTS) -> Array:
     points = jnp.asarray(points)
     if weights.shape[-1:] != (2,) or points.ndim != 1:
         raise InputError(
-            f"weights {weights.shape}, points {points.shape}: pass [..., 2] and [P]"
+            f"weights have shape {weights.shape} and points {points.shape}: pass"
+            " [..., 2] and [P]"
         )
     a = weights[..., :1]
     b = weights[..., 1:]
@@ -87,9 +90,9 @@ def trap_loss(
     """Return the objective ``[...]`` at weights ``[..., 2]``.
 
     Args:
-      weights: (a, b).
-      counts: ``[4]`` weights of the points: a value of :data:`COUNTS`.
-      ridge: half of it multiplies the squared norm.
+      weights: ``[..., 2]``, (a, b).
+      counts: ``[4]`` weights of the points, a value of :data:`COUNTS`.
+      ridge: coefficient of ``(a^2 + b^2) / 2``.
 
     Raises:
       InputError: shapes that do not fit.
@@ -101,8 +104,8 @@ def trap_loss(
     counts = jnp.asarray(counts, float)
     if weights.shape[-1:] != (2,) or counts.shape != (4,):
         raise InputError(
-            f"weights {weights.shape}, counts {counts.shape}: pass [..., 2], (a, b),"
-            " and [4], one per point"
+            f"weights have shape {weights.shape} and counts {counts.shape}: pass"
+            " [..., 2], (a, b), and [4], one per point"
         )
     shape = (1,) * (weights.ndim - 1) + (-1,)
     misfit = (trap_output(weights) - jnp.asarray(LABELS, float).reshape(shape)) ** 2
@@ -119,15 +122,17 @@ def trap_path(
     ridge: float | Array = RIDGE,
     stride: int = 1,
 ) -> Array:
-    """Return a path of gradient descent. Traceable, to be mapped over starts.
+    """Return a path of gradient descent.
+
+    The function is traceable and can be mapped over starts.
 
     Args:
-      start: ``[2]`` first weights.
+      start: ``[2]`` initial weights.
       counts: ``[4]``, a value of :data:`COUNTS`.
-      num_steps: steps in all (static), a multiple of ``stride``.
-      learning_rate: the steepest curvature of all is about 181 (with the original
-        counts), so stay below 0.011.
-      ridge: of the objective.
+      num_steps: total number of steps (static), a multiple of ``stride``.
+      learning_rate: learning rate, below 0.011: the largest curvature anywhere is about
+        181 (with the original counts).
+      ridge: ridge of the objective.
       stride: steps between two stored points (static).
 
     Returns:
@@ -173,23 +178,23 @@ def trap_minima(
 ) -> TrapMinima:
     """Return all minima that gradient descent reaches from a grid of starts.
 
-    Each is polished by Newton's method in float64.
+    Each minimum is refined by Newton's method in float64.
 
     Args:
       counts: ``[4]``, not negative; a value of :data:`COUNTS`.
-      ridge: positive.
-      starts_per_axis: starts along a and along b.
+      ridge: ridge of the objective, positive.
+      starts_per_axis: number of starts along each of a and b.
       low: corner of the grid.
-      high: opposite corner.
-      num_steps: of descent at a rate of 0.005, from each start.
+      high: opposite corner of the grid.
+      num_steps: steps of descent from each start, at a learning rate of 0.005.
 
     Returns:
-      The minima; one whose basin has no start is missed. Points where the Hessian is
-      not positive are left out.
+      The minima. A minimum whose basin contains no start is missed. Points where the
+      Hessian is not positive definite are left out.
 
     Raises:
       InputError: negative counts, a ridge that is not positive, no starts or steps, or
-        a grid whose corners are no points.
+        corners of the grid that are not two finite numbers.
     """
     check_shape("counts", counts, (4,))
     check_not_negative(counts=counts)

@@ -1,4 +1,4 @@
-"""Combinations of options that no run could use, refused before anything is trained."""
+"""Checks that reject unusable combinations of options before anything is trained."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from unlearn_jax.types import InputError, Model
 def check_settings(config: RunConfig) -> None:
     """Raise on options of different parts that do not fit together.
 
-    Each part checks its own options when it is made.
+    Each part checks its own options when it is constructed.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
 
     Raises:
-      InputError: naming the field.
+      InputError: the options do not fit together; the message names the field.
     """
     replicas = config.replicas
     audit = config.audit
@@ -38,8 +38,8 @@ def check_settings(config: RunConfig) -> None:
     if replicas.references == 0:
         if not is_class or config.forget.requests > 1 or audit.klom:
             raise InputError(
-                "replicas.references=0 leaves no membership attack: only a run that"
-                " forgets classes, in one request and without KLoM, can do without"
+                "replicas.references=0 leaves no membership attack: it is allowed only"
+                " in a run that forgets classes, in one request and without KLoM"
             )
         if audit.lira:
             raise InputError(
@@ -48,22 +48,23 @@ def check_settings(config: RunConfig) -> None:
     if config.forget.kind in HARD and replicas.keep_references == "signals":
         raise InputError(
             f"forget.kind={config.forget.kind} reads the references' logits:"
-            " replicas.keep_references=logits"
+            " set replicas.keep_references=logits"
         )
     if audit.lira and replicas.references < 4:
         raise InputError(
-            "audit.lira needs replicas.references of at least 4: two of each kind for"
-            " every sample"
+            "audit.lira needs replicas.references of at least 4: for every sample, two"
+            " trained with it and two without"
         )
     if is_class:
         _check_classes(config)
     elif audit.targets:
-        raise InputError("audit.targets is about forgotten classes: forget.kind=class")
+        raise InputError("audit.targets needs forgotten classes: set forget.kind=class")
     else:
         for name, row in config.rows.items():
             if isinstance(row.method, Filtered):
                 raise InputError(
-                    f"row {name!r}: an output filter forgets classes: forget.kind=class"
+                    f"row {name!r}: an output filter forgets classes: set"
+                    " forget.kind=class"
                 )
     form = mapper(
         replicas.mapper,
@@ -81,7 +82,7 @@ def check_settings(config: RunConfig) -> None:
 
 
 def _check_classes(config: RunConfig) -> None:
-    """Raise on options that do not fit whole classes."""
+    """Raise on options that cannot be combined with forgetting whole classes."""
     replicas = config.replicas
     signals = ("softmax_confidence", "soft_margin")
     if replicas.references and config.audit.signal not in signals:
@@ -98,14 +99,14 @@ def _check_classes(config: RunConfig) -> None:
 
 
 def check_logits(model: Model, splits: Splits) -> None:
-    """Refuse a network whose logits do not fit the data.
+    """Raise on a network whose logits do not fit the data.
 
     Args:
       model: the network.
       splits: the data.
 
     Raises:
-      InputError: logits that do not fit the data.
+      InputError: the logits do not have one column per class.
     """
     images = jax.ShapeDtypeStruct((2, *splits.train.images.shape[1:]), jnp.float32)
     logits = jax.eval_shape(

@@ -27,13 +27,13 @@ _expanding: list[StructTypeInfo] = []
 
 @REGISTRY.primitive_rule
 def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Read a path, ``~`` as the home folder."""
+    """Read a path; ``~`` is the home folder."""
     if info.type is not pathlib.Path:
         return None
 
     def read(words: list[str]) -> pathlib.Path:
         if not words[0]:
-            # of a variable that is not set; it would be the current directory
+            # an unset variable gives an empty path, the current directory otherwise
             raise ValueError("the path is empty")
         return pathlib.Path(os.path.expanduser(words[0]))
 
@@ -48,10 +48,11 @@ def _read_path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 @REGISTRY.struct_rule
 def _expand_value(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Expand a value by what its fields hold, not by all that annotations allow."""
+    """Expand a value by the types its fields hold, not all that annotations allow."""
     if not values.is_value(info.default):
         return None
-    if any(other is info for other in _expanding):  # asked for tyro's own rule, below
+    if any(other is info for other in _expanding):
+        # the call below asks for tyro's own rule
         return None
     _expanding.append(info)
     try:
@@ -65,7 +66,7 @@ def _expand_value(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def _type_of(field: Any) -> Any:
-    """Return the type that a field's text is read as."""
+    """Return the type to which a field's text is parsed."""
     held = field.default
     if values.is_value(held):
         return type(held)
@@ -73,7 +74,7 @@ def _type_of(field: Any) -> Any:
         return tuple.__class_getitem__(tuple(type(item) for item in held))
     is_empty = isinstance(held, Mapping) and not held
     if is_empty or (field.name == "search" and held is None):
-        # text cannot give what a preset has not named
+        # a command line can only override entries that the preset has
         return Annotated[Any, tyro.conf.Suppress]
     if isinstance(held, Mapping):
         return dict
@@ -85,7 +86,7 @@ def _type_of(field: Any) -> Any:
 
 
 def _is_readable(kind: Any) -> bool:
-    """Return whether text can give a value of a type."""
+    """Return whether a value of a type can be parsed from text."""
     if typing.get_origin(kind) in (tuple, typing.Literal):
         return True
     return kind in (bool, int, float, str, type(None))

@@ -1,4 +1,4 @@
-"""From a configuration to data, masks, recipes, networks, attacks and methods."""
+"""Data, masks, recipes, networks, attacks and methods of a configuration."""
 
 import dataclasses
 import os
@@ -51,11 +51,11 @@ from unlearn_jax.types import InputError, Model, UnlearnFn
 
 
 def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.Path:
-    """Return where trained models are shared.
+    """Return the folder of the trained models that runs share.
 
     Args:
-      config: its ``bank`` if it names one.
-      workdir: working directory; ``banks`` next to it otherwise.
+      config: configuration of the run; its ``bank`` is the folder, if set.
+      workdir: working directory; the folder is ``banks`` next to it otherwise.
     """
     if config.bank:
         return pathlib.Path(os.path.expanduser(config.bank)).resolve()
@@ -63,14 +63,15 @@ def banks_folder(config: RunConfig, workdir: str | os.PathLike[str]) -> pathlib.
 
 
 def load_data(config: DataConfig, *, by_shape: bool = False) -> Splits:
-    """Return the data set of a configuration: its classes, split again if asked for.
+    """Return the configured data set, with its chosen classes and split.
 
     Args:
-      config: of the data set.
-      by_shape: black images in its place, where its shapes are known.
+      config: configuration of the data set.
+      by_shape: whether to return black images instead, if the data set's shapes are
+        known.
 
     Raises:
-      InputError: the data set cannot be had.
+      InputError: the data set is not available.
     """
     if config.source == "digits":
         splits = data.load_digits(seed=config.seed)
@@ -111,14 +112,14 @@ def load_data(config: DataConfig, *, by_shape: bool = False) -> Splits:
 
 
 def number_classes(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
-    """Return a configuration whose classes to forget are numbers.
+    """Return a configuration with numbers for the classes to forget.
 
     Args:
-      config: may give classes by name.
-      class_names: ``[C]`` of the data set.
+      config: configuration of the run; its classes may be given by name.
+      class_names: ``[C]`` class names of the data set.
 
     Raises:
-      InputError: a name that no class has.
+      InputError: the data set has no class of that name.
     """
     forget = class_numbers(config.forget.classes, class_names)
     tuning = class_numbers(config.tuning.classes, class_names)
@@ -138,16 +139,16 @@ def forget_masks(
     """Return the forget sets of a configuration.
 
     Args:
-      config: of the forget sets, its classes by number.
-      labels: ``[N]`` of the training set.
-      hardness: ``kind -> [N]`` ranks of the training samples, the hardest first, for
-        the hard kinds.
-      avoid: ``[N]`` bool, samples that random sets must not hold; read only if enough
-        others are left.
+      config: configuration of the forget sets, with classes by number.
+      labels: ``[N]`` labels of the training set.
+      hardness: function ``kind -> [N]`` that returns the positions of the training
+        samples, hardest first; needed for the hard kinds.
+      avoid: ``[N]`` bool, samples that random sets must not contain; ignored if too few
+        other samples are left.
 
     Returns:
-      ``[S, N]`` bool, and a name for each: its seed, or its class (0 for a file or the
-      hardest samples).
+      ``[S, N]`` bool, and a number that names each set: its seed or its (first) class,
+      0 for a file or the hardest samples.
 
     Raises:
       InputError: nothing or everything to forget, or unusable settings.
@@ -206,18 +207,18 @@ def forget_masks(
 
 
 def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarray:
-    """Split every forget set into requests of equal size, at random by its seed.
+    """Split every forget set at random into requests of equal size.
 
     Args:
-      forget: ``[S, N]`` bool.
-      names: seed of each set.
-      count: ``K``.
+      forget: ``[S, N]`` bool, forget sets.
+      names: number that names each set, which seeds its split.
+      count: ``K``, number of requests.
 
     Returns:
-      ``[S, K, N]`` bool.
+      ``[S, K, N]`` bool, requests of each set.
 
     Raises:
-      InputError: a set that does not split evenly.
+      InputError: a set does not split evenly.
     """
     masks = np.zeros((len(forget), count, forget.shape[1]), bool)
     for s, mask in enumerate(forget):
@@ -237,13 +238,13 @@ def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarra
 def make_recipe(
     config: TrainingConfig, num_samples: int, model: Model, images: ArrayLike
 ) -> Recipe:
-    """Return the recipe of training from scratch; FastClip holds ``max_norm``.
+    """Return the recipe of training from scratch; FastClip enforces ``max_norm``.
 
     Args:
-      config: of the run's training.
-      num_samples: to train on.
+      config: configuration of the run's training.
+      num_samples: number of training samples.
       model: the network.
-      images: ``[N, ...]``; only the shape is read.
+      images: ``[N, ...]`` images; only their shape is read.
 
     Raises:
       InputError: unusable settings.
@@ -273,14 +274,15 @@ def make_recipe(
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedAttack:
-    """An attack of the run, as a value.
+    """Attack of a run, as a value.
 
     Attributes:
-      attack: finds adversarial examples.
-      source: whose: of the original to unlearn from, or of the next one.
-      failures: fraction of the forget samples that is made to fail.
-      settings: plain values that name the attack in content keys: they do not depend on
-        the machine, as the choice of a search does.
+      attack: attack that finds the adversarial examples.
+      source: model to attack: ``own`` is the original to unlearn from, ``other`` the
+        next original.
+      failures: fraction of the forget samples for which the attack is made to fail.
+      settings: plain values that identify the attack in content keys. Unlike the choice
+        of a search, they do not depend on the machine.
     """
 
     attack: PGD | LineSearch
@@ -290,7 +292,7 @@ class ResolvedAttack:
 
     @property
     def capped(self) -> Attack:
-        """The attack with its failures: what makes the adversarial sets."""
+        """The attack with its failures, which makes the adversarial sets."""
         if not self.failures:
             return self.attack
         return CappedFailures(attack=self.attack, fraction=self.failures)
@@ -300,7 +302,8 @@ def resolve_attack(config: AttackConfig) -> ResolvedAttack:
     """Return the attack of a configuration.
 
     Args:
-      config: ``search="auto"`` is the grid on accelerators, doubling on CPU.
+      config: configuration of the attack; ``search="auto"`` is the grid on
+        accelerators (if ``restart`` is True), and doubling otherwise.
     """
     attack: PGD | LineSearch = _descent(config)
     if config.kind == "fast":
@@ -335,18 +338,19 @@ def _descent(config: AttackConfig) -> PGD:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedRow:
-    """A row of the run: a method as a value, and the choices of the pipeline about it.
+    """Row of a run: a method as a value, with the pipeline's options for it.
 
     Attributes:
-      method: with every hyperparameter that the run gives it.
-      name: of the method: as registered, else of its class.
-      label: in tables.
-      attack: name of the attack whose adversarial sets the method is given; None for
-        methods that are given none.
-      adaptive: find the adversarial set on the current model before every request.
-      filter: output filter behind the unlearned models.
+      method: method with every hyperparameter that the run gives it.
+      name: registered name of the method, or the name of its class.
+      label: row's label in tables.
+      attack: name of the attack whose adversarial sets the method takes; None if it
+        takes none.
+      adaptive: whether the adversarial set is recomputed on the current model before
+        every request.
+      filter: output filter of the unlearned models; None for no filter.
       space: hyperparameters to tune, without those that the row sets.
-      baseline: row to compare the row with; none if empty.
+      baseline: name of the row to compare this row with; none if empty.
     """
 
     method: UnlearnFn
@@ -373,7 +377,7 @@ class ResolvedRow:
 
     @property
     def filter_name(self) -> str | None:
-        """Name of the filter: as registered, else of its class."""
+        """Registered name of the filter, or the name of its class."""
         if self.filter is None:
             return None
         names = [name for name, known in FILTERS.items() if known == self.filter]
@@ -383,7 +387,7 @@ class ResolvedRow:
         """Return the row with other hyperparameters.
 
         Args:
-          **changes: of the method, by name; may be traced.
+          **changes: new hyperparameters by name; they may be traced.
         """
         return dataclasses.replace(self, method=values.replace(self.method, **changes))
 
@@ -392,7 +396,7 @@ def options_of(method: UnlearnFn) -> dict[str, Any]:
     """Return a method's hyperparameters by name, without those of its attack.
 
     Args:
-      method: a value; a function has none.
+      method: method; a plain function has no hyperparameters.
     """
     if not values.is_value(method):
         return {}
@@ -408,11 +412,11 @@ def method_name(method: UnlearnFn) -> str:
     """Return the name of a method in ``METHODS``, whatever its hyperparameters.
 
     Args:
-      method: a value.
+      method: method; if it has an output filter, the method without the filter counts.
 
     Returns:
-      The name of its class for methods that are not registered, of the method behind
-      an output filter for a filtered one.
+      The registered name, or the name of the class (or function) if the method is not
+      registered.
     """
     method = _unfiltered(method)
     kind = _kind(method)
@@ -428,7 +432,7 @@ def _unfiltered(method: UnlearnFn) -> UnlearnFn:
 
 
 def _kind(method: UnlearnFn) -> tuple[type, ...]:
-    """Return the types that tell methods apart: of a method and of its masks."""
+    """Return the types of a method and of its masks, which identify the method."""
     constraints = getattr(method, "constraints", ())
     return type(method), *(type(c) for c in constraints if not is_bound(c))
 
@@ -437,8 +441,9 @@ def followed(row: Row) -> tuple[str, ...]:
     """Return the fields of a row's method that the run gives.
 
     Args:
-      row: ``follow`` names them; None stands for those at the default that fine-tuning
-        methods share, unless the method's class has a default of its own.
+      row: row whose ``follow`` names the fields. None stands for the fields that hold
+        the default shared by fine-tuning methods, unless the method's class has a
+        default of its own.
     """
     if row.follow is not None:
         return row.follow
@@ -475,13 +480,15 @@ def _redeclares(method: FineTuning, name: str) -> bool:
 
 
 def complete(config: RunConfig) -> RunConfig:
-    """Write into every row what the run gives its method, to be shown and overridden.
+    """Write the run's values into the fields of every row's method that follow them.
+
+    The fields can then be shown and overridden.
 
     Args:
-      config: of a run.
+      config: configuration of a run.
 
     Returns:
-      The same run: the rows still follow the run, by name.
+      An equivalent configuration: the rows list the fields that follow the run.
     """
     rows = {}
     for name, row in config.rows.items():
@@ -499,7 +506,7 @@ def complete(config: RunConfig) -> RunConfig:
 
 
 def _follow(config: RunConfig, row: Row) -> UnlearnFn:
-    """Return a row's method with what the run gives it, but for a norm bound."""
+    """Return a row's method with the run's values, except for ``max_norm``."""
     changes: dict[str, Any] = {}
     for name in followed(row):
         if name == "attack":
@@ -510,10 +517,12 @@ def _follow(config: RunConfig, row: Row) -> UnlearnFn:
 
 
 def _method_named(name: str) -> Any:
-    """Return a method by its name, one of another package too; None if there is none.
+    """Return a method by its name, or None if there is none of that name.
+
+    The method may be another package's, by ``package.module:attribute`` or entry point.
 
     Raises:
-      InputError: a name of another package that cannot be imported or is no method.
+      InputError: another package's method cannot be imported, or is not a method.
     """
     if name in methods.METHODS:
         return methods.METHODS[name]
@@ -522,8 +531,9 @@ def _method_named(name: str) -> Any:
     method = extensions.find("methods", name)
     if not values.is_value(method) or not callable(method):
         raise InputError(
-            f"{name} must be a method with its hyperparameters, a frozen dataclass"
-            f" (unlearn_jax.values.value) that is called (key, problem), got {method!r}"
+            f"{name} must be a method with its hyperparameters: a frozen dataclass"
+            " (unlearn_jax.values.value) with __call__(key, problem); got"
+            f" {method!r}"
         )
     return method
 
@@ -535,25 +545,27 @@ def _method_names() -> str:
 def choose_values(
     config: RunConfig, arguments: Sequence[str]
 ) -> tuple[RunConfig, list[str]]:
-    """Put registered values in the place of a configuration's, by their names.
+    """Replace values of a configuration by registered values, given by name.
+
+    The new values have the defaults with which they are registered. Another network
+    replaces all fields of the network but ``conv`` and ``dtype``. A method for a row
+    that does not exist adds the row. A method may be another package's, by
+    ``package.module:attribute`` or entry point.
 
     Args:
-      config: completed.
-      arguments: of a command line, such as ``--model.name=resnet``,
+      config: completed configuration.
+      arguments: command-line arguments, such as ``--model.name=resnet``,
         ``--training.objective=trades``, ``--rows.amun.method=salun``,
-        ``--rows.amun.method.optimizer=adam`` or ``--rows.mask.method.filter=mpru``; the
-        values have the defaults that they are registered with. Another network has its
-        own fields. A method for a row that the configuration does not have adds it; it
-        may be another package's, by ``package.module:attribute`` or entry point.
+        ``--rows.amun.method.optimizer=adam`` or ``--rows.mask.method.filter=mpru``.
 
     Returns:
-      The configuration, completed, and the other arguments.
+      The completed configuration, and the remaining arguments.
 
     Raises:
-      InputError: a name that is not registered.
+      InputError: a name is not registered.
 
     Warns:
-      UserWarning: a row's own search does not fit the method that it is given.
+      UserWarning: a row's own search does not fit its new method.
     """
     registries: dict[str, tuple[str, Mapping[str, Any]]] = {
         "__training.objective": ("objective", OBJECTIVES),
@@ -619,7 +631,7 @@ def choose_values(
 
 
 def _with_rows(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """Return a configuration with the rows that arguments give a method."""
+    """Return a configuration with added rows for arguments that name a new row."""
     rows = dict(config.rows)
     known = [_prefix(key) for key in rows]
     for position, word in enumerate(arguments):
@@ -643,12 +655,12 @@ def _with_rows(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 
 
 def _prefix(key: str) -> str:
-    """Return how the options of a row begin, as arguments are compared."""
+    """Return the prefix of a row's options, in the form used for comparison."""
     return f"__rows.{key}".replace("-", "_")
 
 
 def _with_method(key: str, row: Row, method: UnlearnFn) -> Row:
-    """Return a row with another method; a search of its own stays where it fits."""
+    """Return a row with another method; the row's own search is kept if it fits."""
     name = method_name(method)
     search = row.search
     if search is not None:
@@ -674,13 +686,13 @@ def _with_method(key: str, row: Row, method: UnlearnFn) -> Row:
 
 
 def unfollow(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """Let rows keep the fields that a command line has set, also to the usual value.
+    """Fix the fields of rows that a command line sets, even to their usual values.
 
-    They neither follow the run nor are searched.
+    These fields neither follow the run nor are searched.
 
     Args:
-      config: read from the command line.
-      arguments: of it, such as ``--rows.amun.method.batch-size=32``.
+      config: configuration read from the command line.
+      arguments: command-line arguments, such as ``--rows.amun.method.batch-size=32``.
     """
     flags = [word.partition("=")[0].replace("-", "_") for word in arguments]
     rows = {}
@@ -713,10 +725,10 @@ def resolve_rows(
     """Return the rows to run, and the attacks that they need, by name.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
 
     Raises:
-      InputError: a hyperparameter that a method refuses.
+      InputError: a method rejects a hyperparameter.
     """
     rows = {}
     attacks = {}
@@ -754,9 +766,9 @@ def resolve_rows(
 
 
 def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
-    """Return what a row searches: nothing that it gives another value than usual.
+    """Return a row's search space, without hyperparameters at other than usual values.
 
-    A range without a published value starts at the row's own.
+    A range without a published value starts at the row's own value.
     """
     name = method_name(method)
     space = methods.SPACES.get(name, {}) if row.search is None else row.search
@@ -776,11 +788,11 @@ def _space(config: RunConfig, row: Row, method: UnlearnFn) -> dict[str, Any]:
 
 
 def plain_model(config: ModelConfig) -> dict[str, Any]:
-    """Return a network's configuration as keys of artifacts hold it.
+    """Return a network's configuration in the form used for keys of artifacts.
 
-    The form of convolution is named where it is oneDNN's, whose bits are its own, so
-    that models of two forms never stand for one another. Options that came later are
-    left out where they are not given, so that models of before are found.
+    ``conv`` is ``onednn`` wherever oneDNN's convolutions are used: their results differ
+    in their bits, so that models of the two forms must not be confused. Newer options
+    are left out if they are not set, so that older stored models are still found.
     """
     plain = to_json(config)
     for name in ("stem", "block", "remat"):
@@ -792,11 +804,11 @@ def plain_model(config: ModelConfig) -> dict[str, Any]:
 
 
 def with_convolutions(devices: str, network: Mapping[str, Any]) -> str:
-    """Return devices in words, with oneDNN's convolutions where a network has them.
+    """Return a description of devices, with oneDNN's convolutions if they are used.
 
     Args:
-      devices: in words.
-      network: of :func:`plain_model`.
+      devices: description of the devices.
+      network: network's configuration, as :func:`plain_model` returns it.
     """
     if network.get("conv") == "onednn":
         devices += ", oneDNN's convolutions"
@@ -804,14 +816,14 @@ def with_convolutions(devices: str, network: Mapping[str, Any]) -> str:
 
 
 def build_model(config: ModelConfig, splits: Splits) -> Model:
-    """Return the configured network, its shapes tried on the data.
+    """Return the configured network after a check of its shapes on the data.
 
     Args:
-      config: of the network.
-      splits: give the shape of the images and the classes.
+      config: configuration of the network.
+      splits: data set, with the shape of the images and the classes.
 
     Raises:
-      InputError: unknown fields, or values it cannot be built with.
+      InputError: unknown fields, or values with which the network cannot be built.
     """
     height, width, channels = splits.train.images.shape[1:]
     options = config.options()

@@ -37,25 +37,28 @@ from unlearn_jax.pipeline.config.schema import Row
 from unlearn_jax.values import replace
 
 SMALL_STEPS = {"low": 1e-4, "high": 0.03}
-"""Learning rates to search where no retained sample holds the model in place."""
+"""Learning rates to search without retained samples, which would hold the model in
+place."""
 LARGE_STEPS = {"low": 3e-3, "high": 1.0}
-"""Learning rates to search where only training on the rest makes a model forget a
-class."""
+"""Learning rates to search where a model forgets a class only by training on the
+retained samples."""
 SHRINK_STEPS = {"low": 1e-5, "high": 1e-2}
-"""Learning rates of boundary shrink to search for a whole class."""
+"""Learning rates to search for boundary shrink on a whole class."""
 LARGE_DAMPENING = {"low": 0.1, "high": 100.0}
-"""Alphas of SSD to search for a whole class."""
+"""Values of SSD's ``alpha`` to search for a whole class."""
 BUDGET = 10
-"""Epochs of AMUN's tables, for every method that trains, whatever its authors took."""
+"""Epochs of every method that trains, as in AMUN's tables, not in its own paper."""
 
 
 def within(name: str, option: str, limits: Mapping[str, float]) -> dict[str, Any]:
-    """Return a method's search with other limits of a range; the published value stays.
+    """Return a method's search space with other limits for one hyperparameter.
+
+    The published value stays.
 
     Args:
-      name: of the method.
-      option: the hyperparameter with the range.
-      limits: ``low`` and ``high``.
+      name: method's name.
+      option: hyperparameter with the range.
+      limits: new limits ``low`` and ``high``.
     """
     space = SPACES[name]
     return {**space, option: {**space[option], **limits}}
@@ -65,8 +68,8 @@ def with_options(row: Row, **changes: Any) -> Row:
     """Return a row with other hyperparameters of its method.
 
     Args:
-      row: to change.
-      **changes: by name.
+      row: row to change.
+      **changes: new hyperparameters by name.
     """
     return dataclasses.replace(row, method=replace(row.method, **changes))
 
@@ -74,13 +77,13 @@ def with_options(row: Row, **changes: Any) -> Row:
 def augmented(
     row: Row, augment: str, label: str = "augmented", *, baseline: str = ""
 ) -> Row:
-    """Return a row that augments its samples in its own way, not as the run trains.
+    """Return a row with its own augmentation instead of the run's.
 
     Args:
-      row: to change.
-      augment: as :func:`unlearn_jax.data.augmentation` takes it.
-      label: added to the row's.
-      baseline: row to compare it with, the one without augmentation; none if empty.
+      row: row to change.
+      augment: augmentation policy, as in :func:`unlearn_jax.data.augmentation`.
+      label: text to append to the row's label.
+      baseline: name of the row without augmentation, to compare with; none if empty.
     """
     follow = tuple(name for name in followed(row) if name != "augment")
     return dataclasses.replace(
@@ -93,8 +96,11 @@ def augmented(
 
 
 def with_retain() -> dict[str, Row]:
-    """Return every method, as in AMUN's Table 1; hyperparameters are to be tuned."""
-    # without augmentation, as in their only source
+    """Return a row for every method, as in AMUN's Table 1.
+
+    The hyperparameters are to be tuned.
+    """
+    # no augmentation, as in the only source of these methods
     unaugmented = ("weight_decay", "momentum", "max_norm")
     return {
         "finetune": Row(label="Fine-tuned (FT)", method=FineTune(num_epochs=BUDGET)),
@@ -138,14 +144,14 @@ def with_retain() -> dict[str, Row]:
 
 
 def for_classes(*, small: bool = False) -> dict[str, Row]:
-    """Return every method that forgets whole classes, and the output filters.
+    """Return a row for every method that forgets whole classes and for output filters.
 
-    UNSIR is two passes by definition, whatever the budget of the others.
+    UNSIR makes two passes by definition, whatever the budget of the other methods.
 
     Args:
-      small: a thousand or two of small images instead of tens of thousands: the methods
-        whose published batches and distances would leave a handful of steps, or reach
-        across the whole image, get smaller ones.
+      small: whether the data set has one or two thousand small images instead of tens
+        of thousands. If so, batches and distances are smaller for the methods whose
+        published ones would leave a handful of steps or reach across the whole image.
     """
     large = {
         name: within(name, "learning_rate", LARGE_STEPS)
@@ -239,7 +245,7 @@ def for_classes(*, small: bool = False) -> dict[str, Row]:
 
 
 def without_retain() -> dict[str, Row]:
-    """Return the methods that need no retained sample, as in AMUN's Table 2."""
+    """Return rows for the methods without retained samples, as in AMUN's Table 2."""
     names = {
         "random_label": "RL without D_R",
         "gradient_ascent": "GA without D_R",

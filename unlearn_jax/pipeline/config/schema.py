@@ -20,15 +20,15 @@ from unlearn_jax.types import InputError, UnlearnFn
 from unlearn_jax.values import value
 
 FORMAT = 3
-"""Raised when stored files change meaning, or training its bits; part of every content
-key."""
+"""Number of the format, part of every content key; it is increased when stored files
+change meaning or when the bits of training change."""
 
 RMIA_SIGNALS = ("taylor_softmax", "softmax_confidence", "soft_margin", "taylor")
-"""Signals that are (all but) positive: RMIA divides one by another, which turns a
-negative signal upside down."""
+"""Signals that are (nearly always) positive: RMIA divides one by another, which would
+reverse the order of negative signals."""
 
 TAYLOR_SIGNALS = ("taylor_softmax", "taylor")
-"""Signals that a constant added to a sample's logits moves."""
+"""Signals that change when a constant is added to a sample's logits."""
 
 Architecture = Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"]
 """Names of the networks."""
@@ -83,30 +83,33 @@ def _check_names(kind: str, names: Mapping[str, Any]) -> None:
     for name in names:
         if name in RESERVED_ROWS or not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
             raise InputError(
-                f"{kind} cannot be called {name!r}: use letters, digits and _, and not"
-                f" {', '.join(RESERVED_ROWS)}"
+                f"{kind} cannot be called {name!r}: use letters, digits and - _ . +,"
+                f" and not {', '.join(RESERVED_ROWS)}"
             )
 
 
 @value
 class DataConfig:
-    """Data set.
+    """Data set of a run.
 
     Attributes:
-      source: ``digits`` is bundled; ``tfds`` a TFDS data set by name; ``npz`` a file of
-        arrays; ``folder`` images in class folders.
-      name: of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``; elsewhere a
-        name by which shapes are known for compiling.
+      source: ``digits``, which is bundled; ``tfds``, a TFDS data set by name; ``npz``,
+        a file of arrays; or ``folder``, images in class folders.
+      name: name of the TFDS data set, such as ``cifar10`` or ``mnist:3.0.1``. For other
+        sources, name of the data set whose known shapes are used for compiling.
       path: TFDS data_dir, ``.npz`` file or image folder.
-      classes: to keep, by number or name, numbered in this order; all if empty.
-      num_train: training samples; with ``num_test``, a random split of train and test
-        together, which makes forget and test samples exchangeable under retraining.
-      num_test: test samples of that split.
-      seed: of the random split.
-      balanced: the random split has equally many samples of each class. Forget sets of
-        classes are then of one size, so that methods are compiled once for all of them.
-      size: height and width that the images of a folder or a TFDS data set are resized
-        to; None if they all have one size.
+      classes: classes to keep, by number or name, renumbered in this order; all if
+        empty.
+      num_train: number of training samples. With ``num_test``, train and test sets are
+        merged and split at random, which makes forget and test samples exchangeable
+        under retraining.
+      num_test: number of test samples of that split.
+      seed: seed of the random split.
+      balanced: whether the random split has equally many samples of each class. Forget
+        sets of classes then have equal sizes, so that methods are compiled once for all
+        of them.
+      size: height and width to which the images of a folder or a TFDS data set are
+        resized; None if they all have the same size.
       train_split: TFDS split to train on, such as ``train[:80%]``.
       test_split: TFDS split to test on, such as ``train[80%:]`` or ``validation``.
       image_key: TFDS feature that holds the image.
@@ -128,7 +131,7 @@ class DataConfig:
     label_key: str = "label"
 
     def __post_init__(self) -> None:
-        """Refuse options that contradict each other."""
+        """Raise on options that contradict each other."""
         _check_seeds(data_seed=self.seed)
         if (self.num_train is None) != (self.num_test is None):
             raise InputError(
@@ -137,8 +140,8 @@ class DataConfig:
             )
         if self.balanced and self.num_train is None:
             raise InputError(
-                "data.balanced needs data.num_train and data.num_test: it is about the"
-                " random split"
+                "data.balanced needs data.num_train and data.num_test: it is an option"
+                " of the random split"
             )
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise InputError(
@@ -148,29 +151,31 @@ class DataConfig:
 
 @value
 class ModelConfig:
-    """Network. None stands for the architecture's own value of a field.
+    """Network of a run. None stands for the architecture's default of a field.
 
     Attributes:
-      name: of the architecture.
+      name: name of the architecture.
       conv: convolution form: auto, canonical, lax or onednn.
       dtype: compute type.
-      widths: of the layers (mlp, cnn).
-      batch_norm: normalize batches (cnn, resnet).
-      blocks: per stage (resnet, densenet).
+      widths: units of the hidden layers (mlp), channels of the stages (cnn).
+      batch_norm: whether to normalize batches (cnn, resnet).
+      blocks: number of blocks per stage (resnet, densenet).
       width: channels of the first stage (resnet), features of a token (vit).
-      halve_projection: half of a shortcut's channels are copies (resnet).
-      stem: ``cifar`` or ``imagenet``, which leaves a quarter of the sides (resnet).
-      block: ``basic``, or ``bottleneck`` of ResNet-50 and deeper ones (resnet).
-      remat: recompute the inside of every block in the backward pass, where memory
-        binds (resnet, vit).
+      halve_projection: whether to halve the sum in blocks with a projection shortcut
+        (resnet).
+      stem: ``cifar``, or ``imagenet``, which reduces height and width to a quarter
+        (resnet).
+      block: ``basic``, or ``bottleneck`` as in ResNet-50 and deeper networks (resnet).
+      remat: whether to recompute the inside of every block in the backward pass, which
+        saves memory (resnet, vit).
       stages: channels of the layers, stage by stage (vgg).
       head: units of the hidden layers of the head, 0 for none (vgg).
       growth: channels that a layer adds (densenet).
-      compression: of the transitions (densenet).
+      compression: fraction of the channels that a transition keeps (densenet).
       patch_size: side of a patch (vit).
-      depth: blocks (vit).
-      num_heads: of the attention (vit).
-      mlp_ratio: hidden units over width (vit).
+      depth: number of blocks (vit).
+      num_heads: number of attention heads (vit).
+      mlp_ratio: ratio of hidden units to width (vit).
     """
 
     name: Architecture = "mlp"
@@ -194,7 +199,7 @@ class ModelConfig:
     mlp_ratio: int | None = None
 
     def options(self) -> dict[str, Any]:
-        """Return the fields that :func:`unlearn_jax.models.build` is given."""
+        """Return the fields to pass to :func:`unlearn_jax.models.build`."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del fields["name"]
         return {name: held for name, held in fields.items() if held is not None}
@@ -202,20 +207,22 @@ class ModelConfig:
 
 @value
 class TrainingConfig:
-    """Training of originals, retrained models and references: SGD.
+    """Training of originals, retrained models and references with SGD.
 
     Attributes:
-      num_epochs: of originals and retrained models.
+      num_epochs: epochs of originals and retrained models.
       batch_size: samples per step.
-      learning_rate: initial.
+      learning_rate: initial learning rate.
       decay_every: epochs between decays of the learning rate; 0 for a constant rate.
-      decay_factor: of a decay.
-      momentum: in [0, 1).
-      weight_decay: L2, added to the gradient.
-      augment: ``none``, ``crop``, ``crop_flip`` ... (see ``unlearn-jax list``).
-      max_norm: largest spectral norm of any layer (with the BatchNorm behind it), held
-        by FastClip while training and while methods fine-tune; None for no bound.
-      clip_period: training steps between two clips, with ``max_norm``.
+      decay_factor: factor of the learning rate at a decay.
+      momentum: momentum of SGD, in [0, 1).
+      weight_decay: coefficient of the L2 penalty, added to the gradient.
+      augment: augmentation policy: ``none``, ``crop``, ``crop_flip`` ... (see
+        ``unlearn-jax list``).
+      max_norm: largest spectral norm of any layer (with the BatchNorm that follows it),
+        enforced by FastClip in training and in the methods' fine-tuning; None for no
+        bound.
+      clip_period: training steps between two clips, if ``max_norm`` is set.
       objective: ``CrossEntropy()``, or ``AdversarialTraining()`` and ``TRADES()`` for
         adversarially trained models.
     """
@@ -233,7 +240,7 @@ class TrainingConfig:
     objective: Objective = CrossEntropy()
 
     def __post_init__(self) -> None:
-        """Refuse values that no training could use."""
+        """Raise on values that training cannot use."""
         _check_counts(num_epochs=self.num_epochs, batch_size=self.batch_size)
         _check_counts(0, decay_every=self.decay_every)
         _check_positive(
@@ -256,7 +263,7 @@ class TrainingConfig:
 
 
 HARD = ("memorized", "uncertain")
-"""Kinds of forget sets that the reference models choose."""
+"""Kinds of forget sets that are chosen by the reference models."""
 
 
 @value
@@ -264,20 +271,20 @@ class ForgetConfig:
     """Training samples to forget.
 
     Attributes:
-      kind: random samples, whole classes, the indices in a file, or hard ones: the
-        samples that the reference models memorize most, or those that the references
-        which did not train on them are least sure of.
-      fraction: of the training set (random, memorized, uncertain).
-      count: number of samples instead of a fraction.
-      seeds: one random forget set per seed.
-      generator: ``legacy`` draws as AMUN's released code does, which gives its
-        published forget sets.
-      classes: by number or name; one forget set per class (class).
-      together: the classes make one forget set (class).
-      path: index or mask file (file); positions count in the training set as the run
-        has it, after any random split.
-      requests: forget every set in this many requests of equal size, one after the
-        other.
+      kind: random samples, whole classes, the samples in a file, or hard samples:
+        ``memorized`` are those that the reference models memorize most, ``uncertain``
+        those with the lowest confidence of the references not trained on them.
+      fraction: fraction of the training set to forget (random, memorized, uncertain).
+      count: number of samples to forget, instead of a fraction.
+      seeds: seeds of the random forget sets, one set per seed.
+      generator: random generator; ``legacy`` draws as AMUN's released code does, which
+        gives its published forget sets.
+      classes: classes to forget, by number or name; one forget set per class (class).
+      together: whether the classes form a single forget set (class).
+      path: file of indices or of a mask (file); positions refer to the run's training
+        set, after any random split.
+      requests: number of requests of equal size in which every set is forgotten, one
+        after the other.
     """
 
     kind: Literal["random", "class", "file", "memorized", "uncertain"] = "random"
@@ -291,7 +298,7 @@ class ForgetConfig:
     requests: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse values that name no samples."""
+        """Raise on unusable seeds or numbers of requests."""
         _check_seeds(forget_seeds=self.seeds)
         if self.requests < 1:
             raise InputError("forget.requests must be positive")
@@ -299,33 +306,35 @@ class ForgetConfig:
 
 @value
 class ReplicasConfig:
-    """Models, and their training side by side.
+    """Numbers of models, and the way to train many at once.
 
     Attributes:
       originals: seeds of the original models.
       repeats: unlearning runs per original and forget set.
-      references: reference models of the membership attack (even); each sample is in
-        exactly half of them. Runs that forget classes can do without (0): they then
-        have no RMIA and no LiRA.
+      references: number of reference models of the membership attack (even); each
+        sample is in the training sets of exactly half of them. Runs that forget classes
+        may have 0: they then have no RMIA and no LiRA.
       reference_seed: seed of the references and of their membership design.
-      reference_generator: ``legacy`` draws the design as the released LiRA and AMUN
-        codes do.
+      reference_generator: random generator of the design; ``legacy`` draws as the
+        released code of LiRA and AMUN does.
       reference_epochs: epochs of the references; 0 for as many as the originals.
-      keep_references: store the references' logits over the pool; also their
-        ``models``, which no stage reads again; or only the ``signals`` that the audit
-        reads, three numbers a sample, where logits of many classes would fill the disk.
-      mapper: of many models on one device; ``split`` instead trains one after another,
-        each batch divided over all devices.
-      devices: to spread models over; all of them if None.
-      split: of these devices, how many share a model in training, each with its part of
-        every batch; 1 unless a model fills a device.
-      shard_data: in training, divide the images over these devices in place of having
-        all on each; None where they would take a quarter of a device's memory.
-      across_hosts: all processes compute every piece together, over one mesh of all
-        their devices, in place of dividing the pieces; for models and data sets that do
-        not fit one host.
-      group: models trained and stored at a time (at most).
-      checkpoint_seconds: least time between checkpoints inside a group.
+      keep_references: part of the references to store: ``logits`` over the pool;
+        ``models`` and their logits, although no stage reads the models again; or only
+        the ``signals`` that the audit reads, three numbers per sample, if logits of
+        many classes would fill the disk.
+      mapper: form of computing many models on one device; ``split`` instead trains one
+        model after another, with each batch divided over all devices.
+      devices: number of devices to spread models over; all if None.
+      split: number of these devices that train one model together, each with its part
+        of every batch; 1 unless a model fills a device.
+      shard_data: whether training divides the images over these devices, instead of
+        storing all images on each; None to do so only if the images would take more
+        than a quarter of a device's memory.
+      across_hosts: whether all processes compute every piece together, over one mesh of
+        all their devices, instead of dividing the pieces; for models and data sets that
+        do not fit on one host.
+      group: largest number of models trained and stored at a time.
+      checkpoint_seconds: shortest time between checkpoints inside a group, in seconds.
     """
 
     originals: tuple[int, ...] = (0, 1, 2)
@@ -344,7 +353,7 @@ class ReplicasConfig:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse numbers of models that no run could use."""
+        """Raise on numbers of models that a run cannot use."""
         _check_seeds(originals=self.originals, reference_seed=self.reference_seed)
         if not self.checkpoint_seconds >= 0:
             raise InputError(
@@ -366,28 +375,29 @@ class ReplicasConfig:
 
 @value
 class AttackConfig:
-    """Search of AMUN's adversarial sets.
+    """Search for AMUN's adversarial sets.
 
     Attributes:
-      norm: of the ball.
-      search: the paper's over radii (auto is doubling on CPU and grid elsewhere), or
-        minimal, which goes for the closest example with a tenth of the gradients.
+      norm: norm of the ball.
+      search: the paper's search over radii (auto is doubling on CPU and grid
+        elsewhere), or minimal, which approaches the closest example with a tenth of the
+        gradients.
       epsilon_init: smallest radius.
-      num_radii: number of doubled radii.
+      num_radii: number of radii, each twice the one before.
       num_steps: gradient steps per radius.
-      depth: of the minimal search: the example is taken beyond the closest one, by this
-        fraction of its distance; 0 is the closest.
-      step_ratio: step length over radius.
+      depth: distance of the example beyond the closest one, as a fraction of the
+        closest one's distance (minimal search only); 0 for the closest example.
+      step_ratio: ratio of the step length to the radius.
       batch_size: samples attacked at a time.
-      restart: each radius starts from the clean image (the paper) rather than from the
-        last iterate (the released code).
-      keep: misclassified iterate that is kept.
-      kind: projected gradient descent, or the weak attack along one gradient of AMUN's
-        ablation.
-      source: adversarial examples of the original to unlearn from, or of the next
-        original of the run (transferred).
-      failures: fraction of the forget samples that is made to fail, by a cap on the
-        distance.
+      restart: whether each radius starts from the clean image (the paper) rather than
+        from the last iterate (the released code).
+      keep: misclassified iterate to keep, the first or the last.
+      kind: projected gradient descent, or the weak attack along one gradient from
+        AMUN's ablation.
+      source: model to attack: the original to unlearn from, or the next original of the
+        run, whose examples are then transferred.
+      failures: fraction of the forget samples for which the attack is made to fail, by
+        a cap on the distance.
     """
 
     norm: Literal["l2", "linf"] = "l2"
@@ -405,7 +415,7 @@ class AttackConfig:
     failures: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse searches that cannot work."""
+        """Raise on searches that cannot work."""
         _check_positive(epsilon_init=self.epsilon_init, step_ratio=self.step_ratio)
         _check_counts(
             num_radii=self.num_radii,
@@ -437,46 +447,50 @@ class AuditConfig:
     """Measures of forgetting.
 
     Attributes:
-      signal: of RMIA: taylor_softmax, softmax_confidence, soft_margin or taylor; or one
-        of your own, ``package.module:function`` or an entry point of
+      signal: RMIA's signal: taylor_softmax, softmax_confidence, soft_margin or taylor;
+        or your own, by ``package.module:function`` or an entry point of
         ``unlearn_jax.signals``.
-      columns: further columns, of your own: names of :class:`pipeline.Column` values,
-        ``package.module:attribute`` or entry points of ``unlearn_jax.columns``.
-      soft_margin: also FT AUC by the soft margin, which a constant added to a sample's
-        logits does not move: ``auto`` where ``signal`` is a Taylor form, which it does
-        move, and a row's method is no fine-tuning (or the methods are not known).
-      mode: RMIA's references: in and out, or out only.
+      columns: additional columns of your own: names of
+        :class:`unlearn_jax.pipeline.Column` values, ``package.module:attribute`` or
+        entry points of ``unlearn_jax.columns``.
+      soft_margin: whether to add FT AUC by the soft margin, which does not change when
+        a constant is added to a sample's logits. ``auto`` adds it if ``signal`` is a
+        Taylor form, which does change, and some row's method is not a fine-tuning
+        method (or the methods are not known).
+      mode: RMIA's reference models: those trained with and those trained without a
+        sample, or only those trained without it.
       gamma: RMIA's threshold on the ratio.
-      comparison: ``quotient`` divides ratios as AMUN's released code does, which turns
-        the comparison with a negative one around; see
-        :func:`unlearn_jax.audit.dominated_fraction`.
+      comparison: RMIA's comparison of ratios; ``quotient`` divides them as AMUN's
+        released code does, which reverses the comparison with a negative ratio (see
+        :func:`unlearn_jax.audit.dominated_fraction`).
       offline_a: RMIA's offline coefficient.
-      mis: also the older SVC confidence attack.
-      lira: also LiRA, online or offline by ``mode``.
-      ulira: U-LiRA, where classes are forgotten: the run's own unlearned and retrained
-        models are its shadow models; wants three or more originals.
-      mia_nn: MIA-NN, where classes are forgotten.
-      discriminators: of MIA-NN, a column for each; they differ in their features. The
-        first finds the nearest class for all. On ``logits``, with the older attacks'
-        kernel width, retrained models score about 0 where logits are large, and
-        originals too: take ``gamma="scale"`` there.
-      readings: of MIA-NN, a column for each and every discriminator.
-      targets: also how near the targets of class unlearning are to retrained models.
+      mis: whether to add the older SVC confidence attack.
+      lira: whether to add LiRA, online or offline by ``mode``.
+      ulira: whether to add U-LiRA if classes are forgotten. Its shadow models are the
+        run's own unlearned and retrained models; it needs three or more originals.
+      mia_nn: whether to add MIA-NN if classes are forgotten.
+      discriminators: discriminators of MIA-NN, one column each; they differ in their
+        features. The first one finds the nearest class for all. On ``logits`` with the
+        older attacks' kernel width, retrained models and even originals score about 0
+        if logits are large: use ``gamma="scale"`` there.
+      readings: readings of MIA-NN, one column for each reading and discriminator.
+      targets: whether to measure how close the targets of class unlearning are to
+        retrained models.
       mis_samples: samples per side of the SVC.
-      refits: replicates in which the SVC attacks (MIS, MIA of Kodge et al.) and MIA-NN
-        are fitted again, for their intervals; 200 are enough, and 0 prints none. Each
-        is one fit per run and row.
+      refits: number of replicates in which the SVC attacks (MIS, MIA of Kodge et al.)
+        and MIA-NN are fitted again, for their intervals; 200 are enough, and 0 omits
+        the intervals. Each replicate takes one fit per run and row.
       max_fpr: false positive rate at which the true positive rate is reported.
-      num_bootstrap: bootstrap replicates.
+      num_bootstrap: number of bootstrap replicates.
       level: coverage of the intervals.
-      seed: of bootstrap and SVC subsamples.
-      klom: also KLoM, the distance between the margins of an ensemble of unlearned
-        models and one of retrained models; wants many originals (20 or more) and one
-        forget set.
-      norms: also the spectral norm of every layer (with the BatchNorm behind it), of
-        the models of every row.
-      theory: also the terms of AMUN's Theorem 4.1, for the rows that use adversarial
-        examples.
+      seed: seed of the bootstrap and of the SVC's subsamples.
+      klom: whether to add KLoM, the distance between the margins of an ensemble of
+        unlearned models and those of an ensemble of retrained models; it needs many
+        originals (20 or more) and one forget set.
+      norms: whether to add the spectral norm of every layer (with the BatchNorm that
+        follows it) for the models of every row.
+      theory: whether to add the terms of AMUN's Theorem 4.1 for the rows that use
+        adversarial examples.
     """
 
     signal: str = "taylor_softmax"
@@ -506,7 +520,7 @@ class AuditConfig:
     theory: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values that no audit could use."""
+        """Raise on values that an audit cannot use."""
         _check_seeds(audit_seed=self.seed)
         _check_positive(gamma=self.gamma)
         _check_counts(mis_samples=self.mis_samples, num_bootstrap=self.num_bootstrap)
@@ -553,7 +567,8 @@ class AuditConfig:
         """Return whether the table has FT AUC by the soft margin.
 
         Args:
-          is_gradient_free: some method of the table is no fine-tuning.
+          is_gradient_free: whether some method of the table is not a fine-tuning
+            method.
         """
         if self.soft_margin != "auto":
             return self.soft_margin == "always"
@@ -562,17 +577,17 @@ class AuditConfig:
 
 @value
 class TuningConfig:
-    """Search of the methods' hyperparameters, on problems that no table reports.
+    """Search for the methods' hyperparameters on problems that no table reports.
 
     Attributes:
-      trials: settings tried per hyperparameter that a row searches, so that a method
-        with two is not short of rates; 0 takes the rows as they are.
-      originals: seeds of originals to tune on, two or more: a rate that suits one
-        original may break the next.
-      seeds: of forget sets to tune on.
-      classes: to forget while tuning, by number or name, where classes are forgotten;
-        none that is reported. If empty, the first two of the others, or as many as are
-        forgotten together.
+      trials: number of settings to try per hyperparameter that a row searches, so that
+        a method with two of them still tries enough learning rates; 0 for no search.
+      originals: seeds of the originals to tune on, two or more: a learning rate that
+        suits one original may break the next.
+      seeds: seeds of the forget sets to tune on.
+      classes: classes to forget while tuning, by number or name, if the run forgets
+        classes; reported classes are not allowed. If empty, the first two other
+        classes, or as many as are forgotten together.
     """
 
     trials: int = 0
@@ -581,7 +596,7 @@ class TuningConfig:
     classes: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a search without anything to search on."""
+        """Raise on a search without originals or forget sets to tune on."""
         _check_seeds(tuning_originals=self.originals, tuning_seeds=self.seeds)
         if self.trials < 0:
             raise InputError("tuning.trials must not be negative")
@@ -596,26 +611,27 @@ class TuningConfig:
 
 @value
 class Row:
-    """A method to run, and the pipeline's choices about it.
+    """Method to run, with the pipeline's options for it.
 
     Attributes:
-      method: a value such as ``AMUN(retain=False)``, or
+      method: value such as ``AMUN(retain=False)``, or
         ``filtered(Identity(), Mask())``, an output filter that forgets classes.
-      label: in tables; the row's name if empty.
-      search: hyperparameters to tune, as :data:`unlearn_jax.methods.SPACES` has them,
-        a range without ``published`` from the method's own value on; None for the
-        method's entry there, ``{}`` for none. One that the method sets to another
-        value than usual is left out; the command line leaves out what it sets to any
-        value.
+      label: label in tables; the row's name if empty.
+      search: hyperparameters to tune, in the form of
+        :data:`unlearn_jax.methods.SPACES`; a range without ``published`` starts at the
+        method's own value. None for the method's entry there, ``{}`` for no search. A
+        hyperparameter is left out if the method sets it to other than its usual value,
+        or if the command line sets it to any value.
       attack: name of the attack, one of the run's ``attacks``, that makes the method's
-        adversarial sets; the run's own if empty.
-      adaptive: find the adversarial set on the current model before every request.
-      follow: fields of the method that the run's training and attack give. None:
-        ``batch_size``, ``weight_decay``, ``momentum``, ``augment``, ``max_norm`` and
-        ``attack`` where the method leaves them at the default that fine-tuning methods
-        share; ``()`` takes the method as it is.
-      baseline: name of another row, to compare the row with: the paired differences
-        are part of the table. None if empty.
+        adversarial sets; the run's own attack if empty.
+      adaptive: whether to recompute the adversarial set on the current model before
+        every request.
+      follow: fields of the method with values from the run's training and attack. None
+        for ``batch_size``, ``weight_decay``, ``momentum``, ``augment``, ``max_norm``
+        and ``attack``, each only if the method leaves it at the default shared by
+        fine-tuning methods; ``()`` leaves the method as it is.
+      baseline: name of another row to compare the row with: the table then has their
+        paired differences. Empty for no comparison.
     """
 
     method: UnlearnFn
@@ -627,7 +643,7 @@ class Row:
     baseline: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse choices that do not fit the method."""
+        """Raise on options that do not fit the method."""
         check_method(self.method)
         if not isinstance(self.attack, str):
             raise InputError(
@@ -651,7 +667,7 @@ class Row:
 
 
 def takes_attack(method: UnlearnFn) -> bool:
-    """Return whether a method is given adversarial sets: it has a field ``attack``."""
+    """Return whether a method takes adversarial sets: it has a field ``attack``."""
     return values.is_value(method) and "attack" in values.fields_of(method)
 
 
@@ -665,21 +681,21 @@ def _default_rows() -> dict[str, Row]:
 
 @value
 class RunConfig:
-    """A whole run.
+    """Configuration of a whole run.
 
     Attributes:
       title: heading of the report.
       data: data set.
       model: network.
-      training: of originals, retrained models and references.
+      training: training of originals, retrained models and references.
       forget: samples to forget.
-      replicas: models.
-      attack: that makes the adversarial sets.
-      attacks: others by name, for rows that name one.
-      tuning: search of hyperparameters.
-      audit: measures.
+      replicas: numbers of models, and the way to train many at once.
+      attack: attack that makes the adversarial sets.
+      attacks: other attacks by name, for rows that name one.
+      tuning: search for hyperparameters.
+      audit: measures of forgetting.
       rows: methods to run, by name.
-      only: run these rows only; all if empty.
+      only: names of the rows to run; all if empty.
       bank: folder of trained models that runs share; ``banks`` next to the working
         directory if None.
     """
@@ -699,7 +715,7 @@ class RunConfig:
     bank: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse names that name nothing."""
+        """Raise on unusable or unknown names."""
         _check_names("a row", self.rows)
         _check_names("an attack", self.attacks)
         for name, row in self.rows.items():
@@ -712,13 +728,13 @@ class RunConfig:
                 0.0,
             ):
                 raise InputError(
-                    f"row {name!r}: adaptive recomputes an attack of kind pgd, source"
+                    f"row {name!r}: adaptive needs an attack of kind pgd, with source"
                     " own and no failures"
                 )
             if row.baseline == name or row.baseline not in {"", *self.rows}:
                 raise InputError(
-                    f"row {name!r}: the baseline {row.baseline!r} is no other row; rows"
-                    f" are {', '.join(self.rows)}"
+                    f"row {name!r}: the baseline {row.baseline!r} is not another row;"
+                    f" rows are {', '.join(self.rows)}"
                 )
         for name in self.only:
             if name not in self.rows:
@@ -745,12 +761,12 @@ class RunConfig:
 
 
 def to_json(config: Any) -> Any:
-    """Return plain values of a (nested) configuration: to store, print and hash."""
+    """Return a (nested) configuration as plain values, to store, print and hash."""
     return json.loads(json.dumps(values.to_json(config)))
 
 
 def digest(*parts: Any) -> str:
-    """Return SHA-256 over values and plain values, with the number of the format."""
+    """Return the SHA-256 digest of (plain) values and of the format's number."""
     text = json.dumps(
         [FORMAT, *map(values.to_json, parts)], sort_keys=True, separators=(",", ":")
     )

@@ -1,7 +1,8 @@
 """Measurements of one row where whole classes are forgotten.
 
-Every row is compared with the retrained models of its own runs; the retrained row
-itself with the second ones, so that it shows the effect of a change of seed alone.
+Every row is compared with the retrained models of its own runs. The retrained row
+itself is compared with the second retrained models, so that it shows the effect of a
+change of seed alone.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from unlearn_jax.pipeline.measure.pool import (
 from unlearn_jax.pipeline.measure.statistics import Measured, Statistics
 
 MIN_MODELS = 3
-"""Models that U-LiRA needs on each side."""
+"""Number of models that U-LiRA needs on each side."""
 
 
 def measure_classes(
@@ -29,19 +30,19 @@ def measure_classes(
     signals: np.ndarray,
     against: int,
 ) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
-    """Measure all metrics of one row but the gaps.
+    """Measure all metrics of one row except the gaps.
 
     Args:
-      pool: of the table.
-      classes: its additions for whole classes.
-      logits: ``[N, C]`` of every run.
-      signals: ``[R, N]`` of the membership attacks.
-      against: 0 compares with each run's first retrained model, 1 with its second.
+      pool: pool of the table.
+      classes: additions to the pool for whole classes.
+      logits: ``[N, C]`` logits of every run.
+      signals: ``[R, N]`` signals of the membership attacks.
+      against: 0 to compare with each run's first retrained model, 1 with its second.
 
     Returns:
-      The metrics by key as fractions (distances in nats); and the logit
-      ``margin`` ``[R, N]`` and ``confusion`` ``[R, C]``, the fractions of the forgotten
-      classes' test samples that are given to each class.
+      The metrics by key as fractions (distances in nats), and two arrays: the logit
+      ``margin`` ``[R, N]``, and ``confusion`` ``[R, C]``, the fractions of the
+      forgotten classes' test samples that are assigned to each class.
     """
     config = pool.config
     margin = margins(logits, pool.labels)
@@ -106,7 +107,7 @@ def measure_classes(
 
 
 def _kodge(pool: AuditPool, margin: np.ndarray, peers: np.ndarray) -> Measured:
-    """Measure how many test samples of forgotten classes are called non-members."""
+    """Measure the fraction of forgotten classes' test samples called non-members."""
     confidence = confidences(margin)
 
     def attack(run: int, samples: np.ndarray) -> float:
@@ -128,10 +129,10 @@ def _kodge(pool: AuditPool, margin: np.ndarray, peers: np.ndarray) -> Measured:
 def _ulira(
     pool: AuditPool, classes: ClassPool, margin: np.ndarray, oracle: np.ndarray
 ) -> np.ndarray | None:
-    """Return how far U-LiRA is right on every run's pair of models, ``[R, N]``.
+    """Return U-LiRA's accuracy on every run's pair of models, ``[R, N]``.
 
-    The other runs of its forget set are the shadow models. None if not asked for, or
-    with too few of them.
+    The models of the other runs with the same forget set are the shadow models. None if
+    U-LiRA is not requested, or has too few models.
     """
     is_small = min(len(one.runs) for one in classes.sets) < MIN_MODELS
     if not pool.config.ulira or is_small:
@@ -165,10 +166,10 @@ def _mia_nn(
 
 
 def _mia_nn_gap(classes: ClassPool, score: Measured, name: str) -> Measured:
-    """Measure the distance to the retrained models' mean of the same forget set.
+    """Measure the distance to the retrained models' mean for the same forget set.
 
-    That mean is an estimate too, which the runs share: its influences are those of
-    :func:`~unlearn_jax.pipeline.measure.rows.measure_gaps`.
+    This mean is itself an estimate, which the runs share. Its influences are computed
+    as in :func:`~unlearn_jax.pipeline.measure.rows.measure_gaps`.
     """
     value = np.zeros(score.value.shape)
     influences = np.zeros(score.value.shape)

@@ -1,4 +1,4 @@
-"""Columns of a table that other packages bring: metrics and attacks."""
+"""Columns of a table from other packages: metrics and attacks."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,20 +19,20 @@ Part = Literal["forget", "retain", "test", "forget_against_test"]
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """Column of one's own: a number of every sample, and what is made of them.
+    """User-defined column: a number for every sample, and a summary of them.
 
-    Every row's models are measured by it, with the intervals of the other columns. Its
-    name, ``package.module:attribute`` or an entry point of ``unlearn_jax.columns``, is
-    given to ``audit.columns``.
+    It measures the models of every row, with intervals like those of the other columns.
+    ``audit.columns`` takes its name, which is ``package.module:attribute`` or an entry
+    point of ``unlearn_jax.columns``.
 
     Attributes:
       label: heading.
-      values: ``(logits [N, C], labels [N]) -> [N]`` of one model, on the host; samples
-        are those of the training set, then of the test set.
-      part: ``forget``, ``retain`` or ``test`` is the mean over those samples, in
-        percent; ``forget_against_test`` the AUC of an attack whose scores are higher
-        for members.
-      direction: the good value: that of the ``retrained`` models, ``50`` or ``0``.
+      values: function ``(logits [N, C], labels [N]) -> [N]`` of one model, on the host;
+        the samples are the training set, then the test set.
+      part: ``forget``, ``retain`` or ``test`` for the mean over those samples, in
+        percent; ``forget_against_test`` for the AUC of an attack whose scores are
+        higher for members.
+      direction: good value: that of the ``retrained`` models, ``50`` or ``0``.
       description: meaning and good values, in words.
     """
 
@@ -47,7 +47,8 @@ def columns_of(names: Sequence[str]) -> dict[str, Column]:
     """Return columns by the keys of their metrics.
 
     Raises:
-      InputError: an unknown name, no column, or one that is named as another.
+      InputError: an unknown name, a name of something that is not a column, or two
+        columns with the same key.
     """
     taken = {one.key for table in (SAMPLES, CLASSES) for one in table.metrics}
     columns: dict[str, Column] = {}
@@ -67,7 +68,7 @@ def columns_of(names: Sequence[str]) -> dict[str, Column]:
 
 
 def metric_of(key: str, column: Column) -> Metric:
-    """Return the head of a column."""
+    """Return the metric of a column, which describes it in the table."""
     return Metric(key, column.label, "%", column.direction, column.description)
 
 
@@ -77,12 +78,12 @@ def measure_columns(
     """Measure one row by the columns of ``pool.config``, as fractions.
 
     Args:
-      pool: of the table.
-      logits: ``[N, C]`` of every run.
+      pool: pool of the table.
+      logits: ``[N, C]`` logits of every run.
 
     Returns:
-      By key. A column that raises, or that does not give a finite number for every
-      sample, is left out, and ``pool.faults`` says why.
+      The metrics by key. A column that raises, or that does not return a finite number
+      for every sample, is left out, and the reason is added to ``pool.faults``.
     """
     columns = columns_of(pool.config.columns)
 
@@ -101,7 +102,7 @@ def measure_columns(
         try:
             usable[key] = [values_of(column, run) for run in range(len(logits))]
         except Exception as error:
-            # whatever another package's code does, the other columns stay
+            # errors in another package's code must not cost the other columns
             pool.faults.setdefault(key, f"audit.columns: {key}: {first_line(error)}")
     if not usable:
         return {}

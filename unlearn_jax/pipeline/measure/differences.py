@@ -1,17 +1,17 @@
 """Paired differences of the rows of a table, and the verdicts that they allow.
 
-All rows share runs and replicates, so a difference has the runs' differences as values
-and the replicates' as replicates: what rows share, such as easy samples, cancels. A
-verdict on a method is one of three:
+All rows share runs and replicates, so differences are computed run by run and replicate
+by replicate: effects common to both rows, such as easy samples, cancel. A verdict on a
+method is one of three:
 
-* ``like``: forgotten like retraining. The difference lies inside an equivalence margin
-  by two one-sided tests; for a single method this is the interval of the difference
-  inside the margin. The margin is the seed floor's own spread: the standard deviation
-  over runs of the difference between two retrained models (of the floor's own values
-  for a distance to retraining).
-* ``different``: the difference is not 0, by Student's test.
-* ``undecided``: neither; with the number of runs at which one of both would be shown
-  with a probability of 80 %, by the variances of the table.
+* ``like``: forgotten like retraining. Two one-sided tests show that the difference lies
+  inside an equivalence margin; for a single method, this means that the interval of the
+  difference lies inside the margin. The margin is the seed floor's own spread: the
+  standard deviation over runs of the difference between two retrained models (for a
+  distance to retraining, of the floor's own values).
+* ``different``: Student's test shows that the difference is not 0.
+* ``undecided``: neither is shown. It comes with the number of further runs that would
+  show one of the two with a probability of 80 %, given the variances of the table.
 
 Both tests are corrected for the number of methods (Holm 1979).
 """
@@ -31,13 +31,13 @@ _POWER = float(stats.norm.ppf(0.8))
 _DECIMALS = 4
 _MAX_RUNS = 100_000
 MIN_RUNS = 3
-"""Runs that the spread of the seed floor needs."""
+"""Number of runs that the spread of the seed floor needs."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number by Holm's steps.
+    """Return p-values corrected for their number by Holm's method.
 
-    NaN values are no tests and stay.
+    NaN values do not count as tests and stay NaN.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
@@ -57,9 +57,9 @@ def equivalence_margin(
     """Return the seed floor's spread over runs, in the metric's unit.
 
     Args:
-      oracle: the metric of the retrained models.
-      floor: that of the second retrained models, of the same runs.
-      is_distance: the metric is itself a distance to retrained models.
+      oracle: metric of the retrained models.
+      floor: metric of the second retrained models, for the same runs.
+      is_distance: whether the metric is itself a distance to retrained models.
 
     Returns:
       The standard deviation; None with fewer than three runs, or if it is 0.
@@ -80,10 +80,11 @@ def compare(
     """Compare one metric of several methods with a reference, corrected together.
 
     Args:
-      pool: of the table.
-      rows: the metric by row; rows without replicates are left out.
-      reference: the same metric of the reference, or one for each row.
-      margin: of equivalence, in the metric's unit; None for no equivalence.
+      pool: pool of the table.
+      rows: metric by row; rows without replicates are left out.
+      reference: same metric of the reference, or of one reference for each row.
+      margin: margin of equivalence, in the metric's unit; None for no test of
+        equivalence.
 
     Returns:
       The differences by row.
@@ -155,20 +156,22 @@ def more_runs(
     *,
     level: float = 0.95,
 ) -> int | None:
-    """Return how many more runs would decide with a probability of 80 %.
+    """Return the number of further runs that would decide with a probability of 80 %.
 
-    More originals and forget sets divide the part of the variance that is not the
-    samples'. The nearer decision counts: inside the margin, or different from 0.
+    Further originals and forget sets reduce the variance, except for the part that is
+    due to the samples. There are two decisions, inside the margin and different from 0;
+    the one that needs fewer runs counts.
 
     Args:
-      mean: of the difference.
-      variance: of it.
-      num_runs: that it is the mean of.
-      margin: of equivalence, or None.
-      level: of the test, in (0, 1).
+      mean: mean of the difference.
+      variance: variance of that mean.
+      num_runs: number of runs behind the mean.
+      margin: margin of equivalence, or None.
+      level: confidence level of the test, in (0, 1).
 
     Returns:
-      The number; None where the samples alone leave it open, or more than 100,000.
+      The number; None if the samples alone leave the decision open, or if more than
+      100,000 runs are needed in total.
     """
     room = abs(mean)
     if margin is not None:
@@ -182,12 +185,12 @@ def more_runs(
 
 
 def combine(differences: Mapping[str, Difference]) -> Verdict | None:
-    """Return the verdict of several metrics' differences to retraining.
+    """Return the verdict on a method from several metrics' differences to retraining.
 
-    Different in one of them is different; forgotten like retraining takes all.
+    A method is ``different`` if it is in any metric, and ``like`` if it is in all.
 
     Args:
-      differences: by metric.
+      differences: differences by metric.
 
     Returns:
       The verdict; None without a difference.

@@ -1,4 +1,4 @@
-"""Metrics of the two tables: of forgotten samples, and of forgotten classes."""
+"""Metrics of the two tables, for forgotten samples and for forgotten classes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ class Table:
     """Kind of table.
 
     Attributes:
-      metrics: its columns.
-      gaps: the metrics whose distances to the retrained models each gap averages.
+      metrics: columns of the table.
+      gaps: metrics whose distances to the retrained models a gap averages, by gap.
       headline: metrics that decide the verdict on a method.
-      compared: metrics whose paired differences are stored, the headline's first.
+      compared: metrics whose paired differences are stored, headline metrics first.
     """
 
     metrics: tuple[Metric, ...]
@@ -24,7 +24,7 @@ class Table:
 
     @property
     def trial(self) -> tuple[str, ...]:
-        """Metrics that a search stores of every trial."""
+        """Metrics that a search stores for every trial."""
         return (*self.gaps["avg_gap"], "avg_gap")
 
 
@@ -147,7 +147,7 @@ SAMPLES = Table(
 
 
 def _mia_nn_metrics() -> list[Metric]:
-    """Return the columns of every variant of MIA-NN, and of its gap."""
+    """Return the metrics of every variant of MIA-NN and of its gap."""
     metrics = []
     for reading, label, text in (
         (
@@ -331,7 +331,7 @@ CLASSES = Table(
 
 
 def as_retrained(metric: Metric) -> Metric:
-    """Return an AUC of forget sets that are not random: 50 is not its good value."""
+    """Return an AUC's metric for hard forget sets, where 50 is not the good value."""
     about = metric.description.partition(" Good:")[0]
     return dataclasses.replace(
         metric, direction="retrained", description=f"{about} Good: as retrained."

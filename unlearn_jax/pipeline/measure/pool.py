@@ -1,4 +1,4 @@
-"""Pool of samples and models that every row of a table is measured on."""
+"""Pool of samples and reference models that all rows of a table are measured on."""
 
 import dataclasses
 import hashlib
@@ -32,11 +32,12 @@ class ForgottenClasses:
     """One forget set of whole classes.
 
     Attributes:
-      classes: the forgotten classes.
+      classes: forgotten classes.
       runs: positions of the runs that forget them.
-      neighbors: the nearest retained class of each; empty without MIA-NN.
-      expected: ``[1 + refits, R]`` by column of MIA-NN the mean score of both retrained
-        models of each of the runs, on the data as they are and in every replicate.
+      neighbors: nearest retained class of each forgotten class; empty without MIA-NN.
+      expected: ``[1 + refits, R]`` mean scores of both retrained models of these runs,
+        by column of MIA-NN. The first row is on the original data, the others are on
+        the replicates.
     """
 
     classes: tuple[int, ...]
@@ -47,12 +48,12 @@ class ForgottenClasses:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ClassPool:
-    """Additions for forget sets of whole classes.
+    """Additions to a pool for forget sets of whole classes.
 
     Attributes:
       peers: ``[R, N]`` bool, test samples of the forgotten classes.
       oracles: logits ``[N, C]`` of each run's first and of its second retrained model.
-      sets: the forget sets.
+      sets: forget sets.
     """
 
     peers: np.ndarray
@@ -66,21 +67,24 @@ class AuditPool:
 
     Attributes:
       config: options of the audit.
-      labels: ``[N]`` of the training set, then of the test set.
+      labels: ``[N]`` labels of the training set, then of the test set.
       forget: ``[R, N]`` bool, each run's forget set.
-      train: ``[N]`` bool.
+      train: ``[N]`` bool, the training set.
       average: ``[N]``, RMIA's average of the reference models' signals; None without
         references.
-      soft_average: ``[N]``, that of their soft margins; None unless they are compared.
-      reference_margin: ``[M, N]``, their logit margins; None without LiRA.
-      member: ``[M, N]`` bool, their training sets.
-      sample_weights: of shape ``[B, N]``, shared by all runs, rows and metrics.
+      soft_average: ``[N]``, the same average of their soft margins; None unless these
+        are compared.
+      reference_margin: ``[M, N]`` logit margins of the reference models; None without
+        LiRA.
+      member: ``[M, N]`` bool, the reference models' training sets.
+      sample_weights: bootstrap weights of shape ``[B, N]``, shared by all runs, rows
+        and metrics.
       factors: ``[R, 2]``, numbers of the original and the forget set of each run.
-      classes: None unless whole classes are forgotten.
-      mapper: of the runs, whose scores by RMIA and LiRA are then computed on its
-        devices, in float32: a score by RMIA moves by 1 / (N - 1) for every pair of
-        ratios that are equal to 1e-7. None computes on the host, in float64.
-      faults: why columns of other packages failed, by key; found while rows are
+      classes: additions for whole classes; None for other forget sets.
+      mapper: mapper of the runs, which computes their RMIA and LiRA scores on its
+        devices, in float32. A score of RMIA changes by 1 / (N - 1) for every pair of
+        ratios that agree to 1e-7. None computes the scores on the host, in float64.
+      faults: reasons why columns of other packages failed, by key; added while rows are
         measured.
     """
 
@@ -100,16 +104,16 @@ class AuditPool:
 
     @property
     def table(self) -> Table:
-        """Kind of table that its rows make."""
+        """Kind of table that is measured on the pool."""
         return SAMPLES if self.classes is None else CLASSES
 
     def measure(
         self, statistics_of: Callable[[int], Statistics]
     ) -> dict[str, Measured]:
-        """Measure every run, by key ``[R]`` and ``[B, R]``.
+        """Measure every run: values ``[R]`` and replicates ``[B, R]``, by key.
 
         Args:
-          statistics_of: of a run, by its number.
+          statistics_of: function from the number of a run to its statistics.
         """
         return resample(range(len(self.forget)), statistics_of, self.sample_weights)
 
@@ -119,17 +123,18 @@ class AuditPool:
         queries: np.ndarray,
         *inputs: np.ndarray,
     ) -> Measured:
-        """Measure an attack that fits a learner, fitted again in every replicate.
+        """Measure an attack whose classifier is fitted again in every replicate.
 
-        Without ``config.refits`` it has no replicates, and no interval: calls of a
-        learner that is held fixed say nothing about the noise of its fit.
+        Without ``config.refits`` there are no replicates and no interval: predictions
+        of a fixed classifier do not show the noise of its fit.
 
         Args:
-          attack: returns the metric of a run's samples, given by their positions; those
-            drawn several times are repeated. NaN where a side is empty.
-          queries: ``[R, N]`` bool, the samples that are asked about.
-          inputs: ``[R, ...]`` all that the attack depends on; runs of equal inputs
-            share.
+          attack: function from a run and positions of samples to the metric on these
+            samples. Samples drawn several times have repeated positions. The metric is
+            NaN where a side is empty.
+          queries: ``[R, N]`` bool, the samples that the attack classifies.
+          *inputs: ``[R, ...]`` arrays that the attack depends on; runs with equal
+            inputs share a result.
         """
         drawn = [np.arange(len(self.labels))]
         for rows, block in self.sample_weights:
@@ -151,7 +156,7 @@ class AuditPool:
         """Measure the fraction of forget samples that an SVC calls non-members.
 
         Args:
-          margin: ``[R, N]``.
+          margin: ``[R, N]`` logit margins.
           outside: ``[R, N]`` bool, samples known to be non-members.
         """
         confidence = confidences(margin)
@@ -172,17 +177,17 @@ class AuditPool:
         return self.refit(attack, self.forget, margin, outside)
 
     def signals(self, logits: Iterable[np.ndarray]) -> np.ndarray:
-        """Return membership signals ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
+        """Return membership signals ``[K, N]`` from ``K`` models' logits ``[N, C]``."""
         return audit.model_signals(self.config.signal, logits, self.labels)
 
     def rmia(self, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return RMIA's ratios and scores, ``[R, N]`` each, of signals ``[R, N]``."""
+        """Return RMIA's ratios and scores, ``[R, N]`` each, from signals ``[R, N]``."""
         assert self.average is not None
         ratio = audit.ratio_to_average(target, self.average)
         return ratio, self._dominated(ratio)
 
     def soft_rmia(self, logits: Iterable[np.ndarray]) -> np.ndarray | None:
-        """Return RMIA's scores ``[R, N]`` by the soft margin; None if not asked for."""
+        """Return RMIA's scores ``[R, N]`` by the soft margin; None if not requested."""
         if self.soft_average is None:
             return None
         target = audit.model_signals("soft_margin", logits, self.labels)
@@ -198,10 +203,10 @@ class AuditPool:
         )
 
     def lira(self, margin: np.ndarray) -> np.ndarray | None:
-        """Return LiRA's scores ``[R, N]`` of margins ``[R, N]``; None if not asked for.
+        """Return LiRA's scores ``[R, N]`` from margins ``[R, N]``; None if not used.
 
-        With fewer than 64 references one variance serves all samples, as its authors
-        advise.
+        With fewer than 64 references, all samples share one variance, as the authors of
+        LiRA recommend.
         """
         if self.reference_margin is None:
             return None
@@ -212,10 +217,10 @@ class AuditPool:
         return audit.lira(margin, *bank, **_lira_options(self.config, len(self.member)))
 
     def usable_signals(self, logits: Sequence[np.ndarray]) -> np.ndarray | None:
-        """Return the signals ``[K, N]``, or None if a model has diverged.
+        """Return the signals ``[K, N]``; None if a model has diverged.
 
-        Logits or signals of such a model are not finite. Without references there are
-        no signals, ``[K, 0]``.
+        A model has diverged if its logits or signals are not finite. Without references
+        there are no signals: the result is ``[K, 0]``.
         """
         if not all(np.isfinite(one).all() for one in logits):
             return None
@@ -225,20 +230,22 @@ class AuditPool:
         return signals if np.isfinite(signals).all() else None
 
     def num_diverged(self, logits: Sequence[np.ndarray]) -> int:
-        """Return how many of the models ``[N, C]`` have diverged."""
+        """Return the number of models that diverged, by their logits ``[N, C]``."""
         return sum(self.usable_signals([one]) is None for one in logits)
 
 
 def _on_devices(
     mapper: Mapper, scores: RunScores, runs: np.ndarray, bank: tuple[np.ndarray, ...]
 ) -> np.ndarray:
-    """Return the scores ``[R, N]`` of signals ``[R, N]``, runs divided over devices."""
+    """Return scores ``[R, N]`` of signals ``[R, N]``, computed on several devices."""
     return np.asarray(map_models(mapper, scores, runs.astype(np.float32), bank))
 
 
 @lru_cache(maxsize=8)
 def rmia_scores(config: AuditConfig) -> RunScores:
-    """Return RMIA's scores of one run on a device, of its ratios and no bank.
+    """Return the function that scores one run by RMIA on a device.
+
+    It takes the run's ratios ``[N]`` and an empty bank.
 
     Args:
       config: options of the audit.
@@ -255,13 +262,14 @@ def rmia_scores(config: AuditConfig) -> RunScores:
 
 @lru_cache(maxsize=8)
 def lira_scores(config: AuditConfig, num_references: int) -> RunScores:
-    """Return LiRA's scores of one run on a device, of its margins.
+    """Return the function that scores one run by LiRA on a device.
 
-    The bank is the references' margins ``[M, N]`` and their members ``[M, N]``.
+    It takes the run's margins ``[N]`` and a bank: the references' margins ``[M, N]``
+    and their members ``[M, N]``.
 
     Args:
       config: options of the audit.
-      num_references: M.
+      num_references: number of reference models, ``M``.
     """
     options = _lira_options(config, num_references)
 
@@ -288,19 +296,20 @@ def neighbor_score(
     machine: audit.Discriminator,
     reading: audit.Reading,
 ) -> float:
-    """Return the score of MIA-NN of one model.
+    """Return the score of MIA-NN for one model.
 
-    That of several classes is the mean of theirs, weighted by their samples.
+    For several forgotten classes, it is the mean of their scores, weighted by their
+    numbers of samples.
 
     Args:
-      logits: ``[N, C]`` of the model on test samples.
-      labels: ``[N]``.
-      forgotten: the classes and their neighbors.
-      machine: how the discriminators are trained.
-      reading: as :func:`unlearn_jax.audit.mia_nn` takes it.
+      logits: ``[N, C]`` logits of the model on test samples.
+      labels: ``[N]`` labels.
+      forgotten: forgotten classes and their neighbors.
+      machine: options of the discriminators.
+      reading: kind of score; see :func:`unlearn_jax.audit.mia_nn`.
 
     Returns:
-      The score; NaN where a class has too few samples for its machine.
+      The score; NaN if a class has too few samples for its discriminator.
     """
     counts = np.bincount(labels, minlength=logits.shape[-1])
     if counts.min() < 1 + (reading == "neighbor_against_forgotten"):
@@ -322,19 +331,19 @@ def neighbor_score(
 
 
 def margins(logits: Iterable[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """Return logit margins ``[K, N]`` of ``K`` models' logits ``[N, C]``."""
+    """Return logit margins ``[K, N]`` from ``K`` models' logits ``[N, C]``."""
     return audit.model_signals("logit_margin", logits, labels)
 
 
 def confidences(margin: np.ndarray) -> np.ndarray:
-    """Return the true class's probabilities of logit margins, in float64."""
-    # A margin below -709 overflows, and is a confidence of 0.
+    """Return the true class's probabilities from logit margins, in float64."""
+    # The exponential of a margin below -709 overflows; the confidence is 0.
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-margin.astype(np.float64)))
 
 
 def _shared(function: Callable[[int], _R], *inputs: np.ndarray) -> list[_R]:
-    """Return the results of all runs; those of equal inputs ``[R, N]`` share a call."""
+    """Return the results of all runs; runs with equal inputs share a call."""
     first: dict[bytes, int] = {}
     source = []
     for run in range(len(inputs[0])):
@@ -349,10 +358,10 @@ def _shared(function: Callable[[int], _R], *inputs: np.ndarray) -> list[_R]:
 
 
 class ReferenceSignals(NamedTuple):
-    """Signals of the reference models, all that an audit reads of them.
+    """Signals of the reference models; an audit needs nothing else of these models.
 
     Attributes:
-      signal: ``[M, N]``.
+      signal: ``[M, N]`` membership signals.
       margin: ``[M, N]`` logit margins; None without LiRA.
       soft: ``[M, N]`` soft margins; None unless they are compared with ``signal``.
     """
@@ -376,15 +385,17 @@ def make_pool(
 
     Args:
       config: options of the audit.
-      labels: ``[N]`` of the training set, then of the test set.
+      labels: ``[N]`` labels of the training set, then of the test set.
       forget: ``[R, N_train]`` bool, each run's forget set.
       runs: ``[R, 2]`` or wider: numbers of the original and the forget set of each run,
         the two factors of the intervals.
-      references: may be None where classes are forgotten.
+      references: signals of the reference models; may be None where whole classes are
+        forgotten.
       member: ``[M, N]`` bool, the references' training sets.
       oracles: logits ``[N, C]`` of each run's first and of its second retrained model,
         where every forget set is all samples of some classes; None for other sets.
-      mapper: of the runs, to score them on devices; None scores them on the host.
+      mapper: mapper of the runs, to score them on devices; None scores them on the
+        host.
     """
     num_train = forget.shape[1]
     train = np.arange(len(labels)) < num_train

@@ -1,9 +1,9 @@
 """Records of a run's results, and their JSON form: the content of ``results.json``.
 
-Every table, file and figure reads these. :meth:`RunResult.to_json` writes plain
-values; :meth:`RunResult.from_json` reads them back and refuses another schema. JSON has
-neither NaN nor infinity: both are stored as ``null``, which a field of type ``float``
-reads back as NaN, and an optional field as None.
+Every table, file and figure is made from these records. :meth:`RunResult.to_json`
+writes plain values; :meth:`RunResult.from_json` reads them back and refuses another
+schema. JSON has neither NaN nor infinity, so both are stored as ``null``. A field of
+type ``float`` reads it back as NaN, an optional field as None.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from unlearn_jax.pipeline.store.clock import Cost
 from unlearn_jax.types import InputError
 
 SCHEMA = 2
-"""Number of this form of ``results.json``."""
+"""Version of the layout of ``results.json``."""
 COST = "Cost (x retraining)"
 """Heading of :attr:`RowCost.relative_gradients`."""
 
@@ -38,9 +38,9 @@ class Metric:
     Attributes:
       key: name in :attr:`RowResult.metrics`.
       label: heading.
-      unit: of the numbers: ``%``, ``points`` or ``nats``.
-      direction: the good value: that of the ``retrained`` models, ``50`` (a coin toss)
-        or ``0``.
+      unit: unit of the numbers: ``%``, ``points`` or ``nats``.
+      direction: good value: that of the ``retrained`` models, ``50`` (a coin toss) or
+        ``0``.
       description: meaning and good values, in words.
     """
 
@@ -53,12 +53,12 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowCost:
-    """Cost of one model of a row, its adversarial set included, its search not.
+    """Cost of one model of a row, with its adversarial set, without its search.
 
     Attributes:
-      gradients: gradients of single samples that were spent, counted.
-      relative_gradients: the same as a multiple of a retraining's.
-      seconds: wall time without compilation, which depends on the machine's load.
+      gradients: counted number of gradients of single samples.
+      relative_gradients: the same as a multiple of retraining's.
+      seconds: wall time without compilation; it depends on the machine's load.
     """
 
     gradients: float
@@ -71,15 +71,17 @@ class Difference:
     """Paired difference of a row's metric to another row's, in the metric's unit.
 
     Attributes:
-      mean: of the row less the other.
-      low: lower end of its interval, not corrected for the number of methods.
-      high: upper end.
-      margin: of equivalence, the seed floor's spread over runs; None without one.
-      p_different: of no difference, corrected for the number of methods (Holm).
-      p_like: of a difference outside the margin, likewise; NaN without a margin.
-      state: what both tests allow to say.
-      more_runs: runs that would decide, in addition; None if it is decided, or if the
-        samples alone leave it open.
+      mean: mean over runs of the row less the other row.
+      low: lower end of the interval, not corrected for the number of methods.
+      high: upper end of the interval.
+      margin: margin of equivalence, the seed floor's spread over runs; None without
+        one.
+      p_different: p-value of no difference, corrected for the number of methods (Holm).
+      p_like: p-value of a difference outside the margin, corrected likewise; NaN
+        without a margin.
+      state: outcome of both tests.
+      more_runs: number of further runs that would decide; None if the outcome is
+        decided, or if the samples alone leave it open.
     """
 
     mean: float
@@ -94,12 +96,13 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Verdict on a method, of its differences to the oracle.
+    """Verdict on a method, from its differences to the oracle.
 
     Attributes:
-      state: different if any of its metrics is, like if all are.
-      metrics: keys of the metrics that decide it, or leave it open.
-      more_runs: as :attr:`Difference.more_runs`.
+      state: ``different`` if any metric is, ``like`` if all are.
+      metrics: keys of the metrics that decide the verdict, or leave it open.
+      more_runs: number of further runs that would decide; see
+        :attr:`Difference.more_runs`.
     """
 
     state: State
@@ -120,18 +123,18 @@ class RowResult:
       options: the method's hyperparameters.
       attack: name of the row's adversarial sets, empty for the run's own; None if the
         method uses none.
-      adaptive: the sets are recomputed at every request.
+      adaptive: whether the sets are recomputed at every request.
       filter: output filter, if any.
       metrics: estimates by metric; empty if a run diverged.
-      num_diverged: runs that ended in numbers that are not finite.
+      num_diverged: number of runs that ended in numbers that are not finite.
       values: each run's value by metric, ``[R]`` in the order of
         :attr:`RunResult.runs`.
-      baseline: row that the row is compared with; none if empty.
-      differences: by metric, paired differences to the ``oracle``, to the ``floor``
-        (the second retraining), to the ``best`` other method and to the ``baseline``,
-        as far as they are.
-      verdict: of a method; None without an oracle.
-      cost: None for the original models.
+      baseline: key of the row that this row is compared with; empty for none.
+      differences: paired differences by metric, to the ``oracle``, to the ``floor``
+        (the second retraining), to the ``best`` other method and to the ``baseline``.
+        References that the table lacks are left out.
+      verdict: verdict on a method; None without an oracle, and for other kinds of rows.
+      cost: cost of a model; None for the original models.
     """
 
     key: str
@@ -154,7 +157,7 @@ class RowResult:
 
     @property
     def is_diverged(self) -> bool:
-        """True if a run of the row did not end in finite numbers."""
+        """True if any run of the row did not end in finite numbers."""
         return self.num_diverged > 0
 
 
@@ -165,7 +168,7 @@ class Check:
     Attributes:
       name: the statement.
       passed: True if it holds.
-      detail: the number that decides it.
+      detail: number that decides it, in words.
     """
 
     name: str
@@ -178,13 +181,13 @@ class DataSummary:
     """Data set of a run.
 
     Attributes:
-      name: of the data set.
-      num_train: training samples.
-      num_test: test samples.
-      num_classes: ``C``.
-      image_shape: ``(H, W, ch)``.
+      name: name of the data set.
+      num_train: number of training samples.
+      num_test: number of test samples.
+      num_classes: number of classes, ``C``.
+      image_shape: shape of an image, ``(H, W, ch)``.
       digest: SHA-256 of the samples.
-      class_names: ``[C]``, in the order of the labels.
+      class_names: ``[C]`` names, in the order of the labels.
     """
 
     name: str
@@ -200,7 +203,8 @@ class DataSummary:
 class Design:
     """Numbers of models and sets.
 
-    ``forget_kind`` is random, class, file, or a hard kind: memorized or uncertain.
+    ``forget_kind`` is ``random``, ``class``, ``file``, or one of the hard kinds
+    ``memorized`` and ``uncertain``.
     """
 
     forget_kind: str
@@ -226,19 +230,21 @@ class AttackSummary:
     """Outcomes of the adversarial search of one attack.
 
     Attributes:
-      norm: of its ball.
-      settings: the changes that make it differ from the run's own attack.
-      status: samples by outcome.
+      norm: norm of the attack's ball.
+      settings: options that differ from the run's own attack.
+      status: number of samples by outcome.
       radii: radii at which the search succeeded, ascending.
-      counts: samples of each of :attr:`radii`.
-      distance_quantiles: of the successful samples; empty if there are none.
+      counts: number of samples for each of ``radii``.
+      distance_quantiles: quantiles of the successful samples' distances; empty if there
+        are none.
       gradients: mean number of gradients spent on a sample.
       lower_bound: median over the successful samples of the L2 distance within which
         the Lipschitz bound of the attacked model excludes examples; None for other
-        norms and models of which no bound is known.
+        norms, and for models without a known bound.
       over_norm: median over the successful samples of the L2 distance between example
-        and image over the image's L2 norm; None if there are none.
-      over_neighbor: the same over the distance to the nearest other training image.
+        and image, relative to the image's L2 norm; None if it is not defined for any.
+      over_neighbor: the same, relative to the distance to the nearest other training
+        image.
     """
 
     norm: str
@@ -259,11 +265,11 @@ class ExposedSample:
 
     Attributes:
       sample: position in the training set.
-      label: its class.
-      fraction: of the runs that forgot it in which it is found.
+      label: class of the sample.
+      fraction: fraction of the runs that forgot the sample in which it is found.
       low: lower end of the Clopper-Pearson interval of the fraction.
-      high: upper end.
-      num_runs: runs that forgot it.
+      high: upper end of that interval.
+      num_runs: number of runs that forgot the sample.
     """
 
     sample: int
@@ -276,7 +282,7 @@ class ExposedSample:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowVulnerability:
-    """Samples of one row: mean fraction, number always found, the most exposed."""
+    """Samples of one row: mean fraction, number always found, most exposed samples."""
 
     mean: float
     num_always: int
@@ -297,10 +303,10 @@ class ConfusionSet:
     """Predictions on the test samples of one forget set of classes.
 
     Attributes:
-      title: its classes in words.
-      classes: the forgotten classes.
-      neighbors: the nearest retained class of each; None without MIA-NN.
-      rows: by row, ``[C]`` mean fractions of the samples given to each class.
+      title: classes of the set, in words.
+      classes: forgotten classes.
+      neighbors: nearest retained class of each forgotten class; None without MIA-NN.
+      rows: ``[C]`` mean fractions of the samples assigned to each class, by row.
     """
 
     title: str
@@ -320,10 +326,11 @@ class Confusion:
 class TargetDistance:
     """KL(retrained || target) on the forget set in nats, by strength.
 
-    ``values`` are means over runs, ``low`` and ``high`` the smallest and largest run;
-    one number each where the target has no strength. ``less`` are the means of the
-    paired differences to the target without a tilt, ``less_low`` and ``less_high`` the
-    ends of their 95% intervals; empty where runs do not give any.
+    ``values`` are means over runs, ``low`` and ``high`` the values of the smallest and
+    the largest run. A target without a strength has one number in each. ``less`` are
+    the means of the paired differences to the target without a tilt, ``less_low`` and
+    ``less_high`` the ends of their 95% intervals. The last three are empty if the runs
+    do not allow intervals.
     """
 
     name: str
@@ -344,8 +351,8 @@ class TargetDistance:
 class Targets:
     """Distances of the targets of class unlearning from retrained models.
 
-    ``coefficients`` are of the tilt fitted to all forget sets together, for classes
-    that are not among them; empty with a single forget set.
+    ``coefficients`` belong to the tilt fitted to all forget sets together, for use on
+    other classes; empty with a single forget set.
     """
 
     betas: tuple[float, ...]
@@ -374,7 +381,7 @@ class Klom:
 class RequestScore:
     """Score of one request, ``FR AUC - FT AUC`` in points, and both AUCs in percent.
 
-    ``values`` has each run's numbers, ``[R]``, by the names of the estimates.
+    ``values`` has each run's numbers ``[R]`` under the names of the three estimates.
     """
 
     score: Estimate
@@ -385,7 +392,7 @@ class RequestScore:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requests:
-    """Scores of a sequence of requests, with the number of requests and their size."""
+    """Scores of a sequence of requests, with the number and the size of requests."""
 
     count: int
     size: int
@@ -405,8 +412,8 @@ class Range:
 class Norms:
     """Spectral norms by row and layer.
 
-    ``max_norm`` is the training's bound, if any; ``unfound`` are trained arrays that
-    belong to no layer that was found.
+    ``max_norm`` is the bound during training, if any. ``unfound`` has the trained
+    arrays that do not belong to a layer that was found.
     """
 
     max_norm: float | None
@@ -437,9 +444,9 @@ class Trial:
     Attributes:
       options: hyperparameters.
       metrics: estimates; empty if a run diverged.
-      gain: Avg Gap less the original's, paired; None without an interval, as where the
-        trial's models predict as the originals.
-      num_diverged: runs that ended in numbers that are not finite.
+      gain: paired difference of the Avg Gap to the original's; None without an
+        interval, for example if the trial's models predict like the originals.
+      num_diverged: number of runs that ended in numbers that are not finite.
     """
 
     options: Plain
@@ -454,8 +461,8 @@ class RowSearch:
 
     Attributes:
       space: ranges and choices by hyperparameter.
-      trials: in the order of the search, the published setting first.
-      chosen: position of the trial taken; None if every one diverged.
+      trials: trials in the order of the search, the published values first.
+      chosen: position of the chosen trial; None if every trial diverged.
     """
 
     space: Plain
@@ -470,7 +477,8 @@ class Tuning:
     Attributes:
       originals: seeds of the originals tuned on.
       sets: names of the forget sets tuned on.
-      shared: fraction of their samples that are also in a reported forget set.
+      shared: fraction of the samples of these sets that are also in a reported forget
+        set.
       original: Avg Gap of the original models on the same sets.
       rows: searches by row.
     """
@@ -489,36 +497,38 @@ class RunResult:
     Attributes:
       title: heading of the report.
       preset: name of the preset; empty for a run from Python.
-      command: command line that made it.
+      command: command line of the run.
       date: UTC, ISO 8601.
       workdir: name of the working directory.
-      versions: of the package, Python and the libraries that decide the numbers.
+      versions: versions of the package, of Python and of the libraries that decide the
+        numbers.
       device: devices of the run, in words.
       config: the configuration as plain values.
       config_digest: SHA-256 of the configuration.
       data: the data set.
       design: numbers of models and sets.
-      folders: of the stored models and sets, relative to the working directory, by
-        name.
+      folders: folders of the stored models and sets, relative to the working directory,
+        by name.
       banks: content keys of the trained models, by kind.
       level: coverage of every interval.
-      num_bootstrap: replicates behind every interval.
+      num_bootstrap: number of bootstrap replicates behind every interval.
       metrics: columns of the table.
       rows: rows of the table: original, retrained, retrained again, methods.
       runs: names of the runs, in the order of every row's values.
       stages: costs in the order of the run.
       checks: tests of whether the numbers can be trusted.
       notes: caveats.
-      faults: what could not be measured, a line each; the run fails at its end.
-      attacks: adversarial searches by name, empty for the run's own.
-      tuning: None without a search.
-      vulnerability: None without reference models.
-      confusion: None unless classes are forgotten.
-      targets: None unless asked for, as the rest.
-      klom: distances between ensembles.
-      requests: None for a single request.
-      norms: spectral norms.
-      theory: terms of the theorem.
+      faults: measurements that failed, a line each; the run fails at its end.
+      attacks: adversarial searches by name; the run's own attack has the empty name.
+      tuning: choice of hyperparameters; None without a search.
+      vulnerability: frequency with which samples are found; None without reference
+        models.
+      confusion: predictions on forgotten classes; None unless classes are forgotten.
+      targets: distances of targets; None unless requested.
+      klom: distances between ensembles; None unless requested.
+      requests: scores of a sequence of requests; None for a single request.
+      norms: spectral norms; None unless requested.
+      theory: terms of the theorem; None unless requested.
     """
 
     title: str
@@ -554,10 +564,10 @@ class RunResult:
     theory: Theory | None = None
 
     def row(self, key: str) -> RowResult:
-        """Return the row of that key.
+        """Return the row of a key.
 
         Raises:
-          InputError: there is none; the line lists the keys.
+          InputError: there is no such row; the message lists the keys.
         """
         keys = [row.key for row in self.rows]
         if key not in keys:
@@ -565,23 +575,23 @@ class RunResult:
         return self.rows[keys.index(key)]
 
     def is_unsearched(self, row: RowResult) -> bool:
-        """Return whether a row's hyperparameters were given, while others' were tuned.
+        """Return whether a row kept given hyperparameters while others were tuned.
 
-        False for rows without hyperparameters, and where nothing was tuned.
+        False for rows without hyperparameters, and if nothing was tuned.
         """
         if self.tuning is None or row.kind != "method" or not row.options:
             return False
         return row.key not in self.tuning.rows
 
     def row_of_kind(self, kind: RowKind) -> RowResult | None:
-        """Return the first row of a kind, if there is one."""
+        """Return the first row of a kind; None if there is none."""
         return next((row for row in self.rows if row.kind == kind), None)
 
     def metric(self, key: str) -> Metric:
-        """Return the metric of that key.
+        """Return the metric of a key.
 
         Raises:
-          InputError: there is none; the line lists the keys.
+          InputError: there is no such metric; the message lists the keys.
         """
         keys = [metric.key for metric in self.metrics]
         if key not in keys:
@@ -594,7 +604,7 @@ class RunResult:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> "RunResult":
-        """Read what :meth:`to_json` gave.
+        """Return the results from the plain values of :meth:`RunResult.to_json`.
 
         Raises:
           InputError: another schema, or fields that are missing, unknown or of another
@@ -618,15 +628,15 @@ class ExperimentResult:
     """Results of an experiment that is not a run.
 
     Attributes:
-      experiment: its name.
+      experiment: name of the experiment.
       title: heading of the page.
-      date: day and time of the end, ISO 8601.
+      date: date and time of the end, ISO 8601.
       summary: findings in words.
-      tables: of the page, in order.
-      checks: of the page, in order.
+      tables: tables of the page, in order.
+      checks: checks of the page, in order.
       stages: costs of the artifacts.
-      versions: of the packages, and the devices.
-      config: its configuration.
+      versions: versions of the packages, and the devices.
+      config: configuration as plain values.
       config_digest: digest of the configuration.
     """
 
@@ -647,7 +657,7 @@ class ExperimentResult:
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> "ExperimentResult":
-        """Read what :meth:`to_json` gave.
+        """Return the results from the plain values of :meth:`ExperimentResult.to_json`.
 
         Raises:
           InputError: another schema, or fields that are missing, unknown or of another
@@ -657,17 +667,17 @@ class ExperimentResult:
 
 
 def _fields(data: Mapping[str, object]) -> dict[str, object]:
-    """Return stored fields of this schema, without its number."""
+    """Return the stored fields without the schema's number; refuse other schemas."""
     schema = data.get("schema")
     if schema is None:
         raise InputError(
-            "these results are of unlearn_jax 0.1: run it again in a new folder"
+            "these results are from unlearn_jax 0.1: run it again in a new folder"
         )
     if schema != SCHEMA:
         age = "newer" if isinstance(schema, int) and schema > SCHEMA else "older"
         remedy = "update unlearn_jax" if age == "newer" else "run it again"
         raise InputError(
-            f"results have schema {schema} of {age} code, this one reads"
+            f"results have schema {schema} of {age} code, but this version reads"
             f" {SCHEMA}: {remedy}"
         )
     return {key: value for key, value in data.items() if key != "schema"}
@@ -697,7 +707,7 @@ def from_plain(hint: object, data: object, name: str) -> object:
         ``Mapping[str, T]``, a union of classes, a literal, a plain class, or
         ``object``, which returns the data unchanged.
       data: JSON-able values.
-      name: of the data in an error's line.
+      name: name of the data in error messages.
 
     Raises:
       InputError: fields that are missing or unknown, or data of another type.
@@ -746,7 +756,7 @@ def _is_record(hint: type) -> bool:
 
 
 def _is_form(hint: type, data: object) -> bool:
-    """Return whether the data are the JSON form of a class."""
+    """Return whether data have the JSON form of a class."""
     if _is_record(hint):
         return isinstance(data, Mapping)
     if isinstance(data, bool):

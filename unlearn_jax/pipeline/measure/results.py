@@ -1,4 +1,4 @@
-"""Results of a run: its audit, its analyses, its costs and its circumstances."""
+"""Results of a run: audit, analyses, costs and provenance."""
 
 import dataclasses
 import datetime
@@ -48,11 +48,11 @@ LABELS = {
 }
 METHODS = {ORIGINAL: "nothing", RETRAINED: "retrain", RETRAINED_AGAIN: "retrain"}
 MAX_LEFT = 10.0
-"""FT AUC above retraining's with which adversarial examples have failed, in points."""
+"""Excess of FT AUC over retraining's above which adversarial sets failed, in points."""
 MAX_LOST = 5.0
-"""Test accuracy below the original's from which it has, in points."""
+"""Loss of test accuracy above which adversarial sets failed, in points."""
 _MAX_MEASURED = 1000
-"""Adversarial examples whose distances are compared with those between images."""
+"""Number of adversarial examples whose distances are compared with those of images."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of the adversarial examples' distances."""
 
@@ -67,23 +67,23 @@ def measure_run(
     preset: str = "",
     workdir: str = "",
 ) -> tuple[RunResult, dict[str, np.ndarray]]:
-    """Audit a run and put its results together.
+    """Audit a run and assemble its results.
 
     Args:
-      plan: of the run.
+      plan: plan of the run.
       unlearned: every row's unlearned models.
-      adversarial: the adversarial sets, by attack.
+      adversarial: adversarial sets, by name of the attack.
       stages: costs of the stages so far; the audit's is added.
-      tuning: the search of the hyperparameters, if any.
-      preset: name for the report; empty for a run from Python.
+      tuning: search of the hyperparameters, if any.
+      preset: name of the preset, for the report; empty for a run from Python.
       workdir: name of the working directory.
 
     Returns:
-      The results, and the arrays of the figures: those of
-      :class:`~unlearn_jax.pipeline.measure.rows.Measurements`, by row the
-      ``vulnerability/ROW`` of every training sample ``[1, N_train]``, and of every
-      sample of the run's own attack ``epsilon``, ``distance`` and ``status``,
-      ``[1, total]``.
+      The results, and the arrays of the figures. These are the arrays of
+      :class:`~unlearn_jax.pipeline.measure.rows.Measurements`, the fractions
+      ``vulnerability/ROW [1, N_train]``, and the outcomes ``epsilon``, ``distance``,
+      ``status`` and ``num_gradients``, ``[1, total]`` each, of the run's own attack on
+      all samples.
     """
     options = plan.audit
     with clock.stopwatch("audit") as watch:
@@ -191,8 +191,9 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
     """Return the pool of a run whose banks are trained.
 
     Args:
-      plan: of the run.
-      by_class: measure forgotten classes as such; False takes their samples one by one.
+      plan: plan of the run.
+      by_class: whether to measure forgotten classes as such; False measures their
+        samples one by one.
     """
     mapper = None
     # on CPUs NumPy sorts faster than XLA
@@ -211,7 +212,7 @@ def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:
 
 
 def _references(plan: Plan) -> ReferenceSignals | None:
-    """Return what the audit reads of the references."""
+    """Return the reference signals that the audit needs; None without references."""
     if not plan.num_references:
         return None
     signal = plan.references.signals(plan.audit.signal)
@@ -268,7 +269,7 @@ def _about(plan: Plan, row: RowResult, cost: records.RowCost | None) -> RowResul
 
 
 def _outcomes(parts: Stored) -> dict[str, np.ndarray]:
-    """Return an attack's outcomes but the images, for every sample, ``[total]``."""
+    """Return an attack's outcomes for all samples, ``[total]``, without the images."""
     outcomes = {}
     for name in ("epsilon", "distance", "status", "num_gradients"):
         rows = attack_rows(parts, name)
@@ -312,9 +313,9 @@ def summarize_attack(
 def _relative_distances(
     plan: Plan, parts: Stored, is_success: np.ndarray
 ) -> tuple[float | None, float | None]:
-    """Return the median L2 distance over the image's norm, and over its neighbor's.
+    """Return median L2 distances relative to images' norms and to nearest neighbors.
 
-    Of at most 1,000 successful samples, at even distances in their order.
+    At most 1,000 successful samples are used, evenly spaced in their order.
     """
     chosen = np.flatnonzero(is_success)
     if not chosen.size:
@@ -348,7 +349,7 @@ def _relative_distances(
         nearest = np.minimum(nearest, np.maximum(squares, 0).min(1))
     rows = []
     for scale in (norms, np.sqrt(nearest)):
-        # Copies of an image, and black ones, have no scale.
+        # An image with a copy has no distance to its neighbor, a black image no norm.
         is_known = (scale > 1e-6) & np.isfinite(scale)
         ratio = distance[is_known] / scale[is_known]
         rows.append(float(np.median(ratio)) if ratio.size else None)
@@ -358,10 +359,10 @@ def _relative_distances(
 def _lower_bound(
     plan: Plan, chosen: ResolvedAttack, is_success: np.ndarray
 ) -> float | None:
-    """Return the median certified distance of the successful samples, if one is known.
+    """Return the median certified distance of the successful samples, if known.
 
-    The product of bounds on the layers' norms holds for chains of affine maps, ReLU and
-    pooling.
+    The product of bounds on the layers' norms is a Lipschitz bound only for chains of
+    affine maps, ReLU and pooling.
     """
     # A user's own network has a digest in place of its configuration.
     model = plan.model_id[0] if isinstance(plan.model_id, list) else {}
@@ -426,7 +427,7 @@ def row_costs(
 
 
 def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
-    """Return the caveats of a run's numbers."""
+    """Return the caveats about a run's numbers."""
     options = plan.audit
     if plan.is_class:
         notes = [
@@ -497,14 +498,15 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
 def make_checks(
     pool: AuditPool, rows: Sequence[RowResult], *, is_exchangeable: bool
 ) -> list[Check]:
-    """Test whether the numbers can be trusted, on models whose answer is known.
+    """Test whether the numbers can be trusted, on models with known answers.
 
     Args:
-      pool: of the table.
-      rows: of the table; checks of original and retrained models need their rows.
-      is_exchangeable: test samples stand for the forget set, so that no attack
-        separates them on retrained models; not so for whole classes or hard samples,
-        where retrained models are the goal, not 50.
+      pool: pool of the table.
+      rows: rows of the table; checks of original and retrained models need their rows.
+      is_exchangeable: whether the forget set and the test samples have the same
+        distribution, so that no attack separates them on retrained models. For whole
+        classes and hard samples this is False: their goal is the retrained models'
+        value instead of 50.
     """
     metrics = {row.key: row.metrics for row in rows}
     original = metrics.get(ORIGINAL, {})
@@ -559,8 +561,8 @@ def make_checks(
 def _signature_checks(rows: Sequence[RowResult]) -> list[Check]:
     """Check rows with adversarial sets for the signatures of failed forgetting.
 
-    The papers' is an FT AUC above 60, where that of retrained models is 50. Controls
-    that train on something in the place of the set are left out.
+    In the papers the signature is an FT AUC above 60, where retrained models have 50.
+    Controls that train on other data in place of the set are left out.
     """
     by_key = {row.key: row.metrics for row in rows}
     original = by_key.get(ORIGINAL, {}).get("test_accuracy")
@@ -626,7 +628,7 @@ def _coin_and_power(
 def _mia_nn_check(pool: AuditPool, rows: Sequence[RowResult], key: str) -> Check:
     """Check that two retrained models score the same.
 
-    The yardstick is the standard deviation of the values about the mean of their own
+    The tolerance is the standard deviation of the values about the mean of their own
     forget set, pooled over sets and both rows.
     """
     title = next(one.label for one in pool.table.metrics if one.key == key)

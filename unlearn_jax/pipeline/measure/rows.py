@@ -38,11 +38,11 @@ KINDS: dict[str, RowKind] = {
     RETRAINED: "oracle",
     RETRAINED_AGAIN: "second_oracle",
 }
-"""Rows that are no unlearning method."""
+"""Kinds of the rows that are not unlearning methods."""
 BOUNDS = {"%": (0.0, 100.0), "points": (0.0, np.inf), "nats": (0.0, np.inf)}
 """Least and largest value of a metric, by its unit."""
 DECIMALS = 4
-"""Decimals of stored percentages, points and nats."""
+"""Number of decimals of stored percentages, points and nats."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,10 +51,10 @@ class Measurements:
 
     Attributes:
       metrics: columns that at least one row has, in the table's order.
-      rows: in the order given; rows that diverged have no metrics.
-      arrays: for figures: ``forget [R, N_train]`` and by row ``scores/ROW``,
-        ``ratio/ROW`` and ``margin/ROW``, ``[R, N]``; where classes are forgotten
-        ``margin/ROW`` and ``confusion/ROW``, ``[R, C]``.
+      rows: rows in the given order; rows that diverged have no metrics.
+      arrays: arrays for figures: ``forget [R, N_train]``, and by row ``scores/ROW``,
+        ``ratio/ROW`` and ``margin/ROW``, ``[R, N]`` each. Where classes are forgotten,
+        rows have ``margin/ROW [R, N]`` and ``confusion/ROW [R, C]`` instead.
     """
 
     metrics: tuple[Metric, ...]
@@ -70,13 +70,14 @@ def measure_rows(
     """Measure every row of a table.
 
     Args:
-      pool: of the table.
-      logits: by row, ``[N, C]`` of every run. The rows ``original``, ``retrained`` and
-        ``retrained_again`` are the references of the table; gaps need ``retrained``.
-      baselines: rows that some rows are compared with, by row.
+      pool: pool of the table.
+      logits: ``[N, C]`` logits of every run, by row. The rows ``original``,
+        ``retrained`` and ``retrained_again`` are the references of the table; gaps need
+        ``retrained``.
+      baselines: row that a row is compared with, by row; rows may have none.
 
     Returns:
-      The rows, labeled by their names.
+      The rows, with their names as labels.
     """
     measured: dict[str, dict[str, Measured]] = {}
     num_diverged = dict.fromkeys(logits, 0)
@@ -133,17 +134,17 @@ def measure_rows(
 def measure_row(
     pool: AuditPool, logits: Sequence[np.ndarray], against: int = 0
 ) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
-    """Measure all metrics of one row but the gaps, which need the oracle.
+    """Measure all metrics of one row except the gaps, which need the oracle.
 
     Args:
-      pool: of the table.
-      logits: ``[N, C]`` of every run.
-      against: where classes are forgotten, 0 compares with each run's first retrained
-        model, 1 with its second.
+      pool: pool of the table.
+      logits: ``[N, C]`` logits of every run.
+      against: 0 to compare with each run's first retrained model, 1 with its second;
+        ignored unless classes are forgotten.
 
     Returns:
-      Metrics by key, ``[R]`` each in the units of the table, and arrays for figures,
-      see :class:`Measurements`; none of either if a model has diverged.
+      Metrics ``[R]`` by key, in the units of the table, and arrays for figures (see
+      :class:`Measurements`). Both are empty if a model has diverged.
     """
     signals = pool.usable_signals(logits)
     if signals is None:
@@ -174,7 +175,8 @@ def _measure_samples(
     margin = margins(logits, pool.labels)
     ratio, scores = pool.rmia(signals)
     soft = pool.soft_rmia(logits)
-    # A quotient of ratios does not rise with the ratio: its scores rank samples.
+    # Where ratios are negative, scores by quotients do not increase with the ratio:
+    # the scores themselves have to rank the samples.
     is_product = config.comparison == "product"
     lira = pool.lira(margin)
 
@@ -186,8 +188,8 @@ def _measure_samples(
         statistics.mean("unlearn_accuracy", right, forget)
         statistics.mean("retain_accuracy", right, parts["retain"])
         statistics.mean("test_accuracy", right, test)
-        # RMIA's scores are a step function of the ratio: a low false positive rate
-        # needs the ratio, without the ties of the steps.
+        # RMIA's scores are a step function of the ratio. At a low false positive rate
+        # the ratio itself is needed, since the steps are ties.
         statistics.roc(
             audit.Ranking(ratio[run], parts, steps=scores[run])
             if is_product
@@ -223,12 +225,13 @@ def measure_gaps(
     """Measure the Avg Gaps of a row to the oracle's mean over runs.
 
     The replicates of a gap compare replicates of the row with replicates of the
-    oracle's mean, made of the same samples. The oracle's mean is an estimate too: the
-    influence of a run on the mean gap (delta method) has the oracle's distance from its
-    mean in it, with the sign of the row's. A mean of absolute values is never below
-    zero, so its noise is part of it: compare it with that of the second retrained
-    model. Where classes are forgotten, the runs of each forget set have a mean of their
-    own.
+    oracle's mean on the same samples. The oracle's mean is itself an estimate. So the
+    influence of a run on the mean gap (delta method) includes the oracle's deviation
+    from its mean, with the sign of the row's distance.
+
+    A mean of absolute values is never negative, so noise adds to it: compare it with
+    the gap of the second retrained models. Where classes are forgotten, the runs of
+    each forget set have their own mean.
     """
     num_runs = len(pool.forget)
     groups = [np.arange(num_runs)]
@@ -273,14 +276,15 @@ def measure_differences(
     """Measure the paired differences of every method, by row, metric and reference.
 
     Args:
-      pool: of the table.
-      measured: metrics by row, gaps included.
-      baselines: rows to compare some rows with, by row.
+      pool: pool of the table.
+      measured: metrics by row, including the gaps.
+      baselines: row that a row is compared with, by row; rows may have none.
 
     Returns:
-      Differences to the ``oracle``, to the ``floor``, to the ``best`` other method, the
-      one with the smallest Avg Gap, and to the ``baseline``; of the floor and the
-      original to the oracle. A reference that the table lacks is left out.
+      Differences of methods to the ``oracle``, to the ``floor``, to the ``best`` other
+      method (the one with the smallest Avg Gap) and to the ``baseline``. The floor and
+      the original have differences to the oracle only. References that the table lacks
+      are left out.
     """
     directions = {metric.key: metric.direction for metric in pool.table.metrics}
     methods = [name for name, one in measured.items() if name not in KINDS and one]
@@ -336,9 +340,10 @@ def estimate(pool: AuditPool, measured: Measured, unit: str = "") -> Estimate:
     """Return a metric's mean over runs, spread and interval, rounded.
 
     Args:
-      pool: of the table.
-      measured: the metric; without replicates it has no interval.
-      unit: a percentage lies between 0 and 100, points and nats above 0.
+      pool: pool of the table.
+      measured: metric; without replicates it has no interval.
+      unit: unit of the metric. Percentages lie between 0 and 100, points and nats are
+        not negative.
     """
     bounds = BOUNDS.get(unit)
     factors = pool.factors if measured.replicates is not None else None
@@ -355,13 +360,14 @@ def estimate(pool: AuditPool, measured: Measured, unit: str = "") -> Estimate:
 
 
 def rounded(summary: Estimate) -> Estimate:
-    """Return an estimate with the decimals that are stored."""
+    """Return an estimate rounded to the decimals that are stored."""
     mean, std, low, high = round_all(summary[:4])
     return summary._replace(mean=mean, std=std, low=low, high=high)
 
 
 def round_all(values: Iterable[SupportsFloat]) -> tuple[float, ...]:
-    """Return numbers with the decimals that are stored."""
+    """Return numbers rounded to the decimals that are stored."""
     numbers = [round(float(value), DECIMALS) for value in values]
-    # One NaN for all, as read back from JSON: equal records then compare equal.
+    # Always the same NaN object, as when read from JSON, so that equal records compare
+    # equal.
     return tuple(math.nan if math.isnan(number) else number for number in numbers)

@@ -1,4 +1,4 @@
-"""Analyses of a run alongside its table, a record each."""
+"""Analyses of a run in addition to its table, with a record for each."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -37,10 +37,10 @@ class RowAnalyses(NamedTuple):
     """Analyses of measured rows that need no model; None where they do not apply.
 
     Attributes:
-      vulnerability: where there are references.
-      confusion: where whole classes are forgotten.
-      klom: where it is asked for.
-      arrays: of the figures: ``vulnerability/ROW``, ``[1, N_train]``.
+      vulnerability: frequency with which samples are found; needs references.
+      confusion: predictions on forgotten classes; needs forget sets of whole classes.
+      klom: distances between ensembles, if requested.
+      arrays: arrays of the figures: ``vulnerability/ROW [1, N_train]``.
     """
 
     vulnerability: records.Vulnerability | None
@@ -55,9 +55,9 @@ def analyze_rows(
     """Analyze the rows of a table by their arrays.
 
     Args:
-      pool: of the table.
-      arrays: of :class:`~unlearn_jax.pipeline.measure.rows.Measurements`.
-      class_names: empty if the classes have none.
+      pool: pool of the table.
+      arrays: arrays of :class:`~unlearn_jax.pipeline.measure.rows.Measurements`.
+      class_names: names of the classes; empty if they have none.
     """
     exposed = classes = distances = None
     figures = {}
@@ -75,7 +75,7 @@ def analyze_rows(
 
 
 def _by_row(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-    """Return the arrays of one kind by row."""
+    """Return the arrays of one kind, by row."""
     return {
         name.partition("/")[2]: array
         for name, array in arrays.items()
@@ -86,15 +86,17 @@ def _by_row(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray
 def vulnerability(
     pool: AuditPool, ratios: Mapping[str, np.ndarray]
 ) -> tuple[records.Vulnerability, dict[str, np.ndarray]]:
-    """Measure how often each forgotten sample is found, over the runs that forgot it.
+    """Measure the fraction of runs in which each forgotten sample is found.
+
+    Only the runs that forgot the sample count.
 
     Args:
-      pool: of the table.
-      ratios: RMIA's ratios ``[R, N]`` by row. (Its scores are a step function of them,
-        and tie at the threshold.)
+      pool: pool of the table.
+      ratios: RMIA's ratios ``[R, N]`` by row. (RMIA's scores do not serve: they are a
+        step function of the ratios, with ties at the threshold.)
 
     Returns:
-      The record, and by row the fraction of every training sample ``[1, N_train]``.
+      The record, and the fractions ``[1, N_train]`` of all training samples by row.
     """
     rows = {}
     fractions = {}
@@ -142,9 +144,9 @@ def confusion(
     """Average the predictions on the forgotten classes' test samples, by forget set.
 
     Args:
-      pool: of the table.
-      fractions: ``[R, C]`` by row.
-      class_names: empty if the classes have none.
+      pool: pool of the table.
+      fractions: ``[R, C]`` fractions of the samples assigned to each class, by row.
+      class_names: names of the classes; empty if they have none.
     """
 
     def named(label: int) -> str:
@@ -178,12 +180,12 @@ def klom(
 ) -> records.Klom:
     """Measure every row's KLoM against the ensemble of retrained models.
 
-    That of the second retrained ensemble is the floor.
+    The KLoM of the second retrained ensemble is the floor.
 
     Args:
-      pool: of the table, with one forget set.
-      margins: ``[R, N]`` by row.
-      oracle: ``[R, N]`` of the retrained models.
+      pool: pool of a table with one forget set.
+      margins: ``[R, N]`` logit margins by row.
+      oracle: ``[R, N]`` logit margins of the retrained models.
     """
     forget = pool.forget[0]
     parts = {
@@ -211,15 +213,16 @@ def request_scores(
 ) -> records.Requests:
     """Measure the published score after every request of a sequence.
 
-    The score is the AUC of D_R against D_F minus the AUC of D_F against test, where D_F
-    is the request just made and D_R the samples that no request has named so far. For
-    the retrained models, which were trained on none of the requests, D_R is what is
-    left after the last.
+    The score is the AUC of D_R against D_F minus the AUC of D_F against test samples.
+    D_F is the latest request, and D_R consists of the training samples outside of all
+    requests so far. The retrained models were not trained on any request, so their D_R
+    excludes all requests from the start.
 
     Args:
-      plan: of the run.
-      pool: of single samples, even where whole classes are forgotten.
-      unlearned: every row's models.
+      plan: plan of the run.
+      pool: pool that measures samples one by one, even where whole classes are
+        forgotten.
+      unlearned: unlearned models by row.
     """
     test = ~pool.train
     requests = plan.requests[plan.runs[:, 1]]
@@ -263,9 +266,9 @@ def _score_request(
     """Measure both AUCs in percent, and their difference.
 
     Args:
-      pool: of the run.
-      logits: ``[N, C]`` of every run after the request.
-      request: ``[R, N]`` bool, its samples.
+      pool: pool of the run.
+      logits: ``[N, C]`` logits of every run after the request.
+      request: ``[R, N]`` bool, samples of the request.
       removed: ``[R, N]`` bool, samples that do not count as retained.
     """
     _, scores = pool.rmia(pool.signals(logits))
@@ -292,11 +295,11 @@ def _score_request(
 
 
 def norms(plan: Plan, unlearned: Mapping[str, Stored]) -> records.Norms:
-    """Compute the spectral norm of every layer, by Lanczos, for the models of each row.
+    """Compute the spectral norm of every layer by Lanczos, for the models of each row.
 
     Args:
-      plan: of the run.
-      unlearned: every row's models.
+      plan: plan of the run.
+      unlearned: unlearned models by row.
     """
     originals = plan.originals.variables()
     oracles = plan.oracles.variables()
@@ -344,14 +347,15 @@ def theory(
     unlearned: Mapping[str, Stored],
     adversarial: Mapping[str | None, Stored],
 ) -> records.Theory:
-    """Compute the terms of Theorem 4.1 of every row with adversarial examples.
+    """Compute the terms of AMUN's Theorem 4.1, for rows with adversarial examples.
 
-    Each is a mean over the samples of a run.
+    Each term is a mean over the samples of a run. Rows whose adversarial sets are
+    recomputed at every request are left out.
 
     Args:
-      plan: of the run.
-      unlearned: every row's models.
-      adversarial: the adversarial sets, by attack.
+      plan: plan of the run.
+      unlearned: unlearned models by row.
+      adversarial: adversarial sets, by name of the attack.
     """
     originals = plan.originals.variables()
     oracles = plan.oracles.variables()
@@ -383,7 +387,7 @@ def theory(
                 order += batch
         rows[name] = {}
         for key in bounds[0]:
-            # Pieces hold the runs in another order where forget sets differ in size.
+            # Runs are batched by the size of their forget sets: restore their order.
             values = np.concatenate([np.asarray(part[key]) for part in bounds])
             values = values[np.argsort(order)]
             rows[name][key] = records.Term(

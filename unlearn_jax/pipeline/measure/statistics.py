@@ -1,4 +1,4 @@
-"""Metrics of runs under the bootstrap's weights: one pass over the weights for all."""
+"""Metrics of runs under bootstrap weights, all in one pass over the weights."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +12,20 @@ from unlearn_jax.pipeline.store.folders import num_cores
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _SAMPLES = 1 << 22
-"""Samples of several runs whose sorted copies are in memory at a time."""
+"""Number of samples, summed over runs, whose sorted copies are in memory at a time."""
 
 
 class Measured(NamedTuple):
     """Metric before its interval.
 
     Attributes:
-      value: on the data as they are, ``[R]``.
-      replicates: under the bootstrap's sample weights, ``[B, R]``; None for a metric
-        without an interval.
-      num_samples: different samples behind it over all runs, the smaller side of an
-        AUC; None if there is no such number.
-      influences: ``[R]`` stand for the values in the variance over runs; None for the
-        values themselves.
+      value: ``[R]`` values on the original data.
+      replicates: ``[B, R]`` values under the bootstrap's sample weights; None for a
+        metric without an interval.
+      num_samples: number of different samples behind the metric over all runs, for an
+        AUC that of the smaller side; None if not known.
+      influences: ``[R]`` numbers that replace the values in the variance over runs;
+        None for the values themselves.
     """
 
     value: np.ndarray
@@ -38,8 +38,9 @@ def subtract(one: Measured, other: Measured) -> Measured:
     """Return the paired difference of two metrics of the same runs and replicates.
 
     Args:
-      one: of a row.
-      other: of another row; where it has fewer replicates, the first ones are taken.
+      one: metric of a row.
+      other: metric of another row. If one of them has fewer replicates, only as many
+        replicates of the other are used, the first ones.
     """
     replicates = None
     if one.replicates is not None and other.replicates is not None:
@@ -62,8 +63,8 @@ class Statistics:
     """Metrics of one run, as functions of the samples' weights.
 
     Attributes:
-      values: the metrics on the data as they are, by key.
-      sides: masks ``[N]`` of the samples that each metric compares or averages.
+      values: metrics on the original data, by key.
+      sides: masks ``[N]`` of the samples that each metric compares or averages, by key.
     """
 
     def __init__(self) -> None:
@@ -88,10 +89,10 @@ class Statistics:
         """Add the mean of masked values.
 
         Args:
-          key: of the metric.
-          values: ``[N]``; booleans are the fastest.
-          mask: ``[N]`` bool.
-          value: on the data as they are; the mean of the masked values if None.
+          key: key of the metric.
+          values: ``[N]`` values to average; booleans are the fastest.
+          mask: ``[N]`` bool, the samples to average over.
+          value: metric on the original data; the mean of the masked values if None.
         """
         self.values[key] = values[mask].mean() if value is None else value
         self.sides[key] = (mask,)
@@ -109,13 +110,13 @@ class Statistics:
         *,
         max_fpr: float = 0.0,
     ) -> None:
-        """Add numbers of the ROC curves of one ranking.
+        """Add AUCs and true positive rates of one ranking.
 
         Args:
-          ranking: of the run's samples.
-          aucs: by key, the positive and the negative part.
-          tprs: the same, at a false positive rate of at most ``max_fpr``.
-          max_fpr: in [0, 1].
+          ranking: ranking of the run's samples.
+          aucs: positive and negative part of each AUC, by key.
+          tprs: positive and negative part of each true positive rate, by key.
+          max_fpr: largest false positive rate for the true positive rates, in [0, 1].
         """
         for key, sides in aucs.items():
             self._curves.append((ranking, key, sides, None))
@@ -132,10 +133,10 @@ class Statistics:
             self.values[key] = drawn[key][0]
 
     def weighted(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the metrics under a block of weights, ``[B]`` by key.
+        """Return the metrics ``[B]`` under a block of weights, by key.
 
         Args:
-          weights: ``[B, N]``.
+          weights: ``[B, N]`` sample weights.
         """
         replicates = self._roc(weights)
         for key, values, mask in self._means:
@@ -160,9 +161,10 @@ class Statistics:
         return replicates
 
     def _sums(self, weights: np.ndarray) -> np.ndarray:
-        """Return the weight of every column's samples, ``[B, columns]``, exact.
+        """Return the exact weight of every column's samples, ``[B, columns]``.
 
-        Samples that are in the same columns make a cell: each sample is read once.
+        Samples that belong to the same columns form a cell, so that each sample is read
+        only once.
         """
         if self._cells is None:
             code = np.zeros(self._columns[0].shape, np.int64)
@@ -178,7 +180,7 @@ class Statistics:
         return np.add.reduceat(ordered, starts, axis=1, dtype=np.int64) @ contains
 
     def _column(self, mask: np.ndarray) -> int:
-        """Return the position of a mask among the columns, added if it is new."""
+        """Return the position of a mask among the columns; a new mask is added."""
         for position, column in enumerate(self._columns):
             if np.array_equal(column, mask):
                 return position
@@ -191,17 +193,19 @@ def resample(
     statistics_of: Callable[[int], Statistics],
     weights: audit.SampleWeights,
 ) -> dict[str, Measured]:
-    """Measure some runs on the data as they are and under all weights.
+    """Measure several runs on the original data and under all weights.
 
-    Cores divide runs, then blocks of weights; as many runs as fit are taken at a time.
+    Threads divide the runs, then the blocks of weights. As many runs as fit in memory
+    are measured at a time.
 
     Args:
-      runs: their numbers.
-      statistics_of: of a run; all have the same metrics.
-      weights: of the samples.
+      runs: numbers of the runs.
+      statistics_of: function from the number of a run to its statistics; all runs have
+        the same metrics.
+      weights: bootstrap weights of the samples.
 
     Returns:
-      By key ``[R]`` values and ``[B, R]`` replicates, in the order of ``runs``.
+      Values ``[R]`` and replicates ``[B, R]`` by key, in the order of ``runs``.
     """
     num_replicates, num_samples = weights.shape
     size = max(num_cores(), _SAMPLES // num_samples)
@@ -243,12 +247,12 @@ def resample(
 def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     """Return the results of independent calls in the order of the items.
 
-    NumPy and the SVCs of scikit-learn leave the interpreter to other threads; the
-    results do not depend on how many there are.
+    Threads run in parallel, since NumPy and scikit-learn's SVCs release the
+    interpreter's lock. Results do not depend on the number of threads.
 
     Args:
-      function: of an item.
-      items: to call it for.
+      function: function of an item.
+      items: arguments of the calls.
     """
     with ThreadPoolExecutor(num_cores()) as threads:
         return list(threads.map(function, items))

@@ -1,11 +1,11 @@
 """Distances of the targets of class unlearning from retrained models, before training.
 
-A method that learns a target on D_F can be no better than the target. Every similarity
-is tried at several strengths, and spoiled in several ways. Strength 0 is the floor;
-the best that a similarity of classes can reach is shown by tilts read off a second
-retrained model: its confusion, and the ratio of its mean predictions to the original's.
-A tilt fitted to the retrained models of the other forget sets uses no retrained model
-of the class that it is measured on.
+A method that learns a target on D_F cannot be better than the target. Every similarity
+is tried at several strengths, and some are corrupted in several ways. Strength 0 is the
+baseline. The best result that a similarity of classes can reach is shown by two tilts
+from a second retrained model: its confusion, and the ratio of its mean predictions to
+the original's. A tilt fitted to the retrained models of the other forget sets does not
+use a retrained model of the class that it is measured on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -61,9 +61,9 @@ SIMILARITIES: dict[str, Callable[..., Array]] = {
         _weights, num_components=3, temperature=0.1
     ),
 }
-"""Similarities tried, and the spoiled ones, by name.
+"""Similarities tried, including corrupted ones, by name.
 
-A new one stands last: the position decides its random numbers.
+Add new ones at the end, because the position of a similarity sets its random numbers.
 """
 
 
@@ -71,7 +71,7 @@ def target_distances(plan: Plan) -> Targets:
     """Measure KL(retrained || target) on D_F for every target, and for whole models.
 
     Args:
-      plan: of a run that forgets classes, its banks trained.
+      plan: plan of a run that forgets classes, with trained banks.
     """
     originals = plan.originals.variables()
     oracles = plan.oracles.logits()
@@ -109,7 +109,7 @@ def target_distances(plan: Plan) -> Targets:
         fitted = _fitted_distances(samples, plan.runs[:, 1])
         names.insert(5, "fitted to the other forget sets")
         coefficients = round_all(np.asarray(_fit(list(samples.values()))))
-    # the runs of the parts stand by the sizes of their forget sets
+    # parts have the runs in the order of the sizes of their forget sets
     order = np.argsort(sizes, kind="stable")
     by_name = {}
     for name in names:
@@ -128,13 +128,13 @@ def target_distances(plan: Plan) -> Targets:
 def _summary(
     name: str, values: np.ndarray, untilted: np.ndarray, runs: np.ndarray
 ) -> TargetDistance:
-    """Return a target's distances over runs, and what they are less those of no tilt.
+    """Return a target's distances, and their differences to the untilted target's.
 
     Args:
-      name: of the target.
-      values: ``[R, betas]``.
-      untilted: ``[R, 1]``.
-      runs: ``[R, 2]`` original and forget set, whose levels are random.
+      name: name of the target.
+      values: ``[R, betas]`` distances of the target.
+      untilted: ``[R, 1]`` distances of the target without a tilt.
+      runs: ``[R, 2]`` original and forget set, the random factors of the intervals.
     """
     differences = values - untilted
     less = []
@@ -164,9 +164,9 @@ class _Samples(NamedTuple):
 
     Attributes:
       truth: ``[F, C]`` logits of the retrained model.
-      logits: ``[F, C]`` of the original.
-      excluded: ``[F, C]`` bool.
-      descriptors: ``[F, C, K]`` of the samples' classes.
+      logits: ``[F, C]`` logits of the original.
+      excluded: ``[F, C]`` bool, classes that a target may not predict.
+      descriptors: ``[F, C, K]`` descriptors of pairs of the sample's class and another.
     """
 
     truth: Array
@@ -176,17 +176,17 @@ class _Samples(NamedTuple):
 
 
 def _fit(samples: Sequence[_Samples]) -> Array:
-    """Return the coefficients of the tilt that is best for some runs together."""
+    """Return the coefficients of the tilt that is best for several runs together."""
     joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *samples)
     truth = jax.nn.softmax(joined.truth)
     return fit_tilt(truth, joined.logits, joined.excluded, joined.descriptors)
 
 
 def _fitted_distances(samples: Mapping[int, _Samples], sets: np.ndarray) -> np.ndarray:
-    """Return each run's distance of the tilt fitted to the runs of other forget sets.
+    """Return each run's distance for the tilt fitted to runs of other forget sets.
 
     Args:
-      samples: by run.
+      samples: forget samples by run.
       sets: ``[R]`` forget set of each run.
     """
     coefficients = {}
@@ -203,12 +203,12 @@ def _fitted_distances(samples: Mapping[int, _Samples], sets: np.ndarray) -> np.n
 
 
 def _distance(truth: Array, target: Array) -> Array:
-    """Return the mean KL of targets ``[F, C]`` from retrained logits."""
+    """Return the mean KL from retrained logits to targets, ``[F, C]`` each."""
     return jnp.mean(kl_from_logits(truth, jnp.log(jnp.maximum(target, FLOOR))))
 
 
 def _names() -> list[str]:
-    """Return the rows' names in the order of the table."""
+    """Return the names of the rows in the order of the table."""
     names = [
         "second retrained model",
         "original model",
@@ -230,7 +230,7 @@ def _distances(
     item: tuple[Array, Variables, Array, Array, Array],
     train: Dataset,
 ) -> tuple[dict[str, Array], _Samples]:
-    """Return one run's distances, a scalar or one for each beta, and its samples."""
+    """Return one run's distances, a scalar or ``[betas]`` each, and its samples."""
     key, variables, forget, first, second = item
     problem = Problem(plan.model, variables, train, forget, size)
     rows = jnp.nonzero(forget, size=size)[0]
@@ -270,7 +270,7 @@ def _distances(
 
 
 def _log_mean(probs: Array, labels: Array) -> Array:
-    """Return the logarithms ``[C, C]`` of the mean prediction for each class."""
+    """Return the logarithm of the mean prediction for each class, ``[C, C]``."""
     one_hot = jax.nn.one_hot(labels, probs.shape[-1])
     counts = jnp.maximum(one_hot.sum(0), 1)[:, None]
     return jnp.log(jnp.maximum(one_hot.T @ probs / counts, FLOOR))

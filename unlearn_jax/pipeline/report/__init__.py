@@ -1,1 +1,1 @@
-"""Pages, tables and figures of what was measured."""
+"""Pages, tables and figures of measured results."""

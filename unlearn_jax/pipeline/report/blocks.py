@@ -69,7 +69,7 @@ class Text:
     """Paragraphs.
 
     Attributes:
-      text: paragraphs are separated by an empty line.
+      text: paragraphs, separated by empty lines.
       title: heading.
       kind: ``note`` is smaller, ``warning`` is marked, ``code`` keeps its line breaks.
     """
@@ -86,12 +86,13 @@ class Table:
     Attributes:
       title: heading.
       columns: names, or :class:`Column` for a unit, help or digits.
-      rows: a cell per column each.
-      caption: explanation, above the table.
+      rows: rows with a cell for each column.
+      caption: explanation above the table.
       kinds: empty, or the kind of each row; ``oracle`` is highlighted.
 
     Raises:
-      ValueError: a row of another length, or kinds for some rows only.
+      ValueError: a row of another length, or a number of kinds that is not that of the
+        rows.
     """
 
     title: str
@@ -112,7 +113,7 @@ class Table:
 
     @property
     def heads(self) -> list[Column]:
-        """Columns, each a :class:`Column`."""
+        """Columns, all as :class:`Column`."""
         return [
             Column(column) if isinstance(column, str) else column
             for column in self.columns
@@ -120,7 +121,7 @@ class Table:
 
     @property
     def body(self) -> list[tuple[str, list[Cell]]]:
-        """Rows as pairs of their kind and their cells."""
+        """Rows as pairs of kind and cells."""
         kinds = self.kinds or [""] * len(self.rows)
         pairs = []
         for kind, row in zip(kinds, self.rows, strict=True):
@@ -135,10 +136,10 @@ class Figure:
 
     Attributes:
       title: heading.
-      figure: drawn without pyplot; ink in
-        :data:`unlearn_jax.figures.style.INK` follows the page's colors.
-      alt: description with its numbers, for readers who cannot see it.
-      caption: explanation, above the drawing.
+      figure: Matplotlib figure, drawn without pyplot. Ink of the color
+        :data:`unlearn_jax.figures.style.INK` follows the page's color scheme.
+      alt: description with the numbers, for readers who cannot see the drawing.
+      caption: explanation above the drawing.
     """
 
     title: str
@@ -153,9 +154,9 @@ class Section:
 
     Attributes:
       title: heading; empty for none.
-      blocks: in order.
-      folded: hidden until the reader opens it.
-      is_row: place the blocks next to each other in a wide window.
+      blocks: blocks in order.
+      folded: whether the section is hidden until the reader opens it.
+      is_row: whether a wide window shows the blocks next to each other.
     """
 
     title: str
@@ -174,7 +175,7 @@ class Page:
 
     Attributes:
       summary: a few plain sentences, generated from the numbers.
-      blocks: in order.
+      blocks: blocks in order.
       title: heading.
       about: one line under the heading: data, size, date.
     """
@@ -200,9 +201,9 @@ def format_cell(value: Value, digits: int | None = None) -> tuple[str, str]:
     """Return a value as text, and its interval.
 
     Args:
-      value: of a cell; None and numbers that are not finite print as a dash.
-      digits: decimals; None shows three significant digits of a float, and of an
-        estimate two decimals or, below 1, three significant digits of its largest
+      value: value of a cell; None and numbers that are not finite print as a dash.
+      digits: decimals. None shows three significant digits of a float. For an estimate,
+        it shows two decimals or, below 1, three significant digits of the largest
         number.
 
     >>> format_cell(3), format_cell(None), format_cell(0.00012345), format_cell("yes")
@@ -232,7 +233,7 @@ def format_cell(value: Value, digits: int | None = None) -> tuple[str, str]:
 
 
 def _format_estimate(estimate: Estimate, digits: int | None) -> tuple[str, str]:
-    """Return mean and standard deviation as text, and the interval, in equal digits."""
+    """Return mean and standard deviation, and the interval, as text in equal digits."""
     ends = (estimate.mean, estimate.low, estimate.high)
     largest = max((abs(number) for number in ends if is_known(number)), default=0.0)
     if digits is None:
@@ -271,7 +272,7 @@ def has_interval(estimate: Estimate | None) -> TypeGuard[Estimate]:
 def render_html(page: Page) -> str:
     """Return the page as one self-contained HTML file without scripts.
 
-    Drawings are inline SVG that follows the light or dark color scheme.
+    Drawings are inline SVG that follow the light or dark color scheme.
     """
     from unlearn_jax.figures.style import to_svg
 
@@ -305,12 +306,12 @@ def _is_instance(kind: type, block: Block) -> bool:
 
 
 def render_markdown(block: Page | Block) -> str:
-    """Return a page or a block in Markdown; a figure gives its description."""
+    """Return a page or a block in Markdown; a figure becomes its description."""
     return "\n".join(_markdown(block, level=1))
 
 
 def _markdown(block: Page | Block, level: int) -> list[str]:
-    """Return the lines of a block, the last of them empty."""
+    """Return the lines of a block, followed by an empty line."""
     if isinstance(block, Page):
         lines = [f"# {escape_markdown(block.title)}", ""] if block.title else []
         lines += [escape_markdown(block.summary), ""]
@@ -341,7 +342,7 @@ def _markdown(block: Page | Block, level: int) -> list[str]:
 
 
 def _markdown_table(table: Table) -> str:
-    """Return a table in Markdown, intervals and notes on the lines of their numbers."""
+    """Return a table in Markdown, with intervals and notes next to their numbers."""
     rows = []
     for kind, cells in table.body:
         texts = []
@@ -360,7 +361,7 @@ def _markdown_table(table: Table) -> str:
 def _tabulate(
     rows: Sequence[Any], heads: Sequence[str], columns: Sequence[Column], style: str
 ) -> str:
-    """Return a table of text: labels and words to the left, numbers to the right."""
+    """Return a table of text, with words aligned left and numbers aligned right."""
     align = ["right"] * len(columns)
     for i, column in enumerate(columns):
         if i == 0 or column.is_text:
@@ -375,7 +376,7 @@ def render_terminal(block: Page | Block, width: int = 160) -> str:
     """Return a page or a block for a terminal.
 
     Args:
-      block: figures and folded sections are left out.
+      block: page or block; figures and folded sections are left out.
       width: columns of the terminal; a wider table is split into pieces.
     """
     if isinstance(block, Page):
@@ -414,7 +415,7 @@ def _terminal_table(table: Table, width: int) -> str:
 
 
 def _terminal_blocks(blocks: Sequence[Block], width: int) -> str:
-    """Return blocks with an empty line between them, but none between checks."""
+    """Return blocks separated by empty lines, except between checks."""
     text = ""
     for block in blocks:
         rendered = render_terminal(block, width)
@@ -424,7 +425,7 @@ def _terminal_blocks(blocks: Sequence[Block], width: int) -> str:
 
 
 def _terminal_piece(table: Table, start: int, stop: int, label_width: int) -> str:
-    """Return the labels and some columns; intervals and notes are below the numbers."""
+    """Return the labels and some columns, intervals and notes below the numbers."""
     chosen = [0, *range(start, min(stop, len(table.columns)))]
     columns = [table.heads[i] for i in chosen]
     heads = []

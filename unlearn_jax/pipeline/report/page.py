@@ -42,12 +42,12 @@ def write_experiment(
 
     Args:
       title: heading of the page.
-      name: of the experiment.
-      config: its configuration.
-      page: its findings.
-      costs: of the artifacts.
-      folder: to write to.
-      events: TensorBoard events to add the numbers of the tables to.
+      name: name of the experiment.
+      config: configuration of the experiment.
+      page: page with the findings.
+      costs: costs of the artifacts.
+      folder: folder to write to.
+      events: TensorBoard events that the numbers of the tables are added to.
 
     Returns:
       The content of ``results.json``.
@@ -91,7 +91,7 @@ def _experiment_result(
         versions["devices"] = with_convolutions(
             versions["devices"], plain_model(network)
         )
-    # a study's checks may pass NumPy's booleans, which JSON does not take
+    # checks may have NumPy's booleans, which JSON cannot encode
     checks = [
         dataclasses.replace(check, passed=bool(check.passed))
         for check in page.find(Check)
@@ -111,7 +111,7 @@ def _experiment_result(
 
 
 def _with_provenance(page: Page, result: ExperimentResult) -> Page:
-    """Return the page with a heading, and with costs and versions at its end."""
+    """Return the page with a heading at the top, and costs and versions at the end."""
     facts = {"configuration hash": result.config_digest, **result.versions}
     provenance = [
         cost_table("Artifact", result.stages),
@@ -124,11 +124,11 @@ def _with_provenance(page: Page, result: ExperimentResult) -> Page:
 
 
 def cost_table(name: str, costs: Sequence[Cost]) -> Table:
-    """Return time and memory of every stage or artifact.
+    """Return the table of time and memory of every stage or artifact.
 
     Args:
       name: heading of the first column.
-      costs: of the stages or artifacts, in order.
+      costs: costs of the stages or artifacts, in order.
     """
     columns = [
         name,
@@ -167,7 +167,7 @@ def provenance_blocks(config: object, facts: Mapping[str, object]) -> list[Block
 
 
 def page_of(result: ExperimentResult) -> Page:
-    """Return the page of an experiment's stored results: tables and checks."""
+    """Return a page with the tables and checks of an experiment's stored results."""
     tables = [
         Table(table.title, table.columns, table.rows, table.caption)
         for table in result.tables
@@ -176,7 +176,7 @@ def page_of(result: ExperimentResult) -> Page:
 
 
 def _table_record(table: Table) -> TableResult:
-    """Return a table as it is stored, NumPy's numbers as Python's."""
+    """Return the record of a table, with Python's numbers in place of NumPy's."""
     rows = []
     for _, cells in table.body:
         values = [cell.value for cell in cells]
@@ -190,7 +190,7 @@ def _table_record(table: Table) -> TableResult:
 
 
 def _numbers(tables: Sequence[Table]) -> dict[str, float]:
-    """Return the numbers and the means of estimates, by ``TABLE/ROW/COLUMN``."""
+    """Return numbers, and means of estimates, by ``TABLE/ROW/COLUMN``."""
     numbers = {}
     for table in tables:
         heads = [column.name for column in table.heads]

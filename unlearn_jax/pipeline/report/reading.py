@@ -36,17 +36,17 @@ _OUTCOMES = {
     "different": "measurably different from it",
     "undecided": "undecided",
 }
-"""Openings of the lists of methods; ``different`` is of runs that forget classes."""
+"""Openings of the lists of methods; ``different`` is for runs that forget classes."""
 
 
 def reading(runs: Mapping[str, RunResult]) -> tuple[str, ...]:
     """Return the findings of a run, or of the variants of a study.
 
     Args:
-      runs: by title of the variant; a single run may have any title.
+      runs: results by title of the variant; a single run may have any title.
 
     Returns:
-      Of a run at most five sentences; of a study a paragraph for each variant, which
+      At most five sentences for a run; for a study, a paragraph for each variant, which
       opens with its title.
     """
     if len(runs) == 1:
@@ -69,7 +69,7 @@ def _sentences(run: RunResult) -> list[str]:
 
 
 def _original_sentence(run: RunResult) -> str:
-    """Return a sentence on the attack on the original, compared with retraining."""
+    """Return a sentence that compares the attack on the original with retraining."""
     original = run.row_of_kind("original")
     oracle = run.row_of_kind("oracle")
     if original is None or oracle is None:
@@ -124,7 +124,7 @@ def _verdicts_sentence(run: RunResult) -> str:
 
 
 def _order(row: RowResult, verdict: Verdict) -> tuple[bool, float]:
-    """Return a sort key: those that differ come last, the farthest of them first."""
+    """Return a sort key: methods that differ come last, the most different first."""
     distance = abs(deciding_difference(row).mean)
     if verdict.state == "different":
         return True, -distance
@@ -132,7 +132,7 @@ def _order(row: RowResult, verdict: Verdict) -> tuple[bool, float]:
 
 
 def _gap_sentence(run: RunResult) -> str:
-    """Return the smallest Avg Gap and its difference to fine-tuning or the next."""
+    """Return the smallest Avg Gap, compared with fine-tuning or the next method."""
     methods = methods_by_gap(run)
     if not methods:
         return ""
@@ -171,7 +171,7 @@ def _gap_sentence(run: RunResult) -> str:
 
 
 def _baselines_sentence(run: RunResult) -> str:
-    """Return the rows whose Avg Gap is not that of their baseline."""
+    """Return a sentence on the Avg Gaps of rows, compared with their baselines."""
     phrases: dict[str, list[str]] = {"smaller": [], "larger": [], "undecided": []}
     for row in run.rows:
         difference = find_difference(row, "avg_gap", "baseline")
@@ -191,7 +191,7 @@ def _baselines_sentence(run: RunResult) -> str:
 
 
 def _analysis_sentence(run: RunResult) -> str:
-    """Return KLoM, scores after requests, or the nearest target; else the costs."""
+    """Return a sentence on KLoM, requests or targets; on costs if there are none."""
     if run.klom is not None:
         return _klom_sentence(run, run.klom)
     if run.requests is not None:
@@ -225,7 +225,7 @@ def _requests_sentence(run: RunResult, requests: Requests) -> str:
 
 
 def _targets_sentence(targets: Targets) -> str:
-    """Return the nearest target; empty without the targets that it is compared with."""
+    """Return a sentence on the nearest target; empty if there is nothing to compare."""
     distances = {}
     for target in targets.rows:
         if "retrained" not in target.name and target.name != "original model":
@@ -275,7 +275,7 @@ def _cost_sentence(run: RunResult) -> str:
 
 
 def _quoted_labels(run: RunResult) -> dict[str, str]:
-    """Return the labels of all rows by key, in quotes if they have a comma."""
+    """Return the labels of all rows by key; those with a comma are in quotes."""
     return {row.key: quote_name(row.label) for row in run.rows}
 
 

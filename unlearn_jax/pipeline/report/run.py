@@ -1,7 +1,7 @@
 """Page of a run.
 
-The first screen answers whether the methods have forgotten: a verdict in words, a small
-table of the references and the methods, one figure. Details follow.
+The first screen answers whether the methods have forgotten, with a verdict in words, a
+small table of the references and the methods, and one figure. Details follow.
 """
 
 import os
@@ -60,7 +60,7 @@ from unlearn_jax.pipeline.report.verdict import (
 from unlearn_jax.pipeline.store.folders import write_text
 
 MAX_METHODS = 8
-"""Number of methods on the first screen, those with the smallest Avg Gaps."""
+"""Largest number of methods on the first screen: those with the smallest Avg Gaps."""
 _READING = (
     "Unlearning means: behave like a model that was trained without the forget samples."
     " So the goal is the retrained row, not the best accuracy and not the lowest score."
@@ -76,9 +76,10 @@ def write_report(
     """Write the page as one self-contained HTML file, in one step.
 
     Args:
-      result: of a run.
-      arrays: of the same run; a figure whose arrays are missing is a note.
-      path: of the file; its folder is created, an older report is replaced.
+      result: results of a run.
+      arrays: arrays of the same run. Where a figure's arrays are missing, a note takes
+        its place.
+      path: path of the file; its folder is created, and an older report is replaced.
     """
     write_text(pathlib.Path(path), render_html(run_page(result, arrays)))
 
@@ -87,8 +88,8 @@ def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
     """Return the page of a run.
 
     Args:
-      result: of a run.
-      arrays: of the same run.
+      result: results of a run.
+      arrays: arrays of the same run.
     """
     data = result.data
     design = result.design
@@ -154,7 +155,7 @@ def _first_screen(result: RunResult) -> Section:
 
 
 def _main_table(result: RunResult) -> Table:
-    """Return all metrics of all rows; ≈ marks those that are like the oracle's."""
+    """Return all metrics of all rows; ≈ marks metrics that are like the oracle's."""
     rows = []
     for row in result.rows:
         cells = [
@@ -255,11 +256,11 @@ def _meanings(result: RunResult) -> Section:
 
 
 def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
-    """Return the figures of a run that forgets samples, or of one that forgets classes.
+    """Return the figures of a run that forgets samples or classes.
 
     Args:
-      result: of a run.
-      arrays: of the same run.
+      result: results of a run.
+      arrays: arrays of the same run.
     """
     if result.confusion is not None:
         return _class_figures(result, result.confusion, arrays)
@@ -400,9 +401,9 @@ def _describe(
     """Return the numbers of a forest plot in words.
 
     Args:
-      result: of a run.
-      keys: of the metrics in the plot.
-      rows: in the plot; all if None.
+      result: results of a run.
+      keys: keys of the metrics in the plot.
+      rows: rows in the plot; all if None.
     """
     sentences = []
     for metric in result.metrics:
@@ -420,7 +421,7 @@ def _describe(
 
 
 def _run_sections(result: RunResult) -> list[Section]:
-    """Return the values of every run, a folded table per row."""
+    """Return the values of every run, in a folded table for each row."""
     names = [
         f"original {run.original}, forget set {run.forget_set}, repeat {run.repeat}"
         for run in result.runs
@@ -434,7 +435,7 @@ def _run_sections(result: RunResult) -> list[Section]:
             continue
         labels = names
         if len(names) != num_runs:
-            # the row lacks runs of the design
+            # the row does not have all runs of the design
             labels = [f"run {i}" for i in range(num_runs)]
         padded = [[*column, *[None] * (num_runs - len(column))] for column in values]
         lines = list(zip(labels, *padded, strict=True))

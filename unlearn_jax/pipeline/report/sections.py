@@ -99,16 +99,16 @@ TERMS = {
 }
 """Symbol and meaning of each term; x̃ is the adversarial example, ỹ its label."""
 MANY_MODELS = 50
-"""KLoM of fewer models is mostly its own bias."""
+"""Number of models below which KLoM is mostly bias."""
 
 
 def make_sections(result: RunResult, arrays: Arrays) -> list[Section]:
     """Return the sections of all analyses that the run made.
 
     Args:
-      result: of a run.
-      arrays: of the same run; ``vulnerability/ROW`` has the fraction of the runs in
-        which each sample is found.
+      result: results of a run.
+      arrays: arrays of the same run; ``vulnerability/ROW`` is the fraction of the runs
+        in which each sample is found.
     """
     sections = [
         requests_section(result),
@@ -143,7 +143,7 @@ def _range(low: float, high: float, digits: int = 3) -> str:
 
 
 def requests_section(result: RunResult) -> Section | None:
-    """Return the score of every request, and the two AUCs that it is made of."""
+    """Return the section on the score of every request and on its two AUCs."""
     requests = result.requests
     if requests is None:
         return None
@@ -186,7 +186,7 @@ def requests_section(result: RunResult) -> Section | None:
 
 
 def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
-    """Return the frequency with which single samples are found, by row."""
+    """Return the section on the frequency with which single samples are found."""
     vulnerability = result.vulnerability
     if vulnerability is None or not vulnerability.rows:
         return None
@@ -243,12 +243,12 @@ def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
 def _exposed_table(
     exposed: Sequence[ExposedSample], references: Mapping[str, np.ndarray]
 ) -> Table:
-    """Return the most exposed samples of a row.
+    """Return the table of the most exposed samples of a row.
 
     Args:
-      exposed: in order.
-      references: by kind of the row, ``original`` or ``oracle``, the fraction of the
-        runs in which each training sample is found; ``[N]``.
+      exposed: samples in order.
+      references: ``[N]`` fractions of the runs in which each training sample is found,
+        by kind of the reference row, ``original`` or ``oracle``.
     """
     columns = ["Sample", "Class", "Found", "Interval", "Runs", "Original", "Retrained"]
     rows = []
@@ -270,7 +270,7 @@ def _exposed_table(
 
 
 def targets_section(result: RunResult) -> Section | None:
-    """Return distances of the targets from retrained models."""
+    """Return the section on the distances of targets from retrained models."""
     targets = result.targets
     if targets is None:
         return None
@@ -315,7 +315,7 @@ def targets_section(result: RunResult) -> Section | None:
 def _differences_to_no_tilt(
     targets: Sequence[TargetDistance], columns: Sequence[str]
 ) -> Table:
-    """Return what targets are farther from retraining than the one without a tilt."""
+    """Return the table of the targets' differences to the target without a tilt."""
     rows = []
     for target in targets:
         cells: list[Cell] = []
@@ -338,7 +338,7 @@ def _differences_to_no_tilt(
 
 
 def norms_section(result: RunResult) -> Section | None:
-    """Return spectral norms, a line per row and a column per layer."""
+    """Return the section on spectral norms, a line per row and a column per layer."""
     norms = result.norms
     if norms is None:
         return None
@@ -381,7 +381,7 @@ def norms_section(result: RunResult) -> Section | None:
 
 
 def klom_section(result: RunResult) -> Section | None:
-    """Return KLoM on forget, retain and test samples."""
+    """Return the section on KLoM for forget, retain and test samples."""
     klom = result.klom
     if klom is None:
         return None
@@ -425,7 +425,7 @@ def klom_section(result: RunResult) -> Section | None:
 
 
 def theory_section(result: RunResult) -> Section | None:
-    """Return the terms of AMUN's Theorem 4.1, a line per term, a column per row."""
+    """Return the section on the terms of AMUN's Theorem 4.1, a column per row."""
     theory = result.theory
     if theory is None or not theory.rows:
         return None
@@ -449,7 +449,7 @@ def theory_section(result: RunResult) -> Section | None:
             if term is None or not is_known(term.mean):
                 cells.append(Cell(None))
                 continue
-            # Significant digits: the terms differ by many powers of ten.
+            # Significant digits, since the terms differ by many powers of ten.
             note = f"± {term.std:.2g}" if is_known(term.std) else ""
             cells.append(Cell(f"{term.mean:.4g}", note))
         lines.append([symbol, *cells, meaning])
@@ -464,7 +464,7 @@ def format_options(options: Mapping[str, object]) -> str:
 
 
 def chosen_options(result: RunResult, key: str) -> str:
-    """Return the values that a search chose for a row, or that it was not searched."""
+    """Return the values that a search chose for a row, or a note if it chose none."""
     search = result.tuning.rows.get(key) if result.tuning else None
     if search is None:
         return UNSEARCHED if result.is_unsearched(result.row(key)) else ""
@@ -474,9 +474,9 @@ def chosen_options(result: RunResult, key: str) -> str:
 
 
 def options_at_edge(search: RowSearch) -> list[str]:
-    """Return a remark for each chosen value that is the first or the last of a range.
+    """Return a remark for each chosen value at the lower or upper end of its range.
 
-    Ranges with fewer than three values tried have none.
+    There is no remark on ranges of which fewer than three values were tried.
     """
     remarks = []
     for name, values in search.space.items():
@@ -515,7 +515,7 @@ def _format_space(space: Mapping[str, object]) -> str:
 
 
 def tuning_section(result: RunResult) -> Section | None:
-    """Return every row's search: space, trials, choice, and reasons not to trust it."""
+    """Return the section on the searches: spaces, trials, choices and warnings."""
     tuning = result.tuning
     if tuning is None or not tuning.rows:
         return None
@@ -572,7 +572,7 @@ def tuning_section(result: RunResult) -> Section | None:
 
 
 def _tuning_text(result: RunResult, tuning: Tuning) -> str:
-    """Return a paragraph on the problems that were tuned on, and on the search."""
+    """Return a paragraph on the search and the problems that it was run on."""
     kind = "classes" if result.design.forget_kind == "class" else "seeds"
     sets = f"{kind} {', '.join(map(str, tuning.sets))}"
     originals = ", ".join(map(str, tuning.originals))
@@ -588,7 +588,7 @@ def _tuning_text(result: RunResult, tuning: Tuning) -> str:
 
 
 def _tuning_warnings(result: RunResult, tuning: Tuning) -> list[str]:
-    """Return the reasons not to trust the choices, a paragraph each."""
+    """Return reasons not to trust the choices, a paragraph each."""
     unsearched = [row.label for row in result.rows if result.is_unsearched(row)]
     diverged = []
     at_edge = []
@@ -631,7 +631,7 @@ def _tuning_warnings(result: RunResult, tuning: Tuning) -> list[str]:
 
 
 def _trials_table(result: RunResult, tuning: Tuning) -> Table:
-    """Return all trials; the chosen ones and those that diverged are marked."""
+    """Return the table of all trials, with marks on chosen and diverged trials."""
     stored: set[str] = set()
     for search in tuning.rows.values():
         for trial in search.trials:
@@ -664,7 +664,7 @@ def _trials_table(result: RunResult, tuning: Tuning) -> Table:
 
 
 def attacks_section(result: RunResult) -> Section | None:
-    """Return the outcomes of every adversarial search, the run's own first."""
+    """Return the section on the outcomes of every adversarial search."""
     attacks = result.attacks
     if not attacks:
         return None

@@ -1,4 +1,4 @@
-"""Page and tables of a study: variants of one run side by side."""
+"""Page and tables of a study, with variants of one run side by side."""
 
 import json
 import pathlib
@@ -57,12 +57,12 @@ METRICS = (
     "mia_nn",
     "mia_nn_gap",
 )
-"""Metrics that a study compares; the last six are of runs that forget classes."""
+"""Metrics that a study compares; the last six are for runs that forget classes."""
 TERMS = {
     "delta": "Distance of the adversarial examples (L2)",
     "transfer": "Fraction of adversarial examples that also fool the retrained model",
 }
-"""Terms of the theorem that a study compares, where its variants have them."""
+"""Terms of the theorem that a study compares, if its variants have them."""
 NORM = "Largest spectral norm"
 
 
@@ -70,8 +70,8 @@ def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
     """Write ``study.md``, ``study.json`` and ``study.html`` of the finished variants.
 
     Args:
-      results: of every variant's run, by name.
-      folder: of the study; the reports lie in its sub-folders.
+      results: results by name of the variant.
+      folder: folder of the study; its sub-folders have the reports of the variants.
     """
     tables = study_tables(results)
     markdown = "\n".join(render_markdown(table) for table in tables)
@@ -87,15 +87,15 @@ def write_study(results: Mapping[str, RunResult], folder: pathlib.Path) -> None:
             }
             records[name][row.key] = to_plain(record)
     write_text(folder / "study.json", json.dumps(records, indent=1, allow_nan=False))
-    # last: it draws
+    # last, since drawing may fail
     write_text(folder / "study.html", render_html(study_page(results)))
 
 
 def study_page(results: Mapping[str, RunResult]) -> Page:
-    """Return the page: a figure of the Avg Gaps, a table per metric, links to the runs.
+    """Return the page: a figure of Avg Gaps, a table per metric, links to the runs.
 
     Args:
-      results: of every variant's run, by name.
+      results: results by name of the variant.
     """
     tables = study_tables(results)
     figure = Figure(
@@ -177,10 +177,10 @@ def _variants_table(results: Mapping[str, RunResult]) -> Table:
 def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
     """Return the verdicts, a table per metric that any variant has, and the costs.
 
-    A cell of a variant without the row is a dash.
+    The cell of a variant that lacks the row is a dash.
 
     Args:
-      results: of every variant's run, by name.
+      results: results by name of the variant.
     """
     rows: dict[str, RowResult] = {}
     metrics: dict[str, Metric] = {}
@@ -208,7 +208,7 @@ def _columns(results: Mapping[str, RunResult]) -> list[str | Column]:
 def _verdict_tables(
     results: Mapping[str, RunResult], rows: Mapping[str, RowResult]
 ) -> list[Table]:
-    """Return the table of the verdicts; no table if no variant has one."""
+    """Return the table of verdicts; no table if no variant has a verdict."""
     lines = []
     for key, row in rows.items():
         variants = [_find_row(result, key) for result in results.values()]
@@ -227,7 +227,7 @@ def _verdict_tables(
 
 
 def _verdict_cell(row: RowResult) -> Cell:
-    """Return the verdict on a row, below it the difference that decides it."""
+    """Return the verdict on a row, with the deciding difference below it."""
     if row.verdict is None:
         return Cell("diverged" if row.is_diverged else None)
     difference = format_difference(deciding_difference(row))
@@ -237,7 +237,7 @@ def _verdict_cell(row: RowResult) -> Cell:
 def _metric_table(
     results: Mapping[str, RunResult], rows: Mapping[str, RowResult], metric: Metric
 ) -> Table:
-    """Return the estimates of a metric, a line per row, a column per variant."""
+    """Return the estimates of a metric, with a line per row, a column per variant."""
     lines = []
     for key, row in rows.items():
         cells = []

@@ -1,4 +1,4 @@
-"""Table of a run: as a block, for the terminal, and as files for other programs."""
+"""Table of a run, as a block, for the terminal, and as files for other programs."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ STATES = {
 }
 """Verdicts in words."""
 UNSEARCHED = "not searched"
-"""Note on a row with its given hyperparameters, where others were tuned."""
+"""Note on a row that keeps its given hyperparameters while others were tuned."""
 _FITTED = ("mis", "mia_", "avg_gap_mis")
 """Prefixes of the keys of metrics that come from a fitted classifier."""
 
@@ -61,9 +61,9 @@ def results_table(
     """Return the table of a run, with a column of costs if any row has one.
 
     Args:
-      result: of a run.
+      result: results of a run.
       metrics: keys of the metrics to show, in this order; None shows all.
-      title: of the table.
+      title: title of the table.
 
     Raises:
       InputError: a key that no metric has.
@@ -92,11 +92,11 @@ def results_table(
 
 
 def missing_sentence(result: RunResult, keys: Sequence[str] | None = None) -> str:
-    """Return the columns without an interval, and why; empty if each has one.
+    """Return a sentence on the columns without an interval; empty if each has one.
 
     Args:
-      result: of a run.
-      keys: metrics of the table; all if None.
+      result: results of a run.
+      keys: keys of the metrics in the table; all if None.
     """
     labels = []
     for metric in result.metrics:
@@ -122,17 +122,17 @@ def metric_column(metric: Metric) -> Column:
 
 
 def metric_cell(result: RunResult, row: RowResult, key: str, mark: str = "") -> Cell:
-    """Return a row's estimate of a metric, or how many of its runs diverged."""
+    """Return a row's estimate of a metric, or the number of its runs that diverged."""
     if row.is_diverged:
         return Cell(f"diverged {row.num_diverged} of {result.design.runs}")
     return Cell(row.metrics.get(key), mark=mark)
 
 
 def mark_near(result: RunResult, row: RowResult, key: str) -> str:
-    """Return ≈ for a metric that an equivalence test finds like the oracle's.
+    """Return ≈ for a metric that is like the oracle's by an equivalence test.
 
-    Distances, such as the Avg Gap, are compared with the seed floor's. Empty if the run
-    does not have the metric.
+    Distances, such as the Avg Gap, are compared with the seed floor's. Empty for other
+    metrics, and if the row does not have the difference.
     """
     if key not in row.differences:
         return ""
@@ -147,9 +147,9 @@ def verdict_table(
     """Return the verdicts in five columns: state, two differences, Avg Gap, cost.
 
     Args:
-      result: of a run.
-      rows: to show.
-      caption: of the table.
+      result: results of a run.
+      rows: rows to show.
+      caption: caption of the table.
     """
     keys = headline(result)
     key = keys[0] if keys else "ft_auc"
@@ -183,11 +183,11 @@ def difference_cell(
     with_state: bool = True,
     like: str = STATES["like"],
 ) -> Cell:
-    """Return a paired difference, below it its interval and state.
+    """Return a paired difference, with its interval and state below it.
 
     Args:
-      difference: of a row; None gives a dash.
-      with_state: False leaves the state out and shows one decimal in place of two.
+      difference: difference of a row; None shows a dash.
+      with_state: whether to show the state, and two decimals instead of one.
       like: word for a difference within the margin.
     """
     if difference is None:
@@ -200,9 +200,10 @@ def difference_cell(
 
 
 def _verdict_cell(row: RowResult, key: str) -> Cell:
-    """Return a row's verdict, below it the runs that would decide.
+    """Return a row's verdict, with the number of runs that would decide below it.
 
-    A row without a verdict, such as the original, has its state in the metric ``key``.
+    For a row without a verdict, such as the original, it is the state of the row's
+    difference in the metric ``key``.
     """
     if row.is_diverged:
         return Cell("diverged")
@@ -218,7 +219,7 @@ def _verdict_cell(row: RowResult, key: str) -> Cell:
 
 
 def format_more_runs(count: int | None) -> str:
-    """Return the number of runs that would decide, for a cell; empty if none would.
+    """Return the number of further runs that would decide, for a cell; empty if None.
 
     >>> format_more_runs(1), format_more_runs(1200), format_more_runs(None)
     ('+1 run', '+1,200 runs', '')
@@ -237,7 +238,7 @@ def format_cost(row: RowResult) -> str | None:
 
 
 def csv_table(result: RunResult) -> str:
-    """Return one line per row and metric with all digits, missing numbers empty.
+    """Return one line per row and metric, with all digits; missing numbers are empty.
 
     Returns:
       CSV (RFC 4180, Unix line ends) with a header: row, label, kind, method, metric,
@@ -270,11 +271,11 @@ def write_tables(
     """Write ``table.txt``, ``table.csv``, ``table.tex`` and ``table.md``.
 
     Args:
-      result: of a run.
-      folder: made if it is not there; each file is written in one step.
+      result: results of a run.
+      folder: folder to write to, created if needed; each file is written in one step.
 
     Returns:
-      The files.
+      Paths of the files.
     """
     table = results_table(result)
     texts = {
@@ -291,10 +292,10 @@ def write_tables(
 def terminal_text(
     result: RunResult, metrics: Sequence[str] | None = None, *, width: int = 160
 ) -> str:
-    """Return the table for a terminal, an interval below each number.
+    """Return the table for a terminal, with an interval below each number.
 
     Args:
-      result: of a run.
+      result: results of a run.
       metrics: keys of the metrics to show, in this order; None shows all.
       width: columns of the terminal; a wider table is split.
 
@@ -318,8 +319,8 @@ def terminal_verdict(result: RunResult, *, width: int = 80) -> str:
     """Return the verdicts on all rows for a terminal: a table, then sentences.
 
     Args:
-      result: of a run.
-      width: columns of the terminal, 80 or more for one table.
+      result: results of a run.
+      width: columns of the terminal; with 80 or more the table is not split.
     """
     table = render_terminal(verdict_table(result, result.rows), width)
     texts = [result.title, table]

@@ -1,9 +1,9 @@
 """Findings of a run in words, from paired differences.
 
-Methods are called different from retraining by a corrected test of the paired
+A method is called different from retraining by a corrected test of the paired
 difference, like retraining by an equivalence test, and otherwise undecided
-(:mod:`unlearn_jax.pipeline.measure.differences`). Without retrained models an interval
-is compared with a coin toss.
+(:mod:`unlearn_jax.pipeline.measure.differences`). Without retrained models, intervals
+are compared with a coin toss instead.
 """
 
 import math
@@ -22,7 +22,7 @@ from unlearn_jax.pipeline.measure.records import (
 from unlearn_jax.pipeline.report.blocks import format_cell, has_interval, is_known
 
 MAX_NAMED = 6
-"""Names of a list in words; further ones are counted."""
+"""Number of names that a list in words spells out; the others are counted."""
 
 
 def headline(result: RunResult) -> tuple[str, ...]:
@@ -38,8 +38,8 @@ def find_difference(
     """Return a row's paired difference in a metric; None if it was not computed.
 
     Args:
-      row: of the table.
-      key: of the metric.
+      row: row of the table.
+      key: key of the metric.
       reference: ``oracle``, ``floor``, ``best`` or ``baseline``; see
         :attr:`RowResult.differences`.
     """
@@ -47,7 +47,7 @@ def find_difference(
 
 
 def baseline_rows(result: RunResult) -> tuple[list[RowResult], list[Metric]]:
-    """Return the rows that are compared with a baseline, and in which metrics."""
+    """Return the rows that are compared with a baseline, and the compared metrics."""
     rows = []
     keys = set()
     for row in result.rows:
@@ -84,7 +84,7 @@ def verdict(result: RunResult) -> str:
 
 
 def verdict_sentences(result: RunResult) -> list[str]:
-    """Return the methods like retraining, different from it, and undecided."""
+    """Return sentences on the methods like retraining, different, and undecided."""
     like = []
     above = []
     below = []
@@ -123,7 +123,7 @@ def verdict_sentences(result: RunResult) -> list[str]:
 
 
 def more_runs_phrase(count: int | None) -> str:
-    """Return how many more runs would decide; empty if no number would.
+    """Return a phrase on the number of further runs that would decide; empty if None.
 
     >>> more_runs_phrase(1), more_runs_phrase(1200), more_runs_phrase(None)
     ('1 more run would decide', '1,200 more runs would decide', '')
@@ -139,7 +139,7 @@ def _with_more_runs(phrase: str, count: int | None) -> str:
 
 
 def margins_sentence(result: RunResult) -> str:
-    """Return what the verdicts mean, with the margins of this run."""
+    """Return the meaning of the verdicts, with the margins of this run."""
     margins = []
     for key in headline(result):
         margin = _margin(result, key)
@@ -178,8 +178,8 @@ def _margin(result: RunResult, key: str) -> float | None:
 def distances_sentence(result: RunResult) -> str:
     """Return the relative distances of the rows' adversarial sets; empty without any.
 
-    A set that is far compared with the image, or with its nearest neighbor, is not what
-    the method assumes.
+    Methods assume that an adversarial example is close to its image, compared with the
+    norm of the image and with the distance to its nearest neighbor.
     """
     names = {row.attack for row in result.rows if row.attack is not None}
     distances = []
@@ -199,7 +199,7 @@ def distances_sentence(result: RunResult) -> str:
 
 
 def _coin_toss_sentences(result: RunResult) -> list[str]:
-    """Return the methods by the side of 50 % that their FT AUCs lie on."""
+    """Return sentences on the methods with FT AUCs at, above and below 50 %."""
     labels: dict[str, list[str]] = {"within": [], "above": [], "below": []}
     for row in result.rows:
         auc = row.metrics.get("ft_auc")
@@ -228,7 +228,7 @@ def _side_of_coin_toss(auc: Estimate) -> Literal["above", "below", "within"]:
 
 
 def findings(result: RunResult) -> list[str]:
-    """Return sentences on what the numbers show, and what they do not show."""
+    """Return sentences on what the numbers show and what they do not show."""
     design = result.design
     runs = "a single run" if design.runs == 1 else f"{design.runs} runs"
     sentences = [
@@ -255,7 +255,7 @@ def findings(result: RunResult) -> list[str]:
 
 
 def _reference_sentences(result: RunResult) -> list[str]:
-    """Return the attack's results on models whose answer is known."""
+    """Return sentences on the attack's results on models with known answers."""
     unseen = (
         "although it never saw the forget samples: compare with this row, not with 50 %"
     )
@@ -286,7 +286,7 @@ def _reference_sentences(result: RunResult) -> list[str]:
 
 
 def _difference_sentences(result: RunResult) -> list[str]:
-    """Return for each headline metric the methods' paired differences to the oracle."""
+    """Return a sentence on differences to the oracle for each headline metric."""
     openings = {
         "like": "like it within the margin",
         "different": "measurably different",
@@ -331,7 +331,7 @@ def format_difference(difference: Difference, digits: int = 2) -> str:
 
 
 def methods_by_gap(result: RunResult) -> list[RowResult]:
-    """Return the methods that have an Avg Gap, the smallest first."""
+    """Return the methods that have an Avg Gap, sorted from the smallest."""
     methods = [
         row for row in result.rows if row.kind == "method" and "avg_gap" in row.metrics
     ]
@@ -356,7 +356,7 @@ def _nearest_sentences(result: RunResult) -> list[str]:
 
 
 def _gap_sentences(result: RunResult) -> list[str]:
-    """Return the smallest Avg Gap, and the methods not measurably farther than it."""
+    """Return a sentence on the smallest Avg Gap and methods not measurably farther."""
     methods = methods_by_gap(result)
     if not methods:
         return []
@@ -404,12 +404,12 @@ def quote_name(name: str) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Return names as a list in words, those with commas in quotes."""
+    """Return names as a list in words; names with commas are in quotes."""
     return join_phrases([quote_name(name) for name in names])
 
 
 def join_phrases(phrases: Sequence[str]) -> str:
-    """Return a list in words; after :data:`MAX_NAMED` items the others are counted.
+    """Return a list in words; items after :data:`MAX_NAMED` are counted.
 
     >>> join_phrases(["a", "b", "c"])
     'a, b and c'

@@ -1,4 +1,4 @@
-"""Models that were trained elsewhere, in the place of a run's originals."""
+"""Models trained elsewhere, which replace a run's originals."""
 
 import os
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ def stack_given(original: Given | Sequence[Given], model: Model) -> Variables:
 
     Args:
       original: one model or several.
-      model: the network that they are weights of.
+      model: network whose weights they are.
 
     Returns:
-      NumPy leaves ``[M, ...]``.
+      Variables with NumPy leaves ``[M, ...]``.
 
     Raises:
-      InputError: a file that cannot be read, or variables that do not fit the network.
+      InputError: a file cannot be read, or variables do not fit the network.
     """
     is_one = isinstance(original, Variables | str | os.PathLike)
     several = [original] if is_one else list(original)

@@ -33,7 +33,7 @@ from unlearn_jax.types import (
 )
 
 FLOOR = 1e-12
-"""Probability that stands for zero behind an output filter."""
+"""Probability that replaces zero in the outputs of a filter."""
 
 
 def take_models(stacked: PyTree, index: np.ndarray) -> PyTree:
@@ -49,12 +49,12 @@ def _sizes(plan: Plan, sets: np.ndarray) -> list[int]:
 def attack(plan: Plan, name: str) -> Artifact:
     """Return the adversarial sets of an attack, one per (original, forget set).
 
-    All are padded to the largest forget set, so that one program makes them; see
-    :func:`attack_rows`.
+    All are padded to the largest forget set, so that one program makes them;
+    :func:`attack_rows` removes the padding.
 
     Args:
       plan: the run.
-      name: of the attack, a key of ``plan.attacks``.
+      name: attack's name, a key of ``plan.attacks``.
     """
     chosen = plan.attacks[name]
     seeds = plan.seeds
@@ -64,7 +64,7 @@ def attack(plan: Plan, name: str) -> Artifact:
 
     def compute(piece: Piece, originals: Stored) -> dict[str, np.ndarray]:
         pairs = plan.pairs[piece.items]
-        # The first samples again pad to the largest set.
+        # The samples of a smaller set are repeated, as padding to the largest set.
         rows = [np.flatnonzero(plan.forget[s]) for s in pairs[:, 1]]
         index = np.stack([np.resize(one, max(sizes)) for one in rows])
         source = pairs[:, 0]
@@ -100,7 +100,7 @@ def attack(plan: Plan, name: str) -> Artifact:
 def _attacker(
     apply_fn: ApplyFn, attack: Attack
 ) -> Callable[[Any, Dataset], AttackResult]:
-    """Return one adversarial set as a function of arrays."""
+    """Return a function of arrays that makes one adversarial set."""
 
     def attack_one(
         item: tuple[jax.Array, Variables, jax.Array], train: Dataset
@@ -115,7 +115,7 @@ def _attacker(
 
 
 class Sizes(NamedTuple):
-    """Smallest and largest forget set of a program."""
+    """Sizes of the smallest and of the largest forget set of a program."""
 
     least: int
     most: int
@@ -125,9 +125,9 @@ class Work(NamedTuple):
     """Item of unlearning.
 
     Attributes:
-      run: a row of ``plan.runs``: original, forget set and repeat.
-      traced: hyperparameters that differ from item to item; these are traced, so that
-        all share one program.
+      run: position in ``plan.runs``: original, forget set and repeat.
+      traced: hyperparameters that differ between items, by name; they are traced, so
+        that all items share one program.
     """
 
     run: int
@@ -139,7 +139,7 @@ def unlearn(plan: Plan, name: str) -> Artifact:
 
     Args:
       plan: the run.
-      name: of the row.
+      name: row's name.
     """
     work = [Work(run, {}) for run in range(len(plan.runs))]
     method = plan.rows[name].method
@@ -152,12 +152,13 @@ def unlearning(
 ) -> Callable[..., Any]:
     """Return ``size -> program``, one program for each size of a forget set.
 
-    Artifacts that are given the same one share its compilation.
+    Artifacts that are given the same function share its compiled programs.
 
     Args:
       plan: the run.
-      name: of the row that chooses the attack.
-      make_method: ``(**traced) -> method``, called inside the compiled program.
+      name: name of the row that chooses the attack.
+      make_method: function ``(**traced) -> method``, called inside the compiled
+        program.
     """
     row = plan.rows[name]
     adaptive = None
@@ -178,17 +179,17 @@ def unlearn_work(
     settings: Mapping[str, Any] | None = None,
     logits_only: bool = False,
 ) -> Artifact:
-    """Return unlearned models by a method whose hyperparameters may differ.
+    """Return models unlearned by a method whose hyperparameters may differ.
 
     Args:
       plan: the run.
-      name: of the row that chooses the attack.
+      name: name of the row that chooses the attack.
       label: name of the artifact.
-      method: names the result.
-      work: the items.
-      program: of :func:`unlearning`.
-      settings: more plain values that determine the result.
-      logits_only: store no models.
+      method: method that identifies the result in its key.
+      work: items to compute.
+      program: function that :func:`unlearning` returns.
+      settings: further plain values that determine the result.
+      logits_only: whether to store the logits without the models.
     """
     row = plan.rows[name]
     seeds = plan.seeds
@@ -272,7 +273,7 @@ def _program(
     *,
     adaptive: PGD | None,
 ) -> Callable[..., Any]:
-    """Return one run as a function of arrays, one object for all pieces."""
+    """Return a function of arrays that computes one run, to be used by all pieces."""
     num_train = len(plan.splits.train.labels)
     model = plan.model
 
@@ -306,26 +307,26 @@ def _program(
 
 
 def row_logits(plan: Plan, name: str, stored: Stored) -> list[np.ndarray]:
-    """Return every run's logits ``[N, C]`` over the pool, behind the output filter.
+    """Return every run's logits ``[N, C]`` over the pool, after the output filter.
 
-    A filter is given the classes' mean outputs on the training set. Filtered
-    probabilities come back as logarithms, with ``FLOOR`` for zero.
+    The filter is given the classes' mean outputs on the training set. Filtered
+    probabilities are returned as logarithms, with ``FLOOR`` in place of zero.
 
     Args:
       plan: the run.
-      name: of the row.
-      stored: its unlearned models.
+      name: row's name.
+      stored: unlearned models of the row.
     """
     return filter_outputs(plan, name, stored.each("logits"))
 
 
 def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.ndarray]:
-    """Return logits of the plan's runs behind a row's output filter.
+    """Return logits of the plan's runs after a row's output filter.
 
     Args:
       plan: the run.
-      name: of the row.
-      logits: ``[N, C]`` of every run.
+      name: row's name.
+      logits: ``[N, C]`` logits of every run.
     """
     chosen = plan.rows[name].filter
     if chosen is None:
@@ -340,12 +341,13 @@ def filter_outputs(plan: Plan, name: str, logits: list[np.ndarray]) -> list[np.n
 def filter_logits(
     chosen: filters.Filter, logits: np.ndarray, labels: np.ndarray, forget: np.ndarray
 ) -> np.ndarray:
-    """Return one model's logits behind an output filter.
+    """Return one model's logits after an output filter.
 
     Args:
       chosen: the filter.
-      logits: ``[N, C]`` over the pool; those of a model that diverged stay unchanged.
-      labels: ``[N_train]``.
+      logits: ``[N, C]`` logits over the pool; those of a model that diverged are
+        returned unchanged.
+      labels: ``[N_train]`` labels of the training set.
       forget: ``[N_train]`` bool, all samples of the forgotten classes.
     """
     if not np.isfinite(logits).all():
@@ -367,12 +369,14 @@ def attack_rows(adversarial: Stored, name: str) -> list[np.ndarray]:
 
 
 def stack_attack(adversarial: Stored, rows: np.ndarray, size: int) -> AttackResult:
-    """Return the adversarial sets of some (original, forget set), ``[G, F, ...]``.
+    """Return some pairs' adversarial sets, stacked to ``[G, F, ...]``.
+
+    A pair is an original and a forget set.
 
     Args:
-      adversarial: of an attack.
-      rows: positions of the sets.
-      size: ``F``; rows beyond a set's own are padding.
+      adversarial: stored adversarial sets of an attack.
+      rows: ``[G]`` positions of the pairs.
+      size: ``F``, samples of a set; those beyond a set's own size are padding.
     """
     fields = {}
     for name in AttackResult._fields:

@@ -1,4 +1,4 @@
-"""A run, resolved: data, model, masks, methods and banks, before anything runs."""
+"""Resolved runs: data, model, masks, methods and banks, before anything runs."""
 
 import dataclasses
 import hashlib
@@ -53,7 +53,7 @@ from unlearn_jax.types import Dataset, InputError, Model, Variables
 
 
 def purpose_key(purpose: str, *numbers: int) -> jax.Array:
-    """Return a key for one purpose and its seeds; the same on every machine.
+    """Return the PRNG key of a purpose and its seeds, the same on every machine.
 
     >>> first, second = purpose_key("original", 0), purpose_key("retrained", 0)
     >>> bool((jax.random.key_data(first) == jax.random.key_data(second)).all())
@@ -67,28 +67,28 @@ def purpose_key(purpose: str, *numbers: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """A run, resolved; making one trains nothing and writes nothing.
+    """Resolved run; making a plan trains nothing and writes nothing.
 
     Attributes:
       title: heading of the report.
       settings: plain copy of the configuration, as ``config.json`` holds it.
       splits: the data.
-      make_model: returns the network, the same one at every call.
-      model_id: its name in content keys.
+      make_model: function that returns the network, the same object at every call.
+      model_id: plain values that identify the network in content keys.
       bank_root: folder of the shared models.
-      runner: makes and reads whatever the run stores.
-      training: of originals, retrained models and references.
-      forgetting: of the forget sets.
-      replicas: of the models.
+      runner: runner that makes and reads the artifacts of the run.
+      training: training of originals, retrained models and references.
+      forgetting: configuration of the forget sets.
+      replicas: numbers of models, and the way to train many at once.
       audit: options of the audit.
       tuning: options of the search.
-      rows: to run, by name.
-      attacks: that the rows need, by name; the empty name is the run's own.
-      loss_fn: the objective of originals, retrained models and references;
-        cross-entropy if None.
-      original: models to unlearn from that were trained elsewhere, stacked.
-      avoid: ``[N_train]`` bool, samples that random forget sets keep clear of where
-        they can.
+      rows: rows to run, by name.
+      attacks: attacks that the rows need, by name; the empty name is the run's own.
+      loss_fn: objective of originals, retrained models and references; cross-entropy
+        if None.
+      original: stacked models to unlearn from, trained elsewhere; None to train them.
+      avoid: ``[N_train]`` bool, samples that random forget sets must not contain;
+        ignored if too few other samples are left.
     """
 
     title: str
@@ -136,17 +136,17 @@ class Plan:
 
     @property
     def num_requests(self) -> int:
-        """Requests in which every forget set is forgotten."""
+        """Number of requests into which every forget set is split."""
         return self.forgetting.requests
 
     @property
     def group(self) -> int:
-        """Models trained and stored at a time, at most."""
+        """Largest number of models trained and stored at a time."""
         return self.replicas.group
 
     @property
     def checkpoint_seconds(self) -> float:
-        """Least time between two checkpoints of a training."""
+        """Shortest time between two checkpoints of a training, in seconds."""
         return self.replicas.checkpoint_seconds
 
     @property
@@ -170,11 +170,12 @@ class Plan:
         return self.forgetting.kind in HARD
 
     def mapper(self, num_models: int, *, is_audit: bool = False) -> Mapper:
-        """Return the way to compute many models at once.
+        """Return the mapper that computes many models at once.
 
         Args:
-          num_models: of one call.
-          is_audit: which the first process does alone, on its own devices.
+          num_models: number of models of one call.
+          is_audit: whether the call is part of the audit, which the first process runs
+            alone, on its own devices.
         """
         replicas = self.replicas
         split = replicas.split
@@ -193,7 +194,7 @@ class Plan:
 
     @cached_property
     def _shards_data(self) -> bool:
-        """True if training sets are divided over the devices, by size if not given."""
+        """True if training sets are divided over the devices; by size if not set."""
         if self.replicas.shard_data is not None:
             return self.replicas.shard_data
         memory = targets.memory()
@@ -224,7 +225,7 @@ class Plan:
         return self._forget[1]
 
     def forgotten(self, s: int) -> np.ndarray:
-        """Return the classes of which forget set ``s`` leaves no training sample."""
+        """Return the classes whose training samples are all in forget set ``s``."""
         labels = np.asarray(self.splits.train.labels)
         return np.setdiff1d(labels[self.forget[s]], labels[~self.forget[s]])
 
@@ -239,9 +240,10 @@ class Plan:
         return not self.is_hard or not self.references.missing()
 
     def _hardness(self, kind: str) -> np.ndarray:
-        """Return the training samples, the hardest first.
+        """Return the positions of the training samples, hardest first.
 
-        Equally memorized ones are in the order of the models' confidence.
+        Equally memorized samples are in the order of the confidence of the models that
+        were trained without them, lowest first.
         """
         labels = np.asarray(self.splits.train.labels)
         count = len(labels)
@@ -256,12 +258,12 @@ class Plan:
 
     @cached_property
     def pool(self) -> Dataset:
-        """Training set, then test set: scored, and the source of references."""
+        """Training set, then test set: all samples to score or train references on."""
         return data.pool(self.splits)
 
     @cached_property
     def runs(self) -> np.ndarray:
-        """``[R, 3]``: position of original and forget set, and the repeat, of a run."""
+        """``[R, 3]``: original, forget set and repeat of each run, by position."""
         shape = (
             len(self.replicas.originals),
             len(self.forget),
@@ -273,7 +275,7 @@ class Plan:
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """``[P, 2]``: the different (original, forget set) of the runs."""
+        """``[P, 2]``: distinct pairs (original, forget set) of the runs."""
         return np.unique(self.runs[:, :2], axis=0)
 
     @cached_property
@@ -296,7 +298,7 @@ class Plan:
         training = dataclasses.replace(self.training, num_epochs=num_epochs)
         finish = None
         if training.max_norm is None:
-            # a period without clips names no model
+            # without clips, the period must not be part of the models' key
             training = dataclasses.replace(
                 training, clip_period=TrainingConfig.clip_period
             )
@@ -357,7 +359,8 @@ class Plan:
     def oracles(self) -> Training:
         """Two retrained models per (original, forget set): the oracle, and the floor.
 
-        The second one shows how far retraining is from itself, by its seed alone.
+        They differ only in their seeds, so the second one gives the distance between
+        two retrained models.
         """
         seeds = self.seeds
         keys = [
@@ -394,7 +397,7 @@ class Plan:
         )
         keep = settings.keep_references
         about = dict(trained.settings)
-        # A bank of logits may hold more.
+        # the key of logits does not name them: such a bank may also hold models
         if keep != "logits":
             about["keep"] = keep
         signals = sorted({self.audit.signal, "soft_margin", "logit_margin"})
@@ -406,14 +409,14 @@ class Plan:
 
     @property
     def has_soft_margin(self) -> bool:
-        """True where the table has FT AUC by the soft margin."""
+        """True if the table has FT AUC by the soft margin."""
         methods = [row.method for row in self.rows.values()]
         is_gradient_free = not all(isinstance(one, FineTuning) for one in methods)
         return self.audit.wants_soft_margin(is_gradient_free=is_gradient_free)
 
     @cached_property
     def forget_digest(self) -> str:
-        """SHA-256 of the forget sets, and of their names, which seed keys."""
+        """SHA-256 of the forget sets and of their names, which seed PRNG keys."""
         about = f"{self.forget.shape} {self.forget_names}"
         packed = np.packbits(self.forget, axis=None).tobytes()
         return hashlib.sha256(packed + about.encode()).hexdigest()
@@ -423,10 +426,10 @@ def check_samples(plan: Plan) -> None:
     """Raise on classes that cannot be measured.
 
     Args:
-      plan: of a run; only those that forget classes are checked.
+      plan: run to check, if it forgets classes; other runs pass.
 
     Raises:
-      InputError: a class without the test samples that the table, or MIA-NN, needs.
+      InputError: a class lacks the test samples that the table or MIA-NN needs.
     """
     if not plan.is_class:
         return
@@ -453,8 +456,8 @@ def check_samples(plan: Plan) -> None:
             )
         if lost := np.setdiff1d(retained, tested).tolist():
             raise InputError(
-                f"class {lost[0]} has no test sample, which MIA-NN needs of all: set"
-                " audit.mia_nn=False"
+                f"class {lost[0]} has no test sample, which MIA-NN needs for every"
+                " class: set audit.mia_nn=False"
             )
 
 
@@ -469,18 +472,18 @@ def make_plan(
     workdir: str | os.PathLike[str] | None = None,
     check: bool = True,
 ) -> Plan:
-    """Resolve a configuration, and refuse what cannot work before anything is written.
+    """Resolve a configuration; raise on unusable settings before anything is written.
 
     Args:
-      config: of the run; nothing after this reads it.
+      config: configuration of the run; nothing reads it after this.
       bank_root: folder of the shared models.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own objective instead of ``config.training.objective``.
-      original: models to unlearn from, instead of training them: variables or paths;
-        the first of ``replicas.originals`` name them.
-      workdir: folder of all else that the run stores; ``bank_root`` if None.
-      check: call :func:`check_plan`.
+      original: models to unlearn from, as variables or paths, instead of training them.
+        The first seeds of ``replicas.originals`` name them.
+      workdir: folder of everything else that the run stores; ``bank_root`` if None.
+      check: whether to call :func:`check_plan`.
 
     Raises:
       InputError: unusable data, masks, hyperparameters or numbers of models.
@@ -491,7 +494,7 @@ def make_plan(
 
     @cache
     def make_model() -> Model:
-        # a finished run is recognized without its network
+        # built only when needed: a finished run is recognized without its network
         return build_model(config.model, splits) if model is None else model
 
     objective = config.training.objective
@@ -499,7 +502,7 @@ def make_plan(
     if loss_fn is None and objective != CrossEntropy():
         minimized = objective(make_model())
         if not type(objective).__module__.startswith("unlearn_jax."):
-            # a user's code may change: its program names the models, not its value
+            # a user's code may change: its program, not its value, names the models
             loss_fn = minimized
     model_id: Any = [plain_model(config.model)]
     if model is not None:
@@ -513,8 +516,8 @@ def make_plan(
         seeds = config.replicas.originals[:count]
         if len(seeds) < count:
             raise InputError(
-                f"{count} original models are given, and replicas.originals has"
-                f" {len(seeds)} seeds: give as many"
+                f"{count} original models are given, but replicas.originals has"
+                f" {len(seeds)} seeds: give one seed per model"
             )
         replicas = dataclasses.replace(config.replicas, originals=seeds)
         config = dataclasses.replace(config, replicas=replicas)
@@ -549,10 +552,10 @@ def check_plan(plan: Plan) -> None:
     """Raise on settings that cannot work, before anything is computed.
 
     Args:
-      plan: of a run.
+      plan: run to check.
 
     Raises:
-      InputError: as :func:`make_plan`.
+      InputError: same as for :func:`make_plan`.
     """
     _ = plan.originals, plan.references
     check_samples(plan)

@@ -1,8 +1,8 @@
 """Trained models and their logits, shared by every run whose models are the same.
 
-Models are named by what determines them: data, network, recipe, and the samples and
-the key of each; nothing else. Their logits over the whole pool are stored with them, so
-that auditing needs no model.
+Models are identified by what determines them and nothing else: data, network, recipe,
+and each model's training samples and PRNG key. Their logits over the whole pool are
+stored with them, so that auditing needs no model.
 """
 
 import dataclasses
@@ -41,24 +41,24 @@ class Training:
     """Models to train.
 
     Attributes:
-      name: originals, references or retrained.
+      name: ``originals``, ``references`` or ``retrained``.
       settings: plain values that determine the models.
       model: the network.
-      pool: the samples that models train on and are evaluated on.
-      member: ``[M, N]`` bool, the training set of each.
-      keys: ``[M, 2]`` key data of the models' keys.
-      recipe: of their training.
-      loss_fn: the objective; cross-entropy if None.
-      finish: applied to a model at the end of its training; nothing if None.
-      given: models trained elsewhere, stacked, which are evaluated only.
-      keep: ``models`` and their logits, ``logits`` alone, or of these the ``signals``
-        alone.
-      signal_names: the membership signals that are kept then.
-      mapper: of a number of models to the way of computing them together.
-      group: models trained and stored at a time, at most.
-      checkpoint_seconds: least time between two checkpoints.
-      root: folder that holds them.
-      runner: that trains them.
+      pool: samples that models are trained and evaluated on.
+      member: ``[M, N]`` bool, training set of each model.
+      keys: ``[M, 2]`` key data of the models' PRNG keys.
+      recipe: recipe of their training.
+      loss_fn: objective; cross-entropy if None.
+      finish: function applied to a model at the end of its training; none if None.
+      given: stacked models trained elsewhere, which are only evaluated; None to train.
+      keep: parts to store: ``models`` and their logits, ``logits`` alone, or only the
+        membership ``signals`` of the logits.
+      signal_names: names of the membership signals to store, if only these are kept.
+      mapper: function from a number of models to the mapper that computes them.
+      group: largest number of models trained and stored at a time.
+      checkpoint_seconds: shortest time between two checkpoints, in seconds.
+      root: folder that holds the models.
+      runner: runner that trains the models.
     """
 
     name: str
@@ -81,10 +81,10 @@ class Training:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """The trained models, or what is kept of them.
+        """The trained models, or the parts of them that are kept.
 
-        ``models``, ``logits`` ``[M, N, C]``, last ``loss``; in place of the logits
-        membership signals by name, ``[M, N]`` each.
+        The content is ``models``, ``logits`` ``[M, N, C]`` and the last epoch's
+        ``loss``. Membership signals by name, ``[M, N]`` each, may replace the logits.
         """
         epochs = self.recipe.num_epochs if self.given is None else 0
         return Artifact(
@@ -103,16 +103,16 @@ class Training:
         return self.runner.make(self.artifact)
 
     def logits(self) -> list[np.ndarray]:
-        """Return logits ``[N, C]`` over the pool of every model, mapped from files."""
+        """Return every model's logits ``[N, C]`` over the pool, memory-mapped."""
         return self.stored.each("logits")
 
     def signals(self, signal: str) -> np.ndarray:
         """Return a membership signal ``[M, N]`` of all models, read once.
 
-        One model's logits are in memory at a time.
+        Only one model's logits are in memory at a time.
 
         Args:
-          signal: a name in :data:`unlearn_jax.audit.SIGNALS`.
+          signal: name of the signal, in :data:`unlearn_jax.audit.SIGNALS`.
         """
         labels = self.pool.labels
         if self.keep == "signals":
@@ -128,7 +128,7 @@ class Training:
         return self.stored["models"]
 
     def missing(self) -> list[int]:
-        """Return the models that are not trained."""
+        """Return the positions of the models that are not yet trained."""
         return self.runner.missing(self.artifact)
 
     def _train(self, piece: Piece) -> dict[str, PyTree]:
@@ -146,11 +146,11 @@ class Training:
             piece.advance(losses.shape[1])
             epoch = int(to_host(state.epoch)[0])
             piece.record(epoch - losses.shape[1] + 1, losses)
-            # a checkpoint holds no losses: the last ones must come from training
+            # a checkpoint holds no losses, so the last losses must come from training
             if epoch < self.recipe.num_epochs:
                 checkpoints.save(epoch, state)
 
-        # of all models, so that all groups share a program
+        # over all models, so that all groups share a program
         largest = int(self.member.sum(1).max())
         state, losses = fit_many(
             jax.random.wrap_key_data(jnp.asarray(self.keys[rows])),
@@ -177,7 +177,7 @@ class Training:
         return self._content(models, self.mapper(len(rows)))
 
     def _content(self, models: Variables, mapper: Mapper) -> dict[str, PyTree]:
-        """Return what is kept of trained models."""
+        """Return the parts of trained models that are kept."""
         logits = predict_many(self.model.apply, models, self.pool.images, mapper=mapper)
         if self.keep == "models":
             return {"models": models, "logits": logits}
@@ -189,7 +189,7 @@ class Training:
         return content
 
     def blank(self, size: int) -> TrainState:
-        """Return the shapes of the stacked training state."""
+        """Return the shapes of the stacked training state of ``size`` models."""
         one = jax.eval_shape(
             lambda key: init_state(key, self.model, self.recipe.tx), jax.random.key(0)
         )
@@ -202,7 +202,7 @@ class Training:
 def _each(
     finish: Callable[[Variables], Variables],
 ) -> Callable[[Variables, Any], Variables]:
-    """Return ``finish`` as :func:`map_models` calls it, one object for all groups."""
+    """Return ``finish`` as a function for ``map_models``, the same for all groups."""
 
     def clip(variables: Variables, _: Any) -> Variables:
         return finish(variables)
@@ -211,9 +211,9 @@ def _each(
 
 
 def epochs_per_call(recipe: Recipe, samples_per_epoch: int) -> int:
-    """Return the epochs of one compiled call, about half a million samples.
+    """Return the number of epochs per compiled call, for about half a million samples.
 
-    Progress shows, and overhead does not.
+    This is few enough to show progress, and enough to make overhead negligible.
     """
     wanted = max(1, 500_000 // samples_per_epoch)
     for num_epochs in range(min(wanted, recipe.num_epochs), 0, -1):

@@ -13,8 +13,8 @@ import tensorstore as ts
 class _HostArrays(ocp.type_handlers.NumpyHandler):
     """Handler of NumPy arrays, written by any process.
 
-    Orbax's own handler writes them in process 0 only, since it takes a checkpoint to
-    be the work of all processes; here, every process has pieces of its own.
+    Orbax's own handler writes arrays in process 0 only, because it assumes that all
+    processes share a checkpoint. Here, every process writes its own pieces.
     """
 
     async def serialize(
@@ -23,10 +23,10 @@ class _HostArrays(ocp.type_handlers.NumpyHandler):
         infos: Sequence[ocp.type_handlers.ParamInfo],
         args: Sequence[ocp.SaveArgs] | None = None,
     ) -> list[Any]:
-        """Write arrays, at once."""
+        """Write all arrays concurrently."""
         del args
         writes = map(self._write, values, infos)
-        # all of them end before the event loop does, the failed ones too
+        # wait for all writes, also the failed ones, before the event loop ends
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -51,7 +51,7 @@ class _HostArrays(ocp.type_handlers.NumpyHandler):
 
 
 def checkpointer() -> ocp.Checkpointer:
-    """Return Orbax's checkpointer of pytrees, which waits for no other process."""
+    """Return Orbax's checkpointer of pytrees, which waits for no other processes."""
     process = jax.process_index()
     only_here = ocp.options.MultiprocessingOptions(
         primary_host=process,

@@ -1,9 +1,9 @@
 """Stored artifacts: results that are computed once, under a key of all they depend on.
 
-An artifact is a folder of named arrays and pytrees. One with items is cut into pieces,
-a folder each, so that a run that was interrupted resumes with the missing ones, and
-several processes divide them. Folders appear whole or not at all; every file has a
-checksum; a damaged folder is moved aside and recomputed.
+An artifact is a folder of named arrays and pytrees. An artifact with items is divided
+into pieces, one folder each, so that an interrupted run resumes with the missing pieces
+and several processes can divide the work. Folders appear whole or not at all; every
+file has a checksum; a damaged folder is moved aside and recomputed.
 """
 
 import contextlib
@@ -35,14 +35,14 @@ from unlearn_jax.types import DamagedFileError, InputError, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """Cut of an artifact into pieces.
+    """Division of an artifact into pieces.
 
     Attributes:
       count: number of items.
-      group: most items of a piece.
-      shapes: one value per item; items of equal value share pieces, and a program. All
-        are equal if None.
-      steps: units of progress of one item.
+      group: largest number of items per piece.
+      shapes: one value per item; items of equal value share pieces and a program. None
+        if all items are equal.
+      steps: units of progress per item.
     """
 
     count: int
@@ -52,7 +52,7 @@ class Items:
 
     @cached_property
     def groups(self) -> list[list[int]]:
-        """Items of every piece, as even as possible."""
+        """Items of every piece; sizes are as even as possible."""
         groups: list[list[int]] = []
         shapes = [0] * self.count if self.shapes is None else list(self.shapes)
         for shape in sorted(set(shapes)):
@@ -64,11 +64,11 @@ class Items:
 
     @property
     def size(self) -> int:
-        """Items that every piece is padded to, so that all share a program."""
+        """Number of items that pieces are padded to, so that all share a program."""
         return max(map(len, self.groups))
 
     def padded(self, items: list[int]) -> list[int]:
-        """Return the items of a piece, the last one repeated up to :attr:`size`."""
+        """Return the items of a piece with the last one repeated up to :attr:`size`."""
         return items + [items[-1]] * (self.size - len(items))
 
 
@@ -77,13 +77,13 @@ class Piece:
     """Task of computing some of an artifact's items.
 
     Attributes:
-      items: to compute, padded by repeating the last one.
-      count: of items that are stored, the first ones.
-      scratch: folder for checkpoints; it outlives a kill, and is removed once the piece
-        is stored. Not made yet.
-      advance: reports progress, in units of one item.
-      record: takes losses ``[items, epochs]`` and the number of the first epoch, from
-        1, for TensorBoard.
+      items: items to compute, padded by repeating the last one.
+      count: number of items to store, the first ones.
+      scratch: folder for checkpoints, which does not exist at first. It survives a
+        killed process, and is removed once the piece is stored.
+      advance: function that reports progress, in units of one item.
+      record: function ``(first_epoch, losses)`` that writes losses ``[items, epochs]``
+        to TensorBoard; ``first_epoch`` counts from 1.
     """
 
     items: list[int]
@@ -98,17 +98,18 @@ class Artifact:
     """Result that is computed once and stored.
 
     Attributes:
-      name: of its folder, and of its stage.
-      settings: plain values that decide the result, apart from code and inputs.
-      compute: ``(*inputs) -> {name: array or pytree}``, with inputs of type
-        :class:`Stored`. With ``items``, ``(piece, *inputs)``, and every leaf has a
-        leading axis of ``piece.items``.
-      inputs: artifacts that it is computed from.
-      items: cut into pieces; one folder if None.
+      name: name of its folder and of its stage.
+      settings: plain values that determine the result, apart from code and inputs.
+      compute: function ``(*inputs) -> {name: array or pytree}``, with inputs of type
+        :class:`Stored`. With ``items``, it is called ``(piece, *inputs)``, and every
+        leaf has a leading axis of ``piece.items``.
+      inputs: artifacts from which it is computed.
+      items: division into pieces; one folder if None.
       root: folder that holds it; the runner's if None.
-      like: structures of the stored pytrees, see
+      like: structures of the stored pytrees by name, see
         :func:`unlearn_jax.pipeline.store.trees.load_tree`.
-      price: samples to train on that computing one item costs, for a dry run.
+      price: cost of computing one item, as a number of training samples, for estimates
+        of time.
     """
 
     name: str
@@ -140,7 +141,7 @@ class Entry:
     """Array or pytree of a stored folder.
 
     Attributes:
-      dtype: of the array, ``"tree"`` of a pytree.
+      dtype: type of the array; ``"tree"`` for a pytree.
       sha256: digest of the values.
     """
 
@@ -154,11 +155,12 @@ class Manifest:
 
     Attributes:
       artifact: name of the artifact.
-      key: of the artifact.
-      settings: of the artifact, plain values.
-      items: in the order of the leading axes; ``[0]`` if the artifact has none.
+      key: key of the artifact.
+      settings: settings of the artifact, as plain values.
+      items: items of the folder, in the order of the leading axes; ``[0]`` if the
+        artifact has none.
       content: arrays and pytrees by name.
-      cost: of computing it.
+      cost: cost of computing the folder.
     """
 
     artifact: str
@@ -170,7 +172,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, manifest: Mapping[str, Any]) -> "Manifest":
-        """Return the description that :func:`folders.read_manifest` has read."""
+        """Return the description of a folder from its parsed ``manifest.json``."""
         entries = manifest["content"].items()
         return cls(
             artifact=manifest["artifact"],
@@ -183,13 +185,14 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> "Manifest | None":
-        """Return the description of a finished folder with every file checked.
+        """Return the description of a finished folder after a check of every file.
 
         Returns:
-          None if the folder does not exist.
+          The description, or None if the folder does not exist.
 
         Raises:
-          DamagedFileError: as :func:`folders.read_manifest`, or a part is missing.
+          DamagedFileError: a file is missing or its checksum has changed since it was
+            written, or the manifest lacks a field.
         """
         manifest = folders.read_manifest(folder)
         if manifest is None:
@@ -200,7 +203,7 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
-    """Items that are read from a folder, and their positions in it."""
+    """Items to read from a folder, and their positions in it."""
 
     folder: pathlib.Path
     items: list[int]
@@ -208,15 +211,15 @@ class _Slice:
 
 
 class Stored(Mapping[str, PyTree]):
-    """Content of a finished artifact, read when it is asked for.
+    """Content of a finished artifact, read on access.
 
-    ``stored["logits"]`` is an array, mapped from its file where it is one, and
-    ``stored["models"]`` a pytree. Of an artifact with items, the pieces are joined in
+    ``stored["logits"]`` is an array, memory-mapped if it is a single file, and
+    ``stored["models"]`` a pytree. The pieces of an artifact with items are joined in
     the order of the items.
 
     Attributes:
-      path: its folder.
-      cost: of computing it, all pieces together.
+      path: folder of the artifact.
+      cost: cost of computing all of its pieces.
     """
 
     def __init__(
@@ -237,7 +240,7 @@ class Stored(Mapping[str, PyTree]):
         self._is_split = artifact.items is not None
         self._manifests = dict(sorted(manifests.items()))
         self._derived: dict[Any, Any] = {}
-        # pieces of other group sizes may overlap: an item is read from the first
+        # pieces of different group sizes may overlap: an item is read from the first
         self._places: dict[int, tuple[pathlib.Path, int]] = {}
         self._slices: list[_Slice] = []
         for folder, manifest in self._manifests.items():
@@ -252,7 +255,7 @@ class Stored(Mapping[str, PyTree]):
 
     @property
     def folders(self) -> list[pathlib.Path]:
-        """Folders of its pieces; its own if it has none."""
+        """Folders of the pieces; the artifact's own folder if it has no pieces."""
         return list(self._manifests)
 
     @property
@@ -292,22 +295,22 @@ class Stored(Mapping[str, PyTree]):
             yield part.items, content
 
     def each(self, name: str) -> list[np.ndarray]:
-        """Return an array of every item, in their order; shapes may differ."""
+        """Return one array per item, in their order; shapes may differ."""
         return list(self.iterate(name))
 
     def iterate(self, name: str) -> Iterator[np.ndarray]:
-        """Yield an array of every item in their order, mapped from its file."""
+        """Yield one array per item, in their order, memory-mapped from its file."""
         arrays = {folder: self._read(folder, name) for folder in self._manifests}
         for item in sorted(self._places):
             folder, position = self._places[item]
             yield arrays[folder][position]
 
     def derived(self, key: Any, function: Callable[["Stored"], Any]) -> Any:
-        """Return a function of the content, computed at the first call.
+        """Return a value derived from the content, computed at the first call.
 
         Args:
-          key: names the result; equal keys name equal functions.
-          function: of the content.
+          key: name of the value; equal keys must stand for equal functions.
+          function: function of the content that computes the value.
         """
         if key not in self._derived:
             self._derived[key] = function(self)
@@ -330,7 +333,7 @@ class Stored(Mapping[str, PyTree]):
         else:
             entry = folders.load_array(folder / f"{name}.npy")
             if entry.dtype.kind == "V":
-                # NumPy stores bfloat16 and its like as bytes
+                # NumPy stores bfloat16 and similar types as bytes
                 entry = entry.view(dtype)
         if positions in (None, list(range(len(manifest.items)))):
             return entry
@@ -341,8 +344,8 @@ class Rehearsed(dict[str, PyTree]):
     """Content of a rehearsed artifact: zeros in the shapes of its content.
 
     Args:
-      content: of the piece.
-      count: of the artifact's items; None if it has none.
+      content: content of a piece.
+      count: number of the artifact's items; None if it has none.
     """
 
     def __init__(self, content: Mapping[str, PyTree], count: int | None) -> None:
@@ -356,15 +359,15 @@ class Rehearsed(dict[str, PyTree]):
         super().__init__({key: jax.tree.map(repeat, content[key]) for key in content})
 
     def each(self, name: str) -> list[np.ndarray]:
-        """Return an array of every item."""
+        """Return one array per item."""
         return list(self[name])
 
 
 def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) -> Stored:
-    """Return the content of a finished artifact by its folder alone.
+    """Return the content of a finished artifact, given only its folder.
 
     Args:
-      path: the folder.
+      path: folder of the artifact.
       like: structures of the stored pytrees; nested dictionaries if None.
 
     Raises:
@@ -394,14 +397,15 @@ def _take(tree: PyTree, positions: Any) -> PyTree:
 
 
 class Checkpoints:
-    """Checkpoints of a computation under way: the newest two, some time apart.
+    """Checkpoints of a computation in progress; the newest two are kept.
 
     Each is a folder named by its step, with checksums; Orbax stores the state in it.
 
     Args:
-      folder: that holds them, such as a piece's ``scratch``.
-      every: fewest seconds between two.
-      is_joint: all processes compute the state together; the first one stores it.
+      folder: folder of the checkpoints, such as a piece's ``scratch``.
+      every: shortest time between two checkpoints, in seconds.
+      is_joint: whether all processes compute the state together; the first one stores
+        it.
     """
 
     def __init__(
@@ -415,13 +419,13 @@ class Checkpoints:
         self._seconds_before = spent(folder)
 
     def restore(self, like: PyTree) -> PyTree | None:
-        """Return the newest sound state, or None.
+        """Return the newest undamaged state, or None if there is none.
 
         Args:
-          like: a state of the same structure and shapes.
+          like: state of the same structure and shapes.
 
         Warns:
-          DamagedFileWarning: a checkpoint is damaged, or of a state of other shapes; it
+          DamagedFileWarning: a checkpoint is damaged, or its state has other shapes; it
             is moved aside.
         """
         if not self._is_joint:
@@ -454,11 +458,11 @@ class Checkpoints:
         return None
 
     def save(self, step: int, state: PyTree) -> None:
-        """Save a state if the last one is long enough ago.
+        """Save a state if enough time has passed since the last one.
 
         Args:
-          step: number, larger than those before.
-          state: a pytree of arrays.
+          step: number of the step, larger than those before.
+          state: pytree of arrays.
         """
         time_now = time.monotonic()
         is_early = time_now - self._saved < self._every
@@ -484,12 +488,12 @@ class Checkpoints:
 
 
 def _steps(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the folders of checkpoints, the newest last."""
+    """Return the folders of checkpoints, newest last."""
     return sorted(path for path in folder.glob("*") if path.name.isdecimal())
 
 
 def spent(folder: pathlib.Path) -> float:
-    """Return the seconds that a computation had taken until its newest checkpoint."""
+    """Return the seconds that a computation had taken at its newest checkpoint."""
     for step in reversed(_steps(folder)):
         try:
             manifest = json.loads((step / folders.MANIFEST).read_text())
@@ -500,17 +504,17 @@ def spent(folder: pathlib.Path) -> float:
 
 
 class Runner:
-    """Computes artifacts, inputs first, and stores them.
+    """Runner that computes artifacts, inputs first, and stores them.
 
     Args:
-      folder: that holds the artifacts without a root of their own.
-      progress: show and log how far it is.
-      is_joint: several processes compute every piece together, on a mesh of all their
-        devices, in place of dividing the pieces; the first one stores it.
+      folder: folder of the artifacts without a root of their own.
+      progress: whether to show and log progress.
+      is_joint: whether several processes compute every piece together, on a mesh of all
+        their devices, instead of dividing the pieces; the first one stores it.
 
     Attributes:
-      costs: of the artifacts that were made, in order.
-      events: TensorBoard's, written to where it is not None.
+      costs: costs of the artifacts that were made, in order.
+      events: TensorBoard events to write to; none if None.
     """
 
     events: Events | None = None
@@ -524,12 +528,13 @@ class Runner:
         self._is_shown = progress
         self._progress = clock.Progress(is_shown=progress)
         self._expected: list[Artifact] = []
-        # The first of equal artifacts: its functions have the compiled programs.
+        # The first of equal artifacts: its functions hold the compiled programs.
         self._known: dict[pathlib.Path, Artifact] = {}
-        # Artifacts whose pieces of this process are stored: whether all were before.
+        # Artifacts for which this process has done its pieces, with True if it found
+        # all pieces stored.
         self._started: dict[pathlib.Path, bool] = {}
         self._made: dict[pathlib.Path, Stored] = {}
-        # Folders whose checksums are right.
+        # Folders whose checksums have been checked.
         self._sound: dict[pathlib.Path, Manifest] = {}
         self._thread = futures.ThreadPoolExecutor(1)
         self._is_closed = threading.Event()
@@ -538,7 +543,7 @@ class Runner:
 
     @property
     def is_joint(self) -> bool:
-        """True where several processes compute every piece together."""
+        """True if several processes compute every piece together."""
         return self._wants_joint and hosts.here().count > 1
 
     def path(self, artifact: Artifact) -> pathlib.Path:
@@ -547,11 +552,11 @@ class Runner:
         return root / f"{artifact.name}-{artifact.key[:16]}"
 
     def expect(self, stages: Sequence[str], artifacts: Sequence[Artifact]) -> None:
-        """Announce what will be made, for the numbers of stages and the time left.
+        """Announce what will be made, to number stages and estimate the time left.
 
         Args:
-          stages: labels, in order.
-          artifacts: those that are known.
+          stages: labels of the stages, in order.
+          artifacts: artifacts that are already known.
         """
         this = hosts.here()
         self._expected = list(artifacts)
@@ -563,7 +568,7 @@ class Runner:
         )
 
     def _work_left(self) -> float:
-        """Return the samples to train on that what is missing costs."""
+        """Return the cost of what is missing, as a number of training samples."""
         ordered = self._with_inputs(self._expected)
         return sum(len(self.missing(artifact)) * artifact.price for artifact in ordered)
 
@@ -571,22 +576,22 @@ class Runner:
         """Log a line about a stage that makes no artifact.
 
         Args:
-          label: of the stage.
-          text: what there is to say.
+          label: label of the stage.
+          text: text of the line.
         """
         self._progress.say(label, text)
 
     def make(self, artifact: Artifact, label: str = "") -> Stored:
-        """Compute what is missing of an artifact, inputs first, and return its content.
+        """Compute the missing part of an artifact, inputs first; return its content.
 
         Args:
-          artifact: to be made.
-          label: name of its cost, alike for artifacts whose costs add up; that of the
-            artifact if empty.
+          artifact: artifact to make.
+          label: name of its cost; consecutive costs of the same name are added. The
+            artifact's name if empty.
 
         Raises:
           DamagedFileError: a folder cannot be read back as it was written.
-          InputError: its folder cannot be written.
+          InputError: a folder cannot be written.
 
         Warns:
           DamagedFileWarning: a stored folder is damaged; it is moved aside and
@@ -615,7 +620,7 @@ class Runner:
         if self.events is not None:
             self.events.stage(cost)
             if "losses" in stored:
-                # of an unlearning method, by run and epoch
+                # losses of an unlearning method, by run and epoch
                 self.events.losses(artifact.name, 1, stored["losses"])
         if self.costs and self.costs[-1].name == label:
             last = self.costs.pop()
@@ -625,18 +630,18 @@ class Runner:
         return stored
 
     def compile_ahead(self, artifacts: Iterable[Artifact]) -> None:
-        """Compile what artifacts with items need in a thread, while others are made.
+        """Compile the programs of artifacts in a thread, while others are made.
 
-        Their ``compute`` is called in a rehearsal
+        The artifacts have items. Their ``compute`` is called in a rehearsal
         (:func:`unlearn_jax.replicas.rehearsal`), so it must be a pure function. An
-        artifact whose turn comes before its rehearsal compiles for itself, and one
-        whose rehearsal failed raises its own error.
+        artifact that is made before its rehearsal compiles its own programs. An error
+        in a rehearsal is not reported: it recurs when the artifact is made.
 
         Args:
-          artifacts: in the order in which they will be made.
+          artifacts: artifacts in the order in which they will be made.
         """
         if self.is_joint:
-            # compilers of a mesh over processes may wait for those of the others
+            # compilers for a mesh over processes may wait for the other processes
             return
         for artifact in artifacts:
             path = self.path(artifact)
@@ -645,9 +650,9 @@ class Runner:
                 self._ahead[path] = self._thread.submit(self.rehearse, artifact)
 
     def close(self) -> None:
-        """Compile nothing more ahead, and wait for nothing.
+        """Stop compiling ahead, without waiting.
 
-        The program that is being compiled cannot be stopped; its thread ends with it.
+        A compilation in progress cannot be stopped; the thread ends with it.
         """
         self._is_closed.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -656,13 +661,13 @@ class Runner:
         return not self._is_closed.is_set()
 
     def rehearse(self, artifact: Artifact) -> "Stored | Rehearsed":
-        """Return the content of an artifact, zeros if it is not stored.
+        """Return the content of an artifact, or zeros if it is not stored.
 
-        Its programs and those of its inputs are compiled, but not run; see
+        Its programs and those of its inputs are compiled but not run; see
         :func:`unlearn_jax.replicas.rehearsal`.
 
         Args:
-          artifact: whose ``compute`` is a pure function.
+          artifact: artifact whose ``compute`` is a pure function.
         """
         path = self.path(artifact)
         if path in self._rehearsed:
@@ -691,16 +696,16 @@ class Runner:
         return [folder for stored in self._made.values() for folder in stored.folders]
 
     def make_all(self, artifacts: Iterable[Artifact]) -> dict[str, Stored]:
-        """Compute what is missing of several artifacts, and return them by name.
+        """Compute the missing parts of artifacts, and return their content by name.
 
         Several processes work on different artifacts at the same time.
 
         Args:
-          artifacts: in an order in which inputs come first.
+          artifacts: artifacts in an order in which inputs come first.
 
         Raises:
-          DamagedFileError: as :meth:`make`.
-          InputError: as :meth:`make`.
+          DamagedFileError: same as for :meth:`make`.
+          InputError: same as for :meth:`make`.
         """
         ordered = list(artifacts)
         if hosts.here().count > 1:
@@ -709,12 +714,12 @@ class Runner:
         return {artifact.name: self.make(artifact) for artifact in ordered}
 
     def _start(self, artifact: Artifact, label: str) -> None:
-        """Compute this process's part of what is missing of an artifact."""
+        """Compute this process's part of the missing pieces of an artifact."""
         path = self.path(artifact)
         if path in self._started:
             return
         inputs = [self.make(source) for source in artifact.inputs]
-        # artifacts of one piece fall to the processes in turn
+        # artifacts of one piece are assigned to the processes in turn
         turn = 0 if artifact.items else len(self._started)
         locks.make_folder(path if artifact.items else path.parent)
         missing = self._agreed_missing(artifact)
@@ -743,8 +748,8 @@ class Runner:
     ) -> None:
         """Compute and store some items under the lock of their folder.
 
-        Another run may have stored some of them while this one waited for the lock: the
-        others have a folder, and a lock, of their own.
+        Another run may have stored some of them while this one waited for the lock. The
+        remaining items then have another folder, with another lock.
         """
         while items:
             folder = self._folder(artifact, items)
@@ -762,7 +767,7 @@ class Runner:
             items = remaining
 
     def missing(self, artifact: Artifact) -> list[int]:
-        """Return the items that are not stored; of an artifact without any, 0."""
+        """Return the missing items; ``[0]`` for a missing artifact without items."""
         manifests = self._find(artifact)
         if artifact.items is None:
             return [] if manifests else [0]
@@ -772,7 +777,7 @@ class Runner:
         return [item for item in range(artifact.items.count) if item not in stored]
 
     def _agreed_missing(self, artifact: Artifact) -> list[int]:
-        """Return what is missing: in a joint run, as the first process sees it."""
+        """Return the missing items; in a joint run, those of the first process."""
         missing = self.missing(artifact)
         if not self.is_joint:
             return missing
@@ -781,11 +786,11 @@ class Runner:
         return [int(item) for item in np.flatnonzero(is_missing)]
 
     def plan(self, artifacts: Iterable[Artifact], speed: float = 0.0) -> str:
-        """Return a table of what is stored and what is to do; write nothing.
+        """Return a table of stored and missing items; write nothing.
 
         Args:
-          artifacts: in order; their inputs are added.
-          speed: samples per second of training; no times if 0.
+          artifacts: artifacts in order; their inputs are added.
+          speed: training speed, in samples per second; no times if 0.
         """
         rows = []
         total = 0.0
@@ -822,7 +827,7 @@ class Runner:
         return sorted(path.glob("items-*"))
 
     def _find(self, artifact: Artifact) -> dict[pathlib.Path, Manifest]:
-        """Return the sound folders with their manifests; each is checked once."""
+        """Return undamaged folders with their manifests; each is checked once."""
         manifests = {}
         for folder in self._folders(artifact):
             if folder not in self._sound:
@@ -861,7 +866,7 @@ class Runner:
         inputs: list[Stored],
         show: Callable[[int], None],
     ) -> Cost:
-        """Compute and store some items, and return what this process spent on them."""
+        """Compute and store some items, and return their cost in this process."""
         ahead = self._ahead.get(self.path(artifact))
         if ahead is not None:
             ahead.cancel()
@@ -902,7 +907,7 @@ class Runner:
         scratch: pathlib.Path,
         show: Callable[[int], None],
     ) -> dict[str, PyTree]:
-        """Return the content of some items, computed here and in NumPy's arrays."""
+        """Compute some items, and return their content as NumPy arrays."""
         if artifact.items is None:
             content = artifact.compute(*inputs)
             return {name: _to_host(entry) for name, entry in content.items()}
@@ -923,7 +928,7 @@ class Runner:
         return jax.tree.map(lambda leaf: leaf[:count], content)
 
     def _tidy(self, artifact: Artifact) -> None:
-        """Remove what killed processes left of a finished artifact."""
+        """Remove the unfinished folders of a finished artifact."""
         path = self.path(artifact)
         parent = path if artifact.items else path.parent
         name = "items-*" if artifact.items else path.name

@@ -1,7 +1,7 @@
-"""Wall time, compilation apart, and peak memory of a computation; its progress.
+"""Wall time, compilation time, peak memory and progress of a computation.
 
-Progress is lines of the logger ``unlearn_jax``, which the command line shows, and bars
-on terminals.
+Progress is shown as lines of the logger ``unlearn_jax``, which the command line prints,
+and as bars on terminals.
 """
 
 import contextlib
@@ -28,12 +28,13 @@ class Cost:
     """Cost of a computation.
 
     Attributes:
-      name: of the computation.
+      name: name of the computation.
       seconds: wall time, compilation included.
-      compile_seconds: tracing, lowering and compiling, the part of ``seconds`` that a
-        second call does not pay.
-      peak_memory_mb: the most host memory that the process has held so far, in MiB.
-      cached: the result was stored already; the cost is that of its making.
+      compile_seconds: time of tracing, lowering and compiling, the part of ``seconds``
+        that a second call does not take.
+      peak_memory_mb: largest host memory that the process has held so far, in MiB.
+      cached: whether the result was already stored; the cost is then that of the
+        original computation.
     """
 
     name: str = ""
@@ -44,12 +45,12 @@ class Cost:
 
 
 def total(costs: Iterable[Cost], name: str = "", *, cached: bool = False) -> Cost:
-    """Return the cost of several computations: times add up, the peak is the largest.
+    """Return the total cost of computations: times are added, the peak is the largest.
 
     Args:
-      costs: of the computations.
-      name: of the whole.
-      cached: all were stored already.
+      costs: costs of the computations.
+      name: name of the total.
+      cached: whether all results were already stored.
     """
     costs = list(costs)
     return Cost(
@@ -62,7 +63,7 @@ def total(costs: Iterable[Cost], name: str = "", *, cached: bool = False) -> Cos
 
 
 class _Compilation(threading.local):
-    """Seconds that this thread has compiled, or waited for another one to compile."""
+    """Seconds that this thread has spent on compiling or on waiting for a compiler."""
 
     seconds = 0.0
 
@@ -80,17 +81,17 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 class Stopwatch:
-    """Clock of a block; ``cost`` is that of the block once it has ended."""
+    """Clock of a block of code; ``cost`` is set once the block has ended."""
 
     cost = Cost()
 
 
 @contextlib.contextmanager
 def stopwatch(name: str = "") -> Iterator[Stopwatch]:
-    """Time a block.
+    """Time a block of code.
 
     Args:
-      name: of the cost.
+      name: name of the cost.
     """
     watch = Stopwatch()
     began = time.perf_counter()
@@ -112,21 +113,21 @@ LOG = logging.getLogger("unlearn_jax")
 """Log of the stages of runs, at level INFO."""
 
 HEARTBEAT = 60.0
-"""Seconds after which a stage that is computing writes a line, where no bar shows."""
+"""Seconds between the lines that a stage writes while it computes, without a bar."""
 
 
 class _Lines(logging.StreamHandler):
     """Handler that writes above the bars of a terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; the fault of a stream costs no run its result."""
+        """Write a line; ignore errors of the stream, which must not fail a run."""
         with contextlib.suppress(OSError, ValueError):
             tqdm.write(self.format(record), file=self.stream)
 
 
 @contextlib.contextmanager
 def log_lines() -> Iterator[None]:
-    """Write the log to standard error in a block, unless someone handles it already."""
+    """Write the log to standard error in a block, unless it already has a handler."""
     if LOG.handlers or logging.getLogger().handlers:
         yield
         return
@@ -145,7 +146,7 @@ def log_lines() -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits its size.
+    """Return a time as text, in the unit that suits its size.
 
     >>> [duration(seconds) for seconds in (0.2, 48, 150, 9000, 200000)]
     ['0.2 s', '48 s', '2.5 min', '2.5 h', '2.3 days']
@@ -160,9 +161,9 @@ def progress(label: str, items: Iterable[Any], *, unit: str) -> tqdm:
     """Return items with a bar that is shown on terminals and vanishes at the end.
 
     Args:
-      label: of the bar.
-      items: to go through.
-      unit: of an item.
+      label: label of the bar.
+      items: items to iterate over.
+      unit: word for one item.
     """
     return tqdm(items, label, unit=unit, disable=None, leave=False, dynamic_ncols=True)
 
@@ -170,7 +171,7 @@ def progress(label: str, items: Iterable[Any], *, unit: str) -> tqdm:
 def has_bars() -> bool:
     """Return whether standard error is a terminal that has columns.
 
-    The terminals of containers and recorders may have none.
+    The terminals of containers and recorders may have no columns.
     """
     try:
         return sys.stderr.isatty() and os.get_terminal_size(2).columns > 0
@@ -179,14 +180,15 @@ def has_bars() -> bool:
 
 
 class Progress:
-    """Stages of a run: their numbers, a bar for each, lines that stay, time left.
+    """Progress of a run by stages: their numbers, bars, lines of text and time left.
 
     Args:
-      stages: labels in order; a label that is not among them has no number.
-      work_left: returns the price of all that is not computed, in samples; times of
-        the whole are left out where it returns 0.
-      process: number of this process, and of all of them.
-      is_shown: show bars and write lines.
+      stages: labels of the stages, in order; a label that is not among them has no
+        number.
+      work_left: function that returns the price of all that is not computed, in
+        samples; the time left of the whole run is left out if it returns 0.
+      process: index of this process, and number of processes.
+      is_shown: whether to show bars and write lines.
     """
 
     def __init__(
@@ -215,8 +217,8 @@ class Progress:
         """Write a line about a stage.
 
         Args:
-          label: of the stage.
-          text: what there is to say.
+          label: label of the stage.
+          text: text of the line.
         """
         if not self._is_shown:
             return
@@ -228,15 +230,15 @@ class Progress:
         """Count finished work, for the estimate of the time left.
 
         Args:
-          price: samples that were computed.
-          seconds: that they took, compilation apart.
+          price: price of the work, in samples.
+          seconds: time that it took, without compilation.
         """
         if price:
             self._paid += price
             self._seconds += seconds
 
     def time_left(self) -> str:
-        """Return the time that is left of the whole run; empty if it is not known."""
+        """Return the time left of the whole run as text; empty if it is not known."""
         work = self._work_left()
         if not (work and self._paid):
             return ""
@@ -250,10 +252,10 @@ class Progress:
         """Show a stage: a bar on a terminal, lines elsewhere, and a line at its end.
 
         Args:
-          label: of the stage.
-          total: items that are to compute by all processes.
-          num_items: of this process.
-          steps: units of progress of one item.
+          label: label of the stage.
+          total: number of items that all processes have to compute.
+          num_items: number of items that this process has to compute.
+          steps: units of progress per item.
         """
         is_shown = self._is_shown and num_items > 0
         bar = tqdm(
@@ -273,7 +275,7 @@ class Progress:
 
 
 class Stage:
-    """Stage under way, made by :meth:`Progress.stage`."""
+    """Stage in progress, made by :meth:`Progress.stage`."""
 
     def __init__(
         self, progress: Progress, label: str, bar: tqdm, num_items: int, steps: int
@@ -289,7 +291,7 @@ class Stage:
         self._told = self._began
 
     def advance(self, steps: int) -> None:
-        """Move by units of progress, those of all items of a group together."""
+        """Advance by units of progress, summed over all items of a group."""
         self._group += steps
         self._bar.update(steps)
         if time.perf_counter() - self._told > HEARTBEAT:
@@ -299,7 +301,7 @@ class Stage:
         """Count a finished group.
 
         Args:
-          num_items: of the group.
+          num_items: number of items of the group.
         """
         self._bar.update(num_items * self._steps - self._group)
         self._bar.set_postfix_str(self._progress.time_left())
@@ -309,7 +311,7 @@ class Stage:
             self._tell(self._done * self._steps)
 
     def _tell(self, steps: int) -> None:
-        """Write how far the stage is, where no bar shows it."""
+        """Write the progress of the stage if no bar shows it."""
         self._told = time.perf_counter()
         if not self._bar.disable or not steps:
             return
@@ -325,7 +327,7 @@ class Stage:
         self._progress.say(self._label, ", ".join(filter(None, phrases)))
 
     def end(self) -> None:
-        """Write the line that stays."""
+        """Write the last line of the stage."""
         seconds = time.perf_counter() - self._began
         phrases = [
             f"{self._num_items} done in {duration(seconds)}",
@@ -336,14 +338,14 @@ class Stage:
 
 
 def _rate(items: float, seconds: float) -> str:
-    """Return items per second, or the time of one."""
+    """Return the items per second, or the time per item if that exceeds a second."""
     if items >= seconds:
         return f"{items / max(seconds, 1e-9):.3g} per s"
     return f"{duration(seconds / items)} each"
 
 
 def peak_memory_mb() -> float:
-    """Return the most host memory that this process has held so far, in MiB."""
+    """Return the largest host memory that this process has held so far, in MiB."""
     if resource is None:
         return 0.0
     unit = 2**20 if sys.platform == "darwin" else 2**10

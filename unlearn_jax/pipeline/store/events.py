@@ -15,7 +15,7 @@ class Events:
     """Losses, stage times and the table of a run as TensorBoard scalars.
 
     Args:
-      folder: to write to; ``~`` is the home folder.
+      folder: folder to write to; ``~`` is the home folder.
 
     Raises:
       InputError: tensorboardX is not installed.
@@ -41,10 +41,10 @@ class Events:
         """Write the losses of models that train together.
 
         Args:
-          name: of the models.
-          first_epoch: of the losses, from 1.
-          losses: ``[M, epochs]``; the mean over the models is written, and nothing of
-            arrays with another number of axes.
+          name: name of the models.
+          first_epoch: number of the first epoch of the losses, from 1.
+          losses: ``[M, epochs]`` losses, of which the mean over the models is written.
+            Arrays with another number of axes are ignored.
         """
         if np.ndim(losses) != 2:
             return
@@ -53,7 +53,7 @@ class Events:
         self._writer.flush()
 
     def stage(self, cost: Cost) -> None:
-        """Write the time of a stage, by its name, in seconds."""
+        """Write the times of a stage under its name, in seconds."""
         self._num_stages += 1
         for kind in ("seconds", "compile_seconds"):
             value = getattr(cost, kind)

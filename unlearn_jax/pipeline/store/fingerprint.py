@@ -1,8 +1,9 @@
-"""Digests of functions: a hash of the program that JAX traces, constants included.
+"""Digests of a user's code: of the program that JAX traces, or of the source files.
 
-Stored models are named by what determines them. Of a user's network, loss or method,
-that is the program: two functions with one program have one name, and a changed
-constant gives another.
+Stored models are identified by what determines them. For a user's network or loss, that
+is the traced program with its constants: two functions with the same program have the
+same digest, and a changed constant changes it. For a user's method or attack, it is the
+files that define it.
 """
 
 import dataclasses
@@ -30,8 +31,8 @@ def program_digest(fun: Callable[..., Any], *args: Any) -> str:
     """Return the SHA-256 of a function's traced program and of its constants.
 
     Args:
-      fun: traceable.
-      *args: arrays, keys or ``jax.ShapeDtypeStruct``, in any pytree.
+      fun: traceable function.
+      *args: arguments: arrays, keys or ``jax.ShapeDtypeStruct``, in any pytree.
     """
     closed = jax.make_jaxpr(fun)(*args)
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed)).encode())
@@ -60,11 +61,11 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
 
     Args:
       model: the network.
-      splits: the data, of which only the shapes matter.
+      splits: the data; only the shapes matter.
       loss_fn: the training objective; cross-entropy if None.
 
     Raises:
-      InputError: logits that do not fit the data.
+      InputError: the logits do not have one column per class.
     """
     key = jax.random.key(0)
     variables = jax.eval_shape(model.init, key)
@@ -89,7 +90,7 @@ def model_digest(model: Model, splits: Splits, loss_fn: LossFn | None = None) ->
 
 
 def package_digest() -> str:
-    """Return the SHA-256 of the package's source files, the native ones too."""
+    """Return the SHA-256 of the package's source files, including native ones."""
     digest = hashlib.sha256()
     root = pathlib.Path(values.__file__).parent
     for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc")]):
@@ -100,14 +101,15 @@ def package_digest() -> str:
 def code_digest(value: UnlearnFn | Attack) -> str:
     """Return a hash of the files that define a user's own methods and attacks.
 
-    Hyperparameters name a method of this package, whose version is part of every key. A
-    user's code may change between two runs, so its files count too.
+    A method of this package is identified by its hyperparameters, because the package's
+    version is part of every key. A user's code may change between two runs, so its
+    files count as well.
 
     Args:
-      value: a method or an attack; the values that it holds count as well.
+      value: method or attack; the values that it holds count as well.
 
     Raises:
-      InputError: a class without a file, such as one typed into an interpreter.
+      InputError: a class has no file, such as one typed into an interpreter.
     """
     files = set()
     for item in held_values(value):
@@ -116,8 +118,8 @@ def code_digest(value: UnlearnFn | Attack) -> str:
                 files.add(inspect.getfile(type(item)))
             except (TypeError, OSError):
                 raise InputError(
-                    f"{type(item).__name__} is not defined in a file, so that its"
-                    " results cannot be found again: put the class into a module"
+                    f"{type(item).__name__} is not defined in a file, so its results"
+                    " cannot be found again: put the class into a module"
                 ) from None
     digest = hashlib.sha256()
     for file in sorted(files):
@@ -129,7 +131,7 @@ def held_values(value: object) -> Iterator[object]:
     """Yield a value, and the values among its fields, to any depth.
 
     Args:
-      value: a method or an attack.
+      value: method or attack, or a tuple of values.
     """
     if isinstance(value, tuple):
         for item in value:

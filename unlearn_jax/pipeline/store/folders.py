@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, with checksums that every reader checks."""
+"""Folders that appear whole or not at all, with checksums that readers verify."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ FORMAT = 3
 MANIFEST = "manifest.json"
 
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}
-"""Names of vector instructions by Linux's flags of a processor, the widest first."""
+"""Names of vector instruction sets by Linux's processor flags, widest first."""
 
 DAMAGE = (
     None,
@@ -40,7 +40,7 @@ DAMAGE = (
     errno.ESTALE,
     errno.EINVAL,
 )
-"""Numbers of a reader's errors that are a file's fault: not memory or permissions."""
+"""Error numbers of readers that mean a damaged file, not lack of memory or rights."""
 
 
 class DamagedFileWarning(UserWarning):
@@ -50,15 +50,16 @@ class DamagedFileWarning(UserWarning):
 def write_folder(
     path: pathlib.Path, write: Callable[[pathlib.Path], None], manifest: dict[str, Any]
 ) -> None:
-    """Make a folder in one step: written under a temporary name, then renamed.
+    """Make a folder in one step: write it under a temporary name, then rename it.
 
     Args:
-      path: must not exist, or be a folder to replace; the caller holds its lock.
-      write: writes the files into the folder it is given.
-      manifest: stored as ``manifest.json`` with the format, the versions, and the
-        SHA-256 of every file and of itself.
+      path: path of the folder; an existing folder is replaced. The caller holds its
+        lock.
+      write: function that writes the files into the folder it is given.
+      manifest: values to store in ``manifest.json``, with the format, the versions, and
+        the SHA-256 of every file and of the manifest itself.
     """
-    # of a process that was killed while it wrote
+    # drafts of processes that were killed while they wrote
     for draft in path.parent.glob(f".{path.name}-*"):
         if draft.name.removeprefix(f".{path.name}-").isdecimal():
             shutil.rmtree(draft)
@@ -81,9 +82,9 @@ def seal(
     """Write the manifest of a folder.
 
     Args:
-      folder: to hold ``manifest.json``.
-      files: of which the manifest has the checksums, in the folder or elsewhere.
-      manifest: see :func:`write_folder`.
+      folder: folder for ``manifest.json``.
+      files: files whose checksums are in the manifest, in the folder or elsewhere.
+      manifest: values to store, see :func:`write_folder`.
     """
     checksums = {}
     for file in files:
@@ -97,12 +98,12 @@ def seal(
 
 
 def is_sealed(folder: pathlib.Path, key: str) -> bool:
-    """Return whether a folder was sealed under a key, and all is as it was then.
+    """Return whether a folder was sealed under a key and is unchanged since then.
 
     Args:
-      folder: of :func:`seal`. Manifests among its files stand for their folders, which
-        are checked, too.
-      key: that its manifest must have.
+      folder: folder of :func:`seal`. If its files include manifests, the folders of
+        these manifests are checked as well.
+      key: key that its manifest must have.
     """
     try:
         if json.loads((folder / MANIFEST).read_text()).get("key") != key:
@@ -117,14 +118,14 @@ def is_sealed(folder: pathlib.Path, key: str) -> bool:
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """Return the manifest of a finished folder with every file checked.
+    """Return the manifest of a finished folder after a check of every file.
 
     Returns:
-      None if the folder does not exist.
+      The manifest, or None if the folder does not exist.
 
     Raises:
-      DamagedFileError: a file is missing or has another checksum than it was written
-        with.
+      DamagedFileError: a file is missing, or its checksum has changed since it was
+        written.
     """
     if not path.is_dir():
         return None
@@ -145,12 +146,12 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _manifest_sha256(manifest: dict[str, Any]) -> str:
-    """Return the checksum of a manifest, its own left out."""
+    """Return the checksum of a manifest without its own checksum."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def find_manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """Return the manifest of a finished and sound folder, or None."""
+    """Return the manifest of a finished and undamaged folder, or None."""
     try:
         return read_manifest(path)
     except DamagedFileError:
@@ -158,7 +159,7 @@ def find_manifest(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether an error of a reader is the file's fault."""
+    """Return whether an error of a reader means that the file is damaged."""
     if isinstance(error, OSError):
         return error.errno in DAMAGE
     return not isinstance(error, MemoryError)
@@ -166,7 +167,7 @@ def is_damage(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def reading(file: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
-    """Raise DamagedFileError for whatever a reader raises on a damaged file."""
+    """Raise DamagedFileError in place of a reader's errors on a damaged file."""
     try:
         yield
     except Exception as error:
@@ -176,7 +177,7 @@ def reading(file: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
 
 
 def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
-    """Return the error of a file that differs from what was written."""
+    """Return the error for a file that differs from what was written."""
     return DamagedFileError(
         f"{file} is missing, truncated or changed since it was written: delete the"
         f" folder {folder} and run the same command again to rebuild it"
@@ -184,7 +185,7 @@ def damaged(file: pathlib.Path, folder: pathlib.Path) -> DamagedFileError:
 
 
 def changed(path: pathlib.Path) -> DamagedFileError:
-    """Return the error of a folder that was written in this run and is not sound."""
+    """Return the error for a folder that was written in this run and is damaged."""
     return DamagedFileError(
         f"{path} was changed or removed while this run was at work: check the disk, and"
         " run the same command again"
@@ -192,10 +193,10 @@ def changed(path: pathlib.Path) -> DamagedFileError:
 
 
 def set_aside(folder: pathlib.Path) -> None:
-    """Move a damaged folder out of the way with a warning; a sound one stays.
+    """Move a damaged folder out of the way with a warning; an undamaged one stays.
 
     Args:
-      folder: of :func:`write_folder`; the caller holds a lock on it.
+      folder: folder of :func:`write_folder`; the caller holds a lock on it.
     """
     try:
         read_manifest(folder)
@@ -209,8 +210,8 @@ def move_aside(
     """Rename a folder to ``damaged-NAME-NUMBER``, and warn.
 
     Args:
-      folder: to be renamed.
-      reason: a sentence without a full stop.
+      folder: folder to rename.
+      reason: sentence without a period.
       place: path whose name is ``NAME``; the folder's own if None.
     """
     place = place or folder
@@ -229,8 +230,9 @@ def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> N
     """Make a file in one step: a reader gets the old file or the new one.
 
     Args:
-      path: the file; its folder is made.
-      write: writes the file of another name, with the same suffix, that it is given.
+      path: path of the file; its folder is made.
+      write: function that writes to the temporary path it is given, which has the same
+        suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}{path.suffix}")
@@ -253,18 +255,20 @@ def write_each(
     result: Any,
     faults: Sequence[str] = (),
 ) -> None:
-    """Write what shows a stored result, one part after the other.
+    """Write the parts of a report on a stored result, one after the other.
 
-    A part that fails costs no other: days of computing are not lost to a figure.
+    If a part fails, the others are still written: days of computing are not lost to a
+    figure.
 
     Args:
-      writers: by name of the part.
-      folder: that they write to.
-      result: stored already; it goes with the error.
-      faults: found before, a line each.
+      writers: functions that write a part each, by name of the part.
+      folder: folder that they write to.
+      result: result that is already stored; the error carries it.
+      faults: faults found before, one line each.
 
     Raises:
-      ReportError: a part cannot be written, or there are faults; all others are there.
+      ReportError: a part cannot be written, or there are faults; all other parts are
+        written.
     """
     faults = list(faults)
     for name, write in writers.items():
@@ -279,7 +283,7 @@ def write_each(
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-    """Add the file to the error of a full disk; NumPy's and Orbax's have none."""
+    """Add the file to the error of a full disk; NumPy and Orbax name none."""
     try:
         yield
     except OSError as error:
@@ -296,18 +300,18 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def load_array(path: pathlib.Path) -> np.ndarray:
-    """Return the array of a ``.npy`` file as a read-only map of it.
+    """Return the array of a ``.npy`` file as a read-only memory map.
 
     Raises:
-      DamagedFileError: not such a file; one of pickled objects is not, and nothing of
-        it is executed.
+      DamagedFileError: the file is not a valid ``.npy`` file of numbers. Pickled
+        objects are rejected as well, and nothing in them is executed.
     """
     with reading(path, path.parent):
         return np.lib.format.open_memmap(path, mode="r")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all that decides the numbers, and the devices."""
+    """Return the versions of all that determines the results, and the devices."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
     native = onednn.native().version
     return {
@@ -322,7 +326,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def _device_names() -> str:
-    """Return accelerators by number and kind, or else cores and their vectors."""
+    """Return the number and kind of accelerators, or of cores with vector units."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
@@ -355,11 +359,11 @@ class Workdir:
         self.path = pathlib.Path(os.path.expanduser(path)).resolve()
 
     def check(self) -> None:
-        """Refuse a directory that no run of this version made; change nothing.
+        """Raise on a directory that no run of this version can use; change nothing.
 
         Raises:
-          InputError: a file, a directory with other content or of an older format, or
-            one that cannot be written.
+          InputError: the path is a file, or a directory that has other content, has
+            another format, or cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: give --workdir a folder")
@@ -372,7 +376,7 @@ class Workdir:
                 )
             if layout != FORMAT:
                 raise InputError(
-                    f"{self.path} is of format {layout}, this version writes format"
+                    f"{self.path} is of format {layout}, but this version writes format"
                     f" {FORMAT}: give --workdir a new folder, or delete this one"
                 )
         nearest = next(
@@ -385,7 +389,7 @@ class Workdir:
             )
 
     def _is_new(self) -> bool:
-        """Return whether the folder holds only what is written before the mark."""
+        """Return whether the folder holds only files written before the mark."""
         draft = rf"\.{re.escape(self.MARK)}-.*"
         early = re.compile(rf"\.lock|\.process-\d+\.lock|{draft}")
         return all(early.fullmatch(file.name) for file in self.path.iterdir())
@@ -393,7 +397,7 @@ class Workdir:
     def _format(self) -> int | None:
         """Return the format of a run's directory; None if it is not a run's.
 
-        A lost or damaged mark is made up for by the manifests.
+        If the mark is missing or damaged, the format is read from the manifests.
         """
         with contextlib.suppress(OSError, ValueError, AttributeError):
             about = json.loads((self.path / self.MARK).read_text())
@@ -413,11 +417,11 @@ class Workdir:
     def locked(self) -> Iterator[pathlib.Path]:
         """Make and mark the directory, and keep other runs out of it.
 
-        The first of several processes makes it, the others wait for that.
+        The first of several processes makes it, and the others wait for that.
 
         Raises:
-          InputError: as :meth:`check`, or another run, or a process of one, is at work
-            in it.
+          InputError: same as for :meth:`check`; or another run, or a process of one, is
+            using the directory.
         """
         this = hosts.here()
         mark = self.path / self.MARK

@@ -1,9 +1,9 @@
 """Several processes of a run, which divide the work through a shared directory.
 
 Work comes in numbered pieces that appear as whole folders. Every process computes its
-pieces and waits until all exist. Nothing is sent: a process that is lost takes no more
-with it than its current piece, and a rerun, with any number of processes, resumes with
-what is missing. The result does not depend on the number of processes.
+pieces and waits until all exist. Processes do not exchange data: a lost process loses
+only its current piece, and a rerun, with any number of processes, resumes with the
+missing pieces. The result does not depend on the number of processes.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from jax.experimental import multihost_utils
 from unlearn_jax.types import InputError, PyTree, first_line
 
 _POLL = 0.2
-"""Seconds between two readings of the shared directory."""
+"""Seconds between two checks of the shared directory."""
 
 _PATIENCE = 30 * 24 * 3600
-"""Seconds that a process waits at its end for the others."""
+"""Seconds that a process waits for the others before it ends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Host:
     """Process of a run.
 
     Attributes:
-      index: of this process.
-      count: of all of them; 1 unless JAX's distributed runtime was started.
+      index: index of this process, from 0.
+      count: number of processes; 1 unless JAX's distributed runtime was started.
     """
 
     index: int
@@ -39,7 +39,7 @@ class Host:
 
     @property
     def first(self) -> bool:
-        """True of the process that audits and reports."""
+        """True for the process that audits and reports."""
         return self.index == 0
 
     def does(self, piece: int) -> bool:
@@ -47,27 +47,28 @@ class Host:
         return piece % self.count == self.index
 
     def wait(self, is_there: Callable[[], bool]) -> None:
-        """Return when something exists; at once if there is one process.
+        """Wait until something exists; return at once if there is only one process.
 
         JAX's runtime ends this process when another one is lost, so the wait ends.
 
         Args:
-          is_there: reads the shared directory.
+          is_there: function that checks the shared directory.
         """
         while self.count > 1 and not is_there():
             time.sleep(_POLL)
 
 
 def agreed(values: PyTree) -> PyTree:
-    """Return the first process's values, in all processes, which all call this.
+    """Return the first process's values in every process; all must call this.
 
     Args:
-      values: arrays or numbers, of the same shapes in all.
+      values: arrays or numbers, with the same shapes in all processes.
     """
     if jax.process_count() == 1:
         return values
     arrays = jax.tree.map(np.asarray, values)
-    # as bytes: the broadcast adds zeros, which loses the sign of -0.0 and cuts 64 bits
+    # sent as bytes: the broadcast adds zeros, which loses the sign of -0.0, and it
+    # truncates 64-bit types
     sent = multihost_utils.broadcast_one_to_all(
         jax.tree.map(lambda array: np.frombuffer(array.tobytes(), np.uint8), arrays)
     )
@@ -91,13 +92,14 @@ def join(
     """Start JAX's distributed runtime, before anything else of JAX is used.
 
     Args:
-      coordinator: ``address:port`` of the first process. All three may be None on TPU
-        pods, under SLURM, Open MPI and Kubernetes, where JAX finds them.
+      coordinator: ``address:port`` of the first process. All three arguments may be
+        None on TPU pods, under SLURM, Open MPI and Kubernetes, where JAX finds them.
       num_processes: number of processes.
-      process_id: number of this one.
+      process_id: index of this process, from 0.
 
     Raises:
-      InputError: the others cannot be reached, or the values do not fit together.
+      InputError: the other processes cannot be reached, or the arguments do not fit
+        together.
     """
     given = (coordinator, num_processes, process_id)
     if given.count(None) not in (0, len(given)):
@@ -128,10 +130,10 @@ def join(
 
 
 def leave(status: int) -> None:
-    """End a failed process of several at once, so that the others end, too.
+    """End a failed process immediately, so that the other processes end as well.
 
-    An ordinary end would wait for them, and they for this one's pieces. Returns if this
-    is the only process.
+    An ordinary exit would wait for the other processes, which would wait for the pieces
+    of this one. The function returns if this is the only process.
 
     Args:
       status: exit status.

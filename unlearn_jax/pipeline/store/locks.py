@@ -1,4 +1,4 @@
-"""Locks on files, which end with the process that holds them."""
+"""Locks on files, released when the process that holds them ends."""
 
 import contextlib
 import errno
@@ -14,10 +14,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Make a folder that can be written.
+    """Make a folder, and check that it can be written.
 
     Raises:
-      InputError: it cannot.
+      InputError: the folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,12 +34,13 @@ def lock(file: pathlib.Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock against other processes.
 
     Args:
-      file: made where it is missing, and left; its folder exists.
-      wait: wait for the process that holds it, or refuse.
+      file: lock file, which is made if missing and never removed; its folder must
+        exist.
+      wait: whether to wait for the process that holds the lock, or to raise.
 
     Raises:
-      InputError: another run holds it and ``wait`` is False, or the file system has no
-        locks.
+      InputError: another run holds the lock and ``wait`` is False, or the file system
+        has no locks.
     """
     held = filelock.FileLock(file, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
@@ -53,7 +54,7 @@ def lock(file: pathlib.Path, *, wait: bool = True) -> Iterator[None]:
         if error.errno not in NO_LOCKS:
             raise
         raise InputError(
-            f"the file system of {file.parent} has no locks: mount it with them, or"
+            f"the file system of {file.parent} has no locks: mount it with locks, or"
             " choose another folder"
         ) from error
     try:
@@ -66,16 +67,17 @@ def lock(file: pathlib.Path, *, wait: bool = True) -> Iterator[None]:
 def lock_process(folder: pathlib.Path, this: hosts.Host) -> Iterator[None]:
     """Hold a process's lock on a run's folder against processes of an earlier run.
 
-    Process ``i`` holds lock ``i``; the first one also those of all larger numbers, so
-    that any two runs exclude each other, whatever their numbers of processes.
+    Process ``i`` holds lock ``i``. The first process also holds every existing lock
+    with a larger number than the run's last process, so that any two runs exclude each
+    other, whatever their numbers of processes.
 
     Args:
-      folder: exists.
+      folder: folder of the run, which must exist.
       this: this process.
 
     Raises:
-      InputError: a process of another run holds one of these, or the file system has no
-        locks.
+      InputError: a process of another run holds one of these locks, or the file system
+        has no locks.
     """
     numbers = [this.index]
     if this.first:

@@ -1,4 +1,4 @@
-"""Pytrees on disk, by Orbax's own format: ``StandardCheckpointer`` opens them."""
+"""Pytrees on disk, in Orbax's own format, which ``StandardCheckpointer`` opens."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ from unlearn_jax.types import PyTree
 
 
 def _is_informative(record: logging.LogRecord) -> bool:
-    """Return False for Orbax's messages on metadata, and on errors it also raises."""
+    """Return False for Orbax's messages on metadata and on errors that it raises."""
     raised = r"raised|Failed to run .* Commit|Finalize thread .* failed"
     metadata = "Metadata file|Failed to (write|update) metadata=|ArrayMetadata"
     return not re.search(f"{raised}|{metadata}", record.getMessage())
@@ -29,11 +29,12 @@ def save_tree(path: pathlib.Path, tree: PyTree) -> None:
     """Write a pytree of arrays as a checkpoint folder.
 
     Args:
-      path: the folder, which must not exist.
-      tree: leaves are arrays or typed keys; the latter are stored as their key data.
+      path: checkpoint folder, which must not exist.
+      tree: pytree whose leaves are arrays or typed keys; the latter are stored as their
+        key data.
 
     Raises:
-      OSError: the disk is full, or not writable.
+      OSError: the disk is full or not writable.
     """
     from unlearn_jax.pipeline.store import _orbax
 
@@ -41,7 +42,7 @@ def save_tree(path: pathlib.Path, tree: PyTree) -> None:
         with _orbax.checkpointer() as checkpointer:
             checkpointer.save(path.absolute(), jax.tree.map(to_host, tree))
     except ValueError as error:
-        # TensorStore gives the system's errors as text
+        # TensorStore reports the system's errors as text
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if number is None:
             raise
@@ -50,9 +51,9 @@ def save_tree(path: pathlib.Path, tree: PyTree) -> None:
 
 
 def to_host(leaf: Any) -> np.ndarray:
-    """Return a leaf as a NumPy array; key data of typed keys.
+    """Return a leaf as a NumPy array; typed keys become their key data.
 
-    One over the devices of several processes is gathered: all of them call this.
+    A leaf on the devices of several processes is gathered; all of them must call this.
     """
     return replicas.to_host(plain(leaf))
 
@@ -63,7 +64,7 @@ def plain(leaf: Any) -> Any:
 
 
 def typed(data: Any, like: Any) -> Any:
-    """Return a leaf's :func:`plain` data as keys, where ``like`` holds keys."""
+    """Convert a leaf's :func:`plain` data to typed keys if ``like`` holds keys."""
     if not is_key(like):
         return data
     return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(like))
@@ -79,13 +80,14 @@ def load_tree(path: pathlib.Path, like: PyTree | None = None) -> PyTree:
     """Read a checkpoint folder as NumPy arrays.
 
     Args:
-      path: the folder.
-      like: a pytree of arrays or shapes; the result has its structure, its typed keys
-        and its types. Nested dictionaries and lists if None.
+      path: checkpoint folder.
+      like: pytree of arrays or shapes; the result has its structure, its typed keys and
+        its types. If None, the result is nested dictionaries and lists.
 
     Raises:
-      ValueError: other leaves, types or shapes than ``like`` has, its leading axis
-        apart; or whatever Orbax raises on a damaged folder.
+      ValueError: the leaves, types or shapes differ from those of ``like``; leading
+        axes may differ.
+      Exception: the folder is damaged; Orbax raises errors of various types.
     """
     from unlearn_jax.pipeline.store import _orbax
 
@@ -115,7 +117,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def _name(place: tuple[Any, ...]) -> tuple[str, ...]:
-    """Return a path in a pytree as names, alike for named tuples and dictionaries."""
+    """Return a path in a pytree as names, equal for named tuples and dictionaries."""
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in place)
 
 
@@ -123,7 +125,7 @@ def tree_digest(tree: PyTree) -> str:
     """Return the SHA-256 of all leaves, with their paths, types and shapes.
 
     Args:
-      tree: of NumPy arrays.
+      tree: pytree of NumPy arrays.
     """
     checksum = hashlib.sha256()
     for place, leaf in jax.tree.leaves_with_path(tree):

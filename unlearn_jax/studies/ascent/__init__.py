@@ -1,1 +1,1 @@
-"""Studies of gradient ascent: on digits, and where its path can be solved."""
+"""Studies of gradient ascent: on digits, and on examples that can be solved."""

@@ -34,7 +34,7 @@ KINDS = {
     "nearest": "nearest to one sample",
     "one-class": "random within one class",
 }
-"""Kinds of forget sets by the name of their parts."""
+"""Labels of the kinds of forget sets; a key starts the names of its sets."""
 
 SETS = (
     "random-0",
@@ -62,7 +62,7 @@ NORMS = ("|K_rf|", "|K_rf| / sqrt(|K_rr| |K_ff|)", "|T_rf|, with the inverse Hes
 
 
 EFFECT = 0.25
-"""Nats by which a run's worst part must move to count as helped or broken."""
+"""Change of a run's worst part, in nats, that counts as improved or broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,25 +70,25 @@ class Config:
     """Ensembles of small perceptrons, and the grid of methods."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of data, forget sets and models."""
+    """Seeds of the data, the forget sets and the models."""
     num_train: int = 600
-    """Training samples of the 1,797 digits; the others are test samples."""
+    """Number of training samples of the 1,797 digits; the others are test samples."""
     num_forget: int = 30
-    """Samples in each forget set."""
+    """Number of samples in each forget set."""
     num_models: int = 100
-    """Originals, oracles and second oracles, each; fewer than 80 inflate KLoM."""
+    """Number each of originals, oracles and second oracles; under 80 inflates KLoM."""
     num_epochs: int = 20
-    """Passes over the training samples, at a rate of 0.1 in batches of 50."""
+    """Passes over the training samples, with learning rate 0.1 and batches of 50."""
     width: int = 64
-    """Units of the hidden layer."""
+    """Number of units of the hidden layer."""
     ga_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     """Learning rates of gradient ascent."""
     ga_epochs: tuple[int, ...] = (5, 20)
-    """Steps of gradient ascent: the whole forget set is one batch."""
+    """Epochs of gradient ascent; each is one step, on the whole forget set."""
     gda_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
     """Learning rates of descent-ascent and of fine-tuning."""
     gda_alphas: tuple[float, ...] = (0.95, 0.9, 0.8)
-    """Weights of the retained samples in descent-ascent; fine-tuning's is 1."""
+    """Weights of the retained samples in descent-ascent; 1 in fine-tuning."""
     scrub_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.06, 0.1)
     """Learning rates of SCRUB."""
     num_tuning_epochs: int = 5
@@ -99,8 +99,9 @@ class Program(NamedTuple):
     """Runs that share a compiled program.
 
     Attributes:
-      method: to apply; its other hyperparameters are the same in all runs.
-      mapped: a value per run for each of some hyperparameters.
+      method: method to apply; the hyperparameters that are not mapped are the same in
+        all runs.
+      mapped: one value per run for each of the mapped hyperparameters.
     """
 
     method: Any
@@ -108,7 +109,7 @@ class Program(NamedTuple):
 
 
 def grid(config: Config) -> list[Program]:
-    """Return all runs as programs, in the order of the arrays."""
+    """Return all runs as programs, in the order of the stored arrays."""
     known = methods.METHODS
     steps = {"batch_size": 50, "num_epochs": config.num_tuning_epochs}
     steps["forget_batch_size"] = config.num_forget
@@ -143,7 +144,7 @@ def methods_of(config: Config) -> np.ndarray:
 
 @lru_cache
 def setting(config: Config, seed: int) -> tuple[Model, Dataset, Dataset, train.Recipe]:
-    """Return the network, training and test samples, and the recipe."""
+    """Return the network, the training samples, the test samples and the recipe."""
     splits = data.load_digits(num_train=config.num_train, seed=seed)
     model = models.build("mlp", (8, 8, 1), 10, widths=(config.width,))
     recipe = train.Recipe(config.num_epochs, 50, train.sgd(0.1))
@@ -153,7 +154,7 @@ def setting(config: Config, seed: int) -> tuple[Model, Dataset, Dataset, train.R
 def train_ensemble(
     config: Config, seed: int, purpose: int, member: np.ndarray
 ) -> Variables:
-    """Train ``num_models`` networks on the same samples, with keys of their own."""
+    """Train ``num_models`` networks on the same samples, with different keys."""
     model, samples, _, recipe = setting(config, seed)
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     state, _ = replicas.fit_many(
@@ -169,7 +170,7 @@ def train_ensemble(
 
 
 def pool_of(config: Config, seed: int) -> Dataset:
-    """Return the training samples, then the test samples."""
+    """Return the training samples, followed by the test samples."""
     _, samples, test, _ = setting(config, seed)
     return Dataset(*(np.concatenate(pair) for pair in zip(samples, test, strict=True)))
 
@@ -194,9 +195,9 @@ class Unlearner:
     """Unlearning of one original by all runs of a program; items ``(key, params)``.
 
     Attributes:
-      model: architecture.
-      method: to apply.
-      names: of the hyperparameters that differ between runs.
+      model: architecture of the original.
+      method: method to apply.
+      names: names of the hyperparameters that differ between runs.
       num_forget: size of the forget set.
     """
 
@@ -259,19 +260,19 @@ def margin_gradients(model: Model, params: Params, pool: Dataset) -> jax.Array:
 def attributions(
     config: Config, seed: int, variables: Variables, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return kernel and influences of the margins, averaged over originals.
+    """Return the kernel and the influences of the margins, averaged over originals.
 
     The influence of training sample i on the margin of sample j is TRAK's (Park et al.,
     arXiv 2303.14186) without projection: ``g_j (G^T G + r I)^-1 g_i`` with G ``[N, P]``
     the gradients of the training margins, and r a thousandth of their mean square.
-    TRAK's factor ``1 - p_i`` is left out: in a network that fits nearly all samples it
-    leaves influence to a handful of them.
+    TRAK's factor ``1 - p_i`` is left out: in a network that fits nearly all samples,
+    only a handful of samples would have any influence.
 
     Args:
-      config: of the study.
-      seed: of the originals.
-      variables: of the originals, stacked.
-      count: number of originals, the first ones.
+      config: study configuration.
+      seed: seed of the originals.
+      variables: variables of the originals, stacked.
+      count: number of first originals to average over.
 
     Returns:
       The kernel ``[N, N]`` of the training margins, and the influences ``[N + Z, N]``,
@@ -303,13 +304,13 @@ def forget_sets(
     """Return the forget sets and their cross-influence norms.
 
     Args:
-      config: of the study.
-      seed: of the sets.
-      models: from :func:`originals`.
+      config: study configuration.
+      seed: seed of the sets.
+      models: arrays of :func:`originals`.
 
     Returns:
-      ``masks`` ``[S, N]`` in the order of :data:`SETS`, and ``norms`` ``[S, 3]`` in
-      that of :data:`NORMS`.
+      ``masks`` ``[S, N]``, with the sets in the order of :data:`SETS`, and ``norms``
+      ``[S, 3]``, with the norms in the order of :data:`NORMS`.
     """
     _, samples, _, _ = setting(config, seed)
     rng = np.random.default_rng([seed, 1])
@@ -319,7 +320,7 @@ def forget_sets(
     kernel, influence = attributions(config, seed, variables, min(5, config.num_models))
     on_test = influence[num_train:] - influence[num_train:].mean(1, keepdims=True)
     components = np.linalg.svd(on_test, full_matrices=False)[2][:2]
-    # The top of a component is its longer tail.
+    # The longer tail of a component is its top.
     components *= np.sign((components**3).sum(1, keepdims=True))
     pixels = np.asarray(samples.images).reshape(num_train, -1)
     ranked = {
@@ -368,16 +369,18 @@ def unlearn_set(
     """Apply every run to a forget set and compare with two ensembles of oracles.
 
     Args:
-      config: of the study.
-      seed: of the originals.
-      name: of the forget set, one of :data:`SETS`.
-      models: from :func:`originals`.
-      sets: from :func:`forget_sets`.
+      config: study configuration.
+      seed: seed of the originals.
+      name: name of the forget set, one of :data:`SETS`.
+      models: arrays of :func:`originals`.
+      sets: arrays of :func:`forget_sets`.
 
     Returns:
-      ``klom`` and ``again`` ``[K + 2, N]`` against the first and the second oracles:
-      the original, every run, and the other oracles. ``diverged`` ``[K]``, ``forget``
-      ``[N]``, and ``accuracy`` ``[2, N]`` of originals and oracles.
+      ``klom`` and ``again`` ``[K + 2, N]``: KLoM of the original, of every run and of
+      the other oracles, against the first and the second oracles. ``diverged`` ``[K]``:
+      runs with values that are not finite. ``forget`` ``[N]``: the forget mask.
+      ``accuracy`` ``[2, N]``: fractions of the originals and of the first oracles that
+      are right on each sample.
     """
     forget = sets["masks"][SETS.index(name)]
     number = 1000 + 10 * SETS.index(name)
@@ -404,7 +407,7 @@ def unlearn_set(
 
 
 def check(config: Config) -> None:
-    """Check that a configuration can be measured.
+    """Raise on an unusable configuration.
 
     Raises:
       InputError: too few seeds or models, sets of the wrong size, or an empty list.
@@ -432,7 +435,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
     """Return originals, forget sets, and unlearning of each set, for every seed.
 
     Raises:
-      InputError: as :func:`check`.
+      InputError: unusable configuration, see :func:`check`.
     """
     check(config)
     settings = dataclasses.asdict(config)
@@ -474,19 +477,19 @@ def kind_of(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """Numbers of the page, of S forget sets and K runs.
+    """Numbers of the page, for S forget sets and K runs.
 
-    Rows are the original (0), the runs (1 to K), and the floor (K + 1).
+    Rows are the original (0), the runs (1 to K) and the floor (K + 1).
 
     Attributes:
-      kinds: of each set, a key of :data:`KINDS`.
+      kinds: ``[S]`` kind of each set, a key of :data:`KINDS`.
       factors: ``[S, 2]`` seed and number of each set, for the intervals.
       klom: ``[S, 2, K + 2, 3]`` mean KLoM over the samples of each of :data:`PARTS`,
-        against the first and second oracles.
-      tails: the same of the 95th percentile.
-      method: ``[K]`` keys of :data:`METHODS`.
-      norms: ``[S, 3]``.
-      excess: ``[S, 2, K + 2]`` the worst part's KLoM above the floor's.
+        against the first and the second oracles.
+      tails: ``[S, 2, K + 2, 3]``, the 95th percentile of KLoM instead of its mean.
+      method: ``[K]`` method of each run, a key of :data:`METHODS`.
+      norms: ``[S, 3]`` cross-influence norms, in the order of :data:`NORMS`.
+      excess: ``[S, 2, K + 2]`` KLoM above the floor's, on the worst part.
       diverged: number of runs with models that are not finite.
     """
 
@@ -500,13 +503,13 @@ class Findings:
     diverged: int
 
     def rows_of(self, *names: str) -> np.ndarray:
-        """Return the rows of all runs of some methods."""
+        """Return the rows of all runs of the given methods."""
         return 1 + np.flatnonzero(np.isin(self.method, names))
 
     def best(self, *names: str) -> np.ndarray:
-        """Return the row ``[S]`` of the run with the least excess.
+        """Return each set's row ``[S]`` of the run with the smallest excess.
 
-        It is chosen against the first oracles.
+        The run is chosen by its excess against the first oracles.
 
         Args:
           *names: methods to choose from, keys of :data:`METHODS`.
@@ -517,7 +520,7 @@ class Findings:
     def remaining(self, *names: str) -> np.ndarray:
         """Return the best run's excess ``[S]`` as a fraction of the original's.
 
-        Both are against the second oracles.
+        Both are measured against the second oracles.
 
         Args:
           *names: methods to choose from, keys of :data:`METHODS`.
@@ -526,13 +529,15 @@ class Findings:
         return self.excess[sets, 1, self.best(*names)] / self.excess[:, 1, 0]
 
     def remaining_elsewhere(self, *names: str) -> np.ndarray | None:
-        """Return the fractions ``[S]`` of the run chosen on the other seeds' sets.
+        """Return the excess ``[S]`` of the run chosen on the sets of other seeds.
+
+        It is a fraction of the original's excess.
 
         Args:
           *names: methods to choose from, keys of :data:`METHODS`.
 
         Returns:
-          As :meth:`remaining`; None for a single seed.
+          The fractions, as in :meth:`remaining`; None for a single seed.
         """
         seeds = self.factors[:, 0]
         fractions = self.excess[:, :, self.rows_of(*names)] / self.excess[:, :, :1]

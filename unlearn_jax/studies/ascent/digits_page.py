@@ -31,7 +31,7 @@ from unlearn_jax.studies.common import Artifacts, legend
 
 
 def outcomes(findings: Findings, *names: str) -> dict[str, np.ndarray]:
-    """Return the fractions ``[S]`` of runs that improved, did not move, or broke."""
+    """Return the fractions ``[S]`` of runs that improved, did not change, or broke."""
     change = findings.excess[:, 0, findings.rows_of(*names)] - findings.excess[:, 0, :1]
     return {
         "improved": (change < -EFFECT).mean(1),
@@ -41,7 +41,7 @@ def outcomes(findings: Findings, *names: str) -> dict[str, np.ndarray]:
 
 
 def klom_table(findings: Findings) -> Table:
-    """Return KLoM by part of the original, the floor, and each method's best run."""
+    """Return the table of KLoM: the original, the floor, each method's best run."""
     sets = np.arange(len(findings.kinds))
     rows = {"original": 0 * sets, "retrained again (seed floor)": 0 * sets - 1}
     rows |= {
@@ -75,7 +75,7 @@ def _estimates(values: Sequence[np.ndarray], factors: np.ndarray) -> list[Value]
 
 
 def outcome_table(findings: Findings) -> Table:
-    """Return the outcomes of all runs of each method."""
+    """Return the table of outcomes of all runs, by method."""
     rows: list[list[Value]] = []
     for name, label in METHODS.items():
         values = [*outcomes(findings, name).values(), findings.remaining(name)]
@@ -109,7 +109,7 @@ def outcome_table(findings: Findings) -> Table:
 
 
 def kind_table(findings: Findings) -> Table:
-    """Return the outcomes by kind of forget set."""
+    """Return the table of outcomes by kind of forget set."""
     rows: list[list[Value]] = []
     shares = outcomes(findings, *ASCENT)
     columns = [findings.klom[:, 1, 0, 0]]
@@ -139,7 +139,7 @@ def kind_table(findings: Findings) -> Table:
 
 
 def targets(findings: Findings) -> dict[str, np.ndarray]:
-    """Return the failures ``[S]`` to predict: higher is worse."""
+    """Return the measures ``[S]`` of failure to predict; higher is worse."""
     return {
         "remaining after the best ascent run": findings.remaining(*ASCENT),
         "fraction of ascent runs that broke": outcomes(findings, *ASCENT)["broke"],
@@ -155,7 +155,7 @@ def predictors(findings: Findings) -> dict[str, np.ndarray]:
 
 
 def correlation_table(findings: Findings) -> Table:
-    """Return the rank correlations of predictors and failures."""
+    """Return the table of rank correlations between predictors and failures."""
     goals = targets(findings)
     seeds = findings.factors[:, 0]
     rows: list[list[Value]] = []
@@ -175,7 +175,7 @@ def correlation_table(findings: Findings) -> Table:
 
 
 def every_run(findings: Findings) -> Drawing:
-    """Draw KLoM on forget and test samples of every run, a panel per kind."""
+    """Draw every run's KLoM on forget and test samples, a panel per kind of set."""
     kinds = [kind for kind in KINDS if (findings.kinds == kind).any()]
     figure, panels = small_panels(len(kinds), share=True, height=2.7, columns=3)
     ticks = [0.3, 1, 3, 10]
@@ -227,7 +227,7 @@ def scatter(axes: Axes, findings: Findings, x: np.ndarray, y: np.ndarray) -> Non
 
 
 def predictor_figure(findings: Findings) -> Drawing:
-    """Draw what remains after the best ascent run over each predictor."""
+    """Draw the excess that remains after the best ascent run, by each predictor."""
     goal = 100 * findings.remaining(*ASCENT)
     known = predictors(findings)
     figure, panels = small_panels(len(known), share="y", height=2.9, columns=2)
@@ -285,7 +285,7 @@ def summary(findings: Findings) -> str:
 
 
 def make_page(config: Config, artifacts: Artifacts) -> Page:
-    """Return the page: KLoM, outcomes, kinds of sets, predictors of failure."""
+    """Return the page: KLoM, outcomes, kinds of sets and predictors of failure."""
     findings = collect(config, artifacts)
     floor = findings.klom[:, 0, -1]
     original = findings.klom[:, 0, 0]

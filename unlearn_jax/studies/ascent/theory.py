@@ -1,8 +1,9 @@
 """Ascent on examples that can be solved: closed forms, paths, and a trap.
 
-Logistic regression on one shared or two correlated coordinates, where the minimizers of
-the original, the retained and the descent-ascent objective are known, and a small
-network in which descent-ascent ends in a minimum that fine-tuning cannot leave.
+The examples are logistic regression on one shared or two correlated coordinates, where
+the minimizers of the original, the retained and the descent-ascent objective are known,
+and a small network in which descent-ascent ends in a minimum that fine-tuning cannot
+leave.
 """
 
 import dataclasses
@@ -34,41 +35,41 @@ ROWS = (
 """Correlation and alpha of the table's rows; the paper's setting is not known."""
 
 DRAWS = 8
-"""Draws of correlation and alpha per sampled size."""
+"""Draws of correlation and alpha for each sampled example size."""
 
 SHOWN = ((0.0, 0.05), (0.3, 0.05), (0.5, 0.02), (0.7, 0.05), (0.9, 0.09))
-"""Rows whose paths are drawn."""
+"""Rows of :data:`ROWS` whose paths are drawn."""
 
 NOTED = {
     "original": ([(3.93, -0.74)], [5.125]),
     "retrained": ([(3.83, -0.79), (3.85, -1.76)], [5.038, 9.615]),
     "ascent": ([(3.91, -1.85)], [1.647]),
 }
-"""The trap's minima by an independent program: weights and losses."""
+"""Minima of the trap from an independent program: weights and losses."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes of the example, of the samples and of the grid."""
+    """Sizes of the example, of the sampled examples and of the grid."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the sampled examples that check closed forms and lemmas."""
     num_examples: int = 100
-    """Sizes per seed; eight correlations and alphas are drawn for each."""
+    """Sampled sizes per seed; eight correlations and alphas are drawn for each."""
     num_retain: int = 1000
-    """Retained samples of the example with paths."""
+    """Number of retained samples in the example with paths."""
     num_forget: int = 100
-    """Forget samples of the example."""
+    """Number of forget samples in the example."""
     num_active: int = 50
-    """Active retained samples of the example."""
+    """Number of active retained samples in the example."""
     ridge: float = 0.01
-    """Ridge of the example."""
+    """Ridge penalty of the example."""
     learning_rate: float = 0.5
     """Learning rate of descent-ascent."""
     num_steps: int = 8000
     """Steps of descent-ascent."""
     grid: int = 40
-    """Correlations, and alphas, of the heat map."""
+    """Number of correlations, and of alphas, in the heat map."""
     fine_tuning_steps: int = 200_000
     """Steps of fine-tuning from the trap."""
 
@@ -77,15 +78,16 @@ def sampled(seed: int, count: int) -> dict[str, np.ndarray]:
     """Compare closed forms with numerical solvers, and test the lemmas.
 
     Args:
-      seed: of the examples.
-      count: of sizes; eight correlations and alphas are drawn for each.
+      seed: seed of the examples.
+      count: number of sizes; eight correlations and alphas are drawn for each.
 
     Returns:
-      ``shared_error`` and ``pair_error`` ``[count, 3, 8]``: differences of the
-      original, retrained and ascent minimizers. ``lemma4`` and ``lemma5``
-      ``[count, 8]`` bool. ``held`` ``[count, 4, 8]``: 1 where the ordering holds at a
-      random alpha in the range of lemma 3, of lemma 9 as printed, of lemma 9 without
-      its second term, and below the latter; NaN where a range is empty.
+      ``shared_error`` and ``pair_error`` ``[count, 3, 8]``: errors of the closed forms
+      of the original, retrained and ascent minimizers. ``lemma4`` and ``lemma5``
+      ``[count, 8]`` bool: whether the lemmas hold. ``held`` ``[count, 4, 8]``: 1 where
+      the ordering holds at a random alpha from four ranges: that of lemma 3, that of
+      lemma 9 as printed, that of lemma 9 without its second term, and the values below
+      the latter range. NaN where a range is empty.
     """
     rng = np.random.default_rng(seed)
     rows = [_example(rng) for _ in range(count)]
@@ -125,7 +127,7 @@ def _example(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def first_term(size: Sizes, eps: np.ndarray) -> np.ndarray:
-    """Return lemma 9's lower end of alpha without its second term."""
+    """Return lemma 9's lower bound on alpha, without its second term."""
     return size.num_forget**2 / (
         2 * eps / (1 + eps**2) * size.num_retain * (size.num_forget + size.num_all)
     )
@@ -158,8 +160,9 @@ def _zero(total: float) -> float:
 def _pair_errors(size: Sizes, alpha: np.ndarray, eps: np.ndarray) -> np.ndarray:
     """Return the errors ``[3, 8]`` of the closed forms of two coordinates.
 
-    Newton's method on the gradient finds the minimizers; both forces are raised from 0
-    in small steps, the forget samples' last, which keeps it convergent.
+    The reference minimizers come from Newton's method on the gradient. To keep it
+    convergent, both forces are raised from 0 in small steps, the forget samples' force
+    last.
     """
     ones = np.ones_like(eps)
     toward = np.stack([np.stack([ones, eps], -1), np.stack([eps, ones], -1)], 1)
@@ -194,17 +197,18 @@ def follow(
     """Follow descent-ascent from the original weights.
 
     Args:
-      size: of the example.
+      size: sizes of the example.
       eps: ``[G]`` correlations.
       alpha: ``[G]`` weights of the ascent.
       rate: learning rate.
-      num_steps: of every path.
-      every: steps between two stored distances; 0 stores none.
+      num_steps: number of steps of every path.
+      every: steps between two stored distances; 0 stores no distances.
 
     Returns:
-      Distances from the retrained weights at the ``start``, at the ``best`` of all
-      steps after the first, ``best_step`` itself, and at the ``last``: ``[2, G]``,
-      simultaneous steps first, then alternating ones. With ``every`` also ``distance``
+      Arrays ``[2, G]``, for simultaneous and for alternating steps: distances from the
+      retrained weights before the first step (``start``), after the best step
+      (``best``) and after the last step (``last``), and the number of the best step
+      (``best_step``, at least 1). With ``every``, also ``distance``
       ``[2, G, num_steps / every + 1]``.
     """
     pair = testbeds.pair_minimizers(size, alpha, eps)
@@ -246,7 +250,7 @@ def follow(
 
 
 def pair_paths(config: Config) -> Arrays:
-    """Return the paths of all :data:`ROWS`, and ``limit``, alpha's largest value."""
+    """Return the paths of all :data:`ROWS`, and ``limit``, the largest alpha."""
     eps, alpha = np.array(ROWS).T
     size = size_of(config)
     paths = follow(size, eps, alpha, config.learning_rate, config.num_steps, every=1)
@@ -254,7 +258,7 @@ def pair_paths(config: Config) -> Arrays:
 
 
 def pair_grid(config: Config) -> Arrays:
-    """Return the ends of the paths on a grid of correlations and alphas."""
+    """Return the results of :func:`follow` on a grid of correlations and alphas."""
     size = size_of(config)
     eps = np.linspace(0, 0.95, config.grid)
     top = 1.2 * float(testbeds.alpha_limit(size, 0.95))
@@ -275,10 +279,11 @@ def trap(config: Config) -> Arrays:
     """Return the minima of the three objectives, paths between them, and a landscape.
 
     Returns:
-      For each of ``original``, ``retrained`` and ``ascent`` the fields of
-      :class:`testbeds.TrapMinima` as ``NAME-FIELD``, and ``NAME-ridge2``, the number of
-      minima at twice the ridge; ``path-NAME`` ``[2001, 2]`` weights; ``landscape``
-      ``[140, 140]``, the retrained loss over ``a`` and ``b``.
+      For each of ``original``, ``retrained`` and ``ascent``: ``NAME-FIELD``, the fields
+      of :class:`unlearn_jax.contrib.testbeds.TrapMinima`, and ``NAME-ridge2``, the
+      number of minima at twice the ridge. Also ``path-NAME`` ``[2001, 2]``, weights
+      along the paths; and ``landscape`` ``[140, 140]``, the retrained loss at the
+      weights ``a`` and ``b``.
     """
     arrays = {}
     for name, counts in COUNTS.items():
@@ -320,7 +325,8 @@ def make_artifacts(config: Config) -> list[Artifact]:
     """Return sampled examples per seed, paths, a grid of paths, and the trap.
 
     Raises:
-      InputError: sizes that are too small.
+      InputError: sizes that are too small, or a number of fine-tuning steps that is
+        not a multiple of 2,000.
     """
     if (
         not config.seeds
@@ -329,13 +335,13 @@ def make_artifacts(config: Config) -> list[Artifact]:
         or config.num_steps < 1
     ):
         raise InputError(
-            "ascent_theory needs at least one seed and example, a grid of 2 and one"
-            " step: raise what is too small"
+            "ascent_theory needs at least one seed, one example, a grid of 2 and one"
+            " step"
         )
     if config.fine_tuning_steps < 2000 or config.fine_tuning_steps % 2000:
         raise InputError(
             f"fine_tuning_steps is {config.fine_tuning_steps}: pass a multiple of"
-            " 2,000, the weights stored of every path"
+            " 2,000, the number of weights stored for every path"
         )
     size_of(config)
     names = (

@@ -26,7 +26,7 @@ from unlearn_jax.studies.common import legend
 
 
 def stopping_table(paths: Arrays) -> Table:
-    """Return distances of the best stop and of the end, a row per correlation."""
+    """Return the table of distances at the best stop and at the end of each path."""
     rows = []
     for i, (eps, alpha) in enumerate(ROWS):
         start = float(paths["start"][0, i])
@@ -72,7 +72,7 @@ def _end(distance: float) -> float | str:
 
 
 def order_table(samples: list[Arrays]) -> Table:
-    """Return how often descent-ascent ends on the far side of the original."""
+    """Return the table of how often paths end on the far side of the original."""
     held = np.concatenate([part["held"] for part in samples])
     held = held.swapaxes(1, 2).reshape(-1, 4)
     labels = [
@@ -99,7 +99,7 @@ def order_table(samples: list[Arrays]) -> Table:
 
 
 def trap_table(arrays: Arrays) -> Table:
-    """Return all minima of the three objectives."""
+    """Return the table of all minima of the three objectives."""
     labels = {
         "original": "original (5, 4, 1, 4)",
         "retrained": "retrained (5, 4, 1, 2)",
@@ -147,7 +147,7 @@ def _lemma_9(size: Sizes) -> str:
 
 
 def grid_figure(grid: Arrays, size: Sizes) -> Drawing:
-    """Draw the distance of the best stop over correlation and alpha."""
+    """Draw the distance at the best stop, by correlation and alpha."""
     figure = Drawing(figsize=(9.2, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     eps = grid["eps"]
@@ -187,7 +187,7 @@ def grid_figure(grid: Arrays, size: Sizes) -> Drawing:
 
 
 def path_figure(paths: Arrays) -> Drawing:
-    """Draw the distances along some paths."""
+    """Draw the distances along the paths of the rows that are shown."""
     figure = Drawing(figsize=(9.2, 3.9), layout="constrained")
     axes = figure.add_subplot()
     dress(
@@ -217,7 +217,7 @@ def path_figure(paths: Arrays) -> Drawing:
 
 
 def trap_figure(arrays: Arrays) -> Drawing:
-    """Draw the paths on the retrained objective, and the predictions at its minima."""
+    """Draw the paths on the retrained objective, and predictions at its minima."""
     figure = Drawing(figsize=(9.2, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     dress(left, "Paths on the retrained objective", grid="both")

@@ -1,7 +1,7 @@
 """Core-sets on scikit-learn's digits: samples whose removal is enough to forget a set.
 
 Core-sets are searched on kernel models, where removal is exact, and tested on networks
-that are trained again without them.
+that are retrained without them.
 """
 
 import dataclasses
@@ -24,68 +24,69 @@ from unlearn_jax.types import InputError
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SIZES = np.linspace(0.05, 1.0, 20)
-"""Points of the curve on kernel models, in fractions of the forget set."""
+"""Points of the curve on kernel models, as fractions of the forget set."""
 ORDERS = ("core-set search", "most influential first", "random")
 WAYS = ("core-set", "most influential, as many", "random, as many")
 KINDS = {"cluster": "Clusters of a class", "random": "Random samples"}
 
 NOTHING = 0
-"""Column of the networks trained on everything, among those of a judging seed."""
+"""Column, among those of a judging seed, of the networks trained on everything."""
 ALL = 1
 """Column of the networks trained without the whole forget set."""
 FROM_KERNEL = 2
 """First of six columns: the subsets of :data:`WAYS`, then their complements."""
 SIZED = 8
-"""First of six columns, as :data:`FROM_KERNEL`, of the size that networks need."""
+"""First of six columns, as :data:`FROM_KERNEL`, for the size that networks need."""
 AGAIN = 14
-"""Column of the networks without the whole forget set, of another seed."""
+"""Column of the networks of another seed, trained without the whole forget set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Core-sets of kernel models, confirmed by networks that are trained again."""
+    """Core-sets of kernel models, confirmed by networks that are retrained."""
 
     num_train: int = 900
-    """Training samples; the other digits are the test set."""
+    """Number of training samples; the other digits are the test set."""
     cluster_classes: tuple[int, ...] = (1, 3, 8)
-    """One forget set each: the smaller of two k-means clusters of the class."""
+    """Classes; the smaller of a class's two k-means clusters is a forget set."""
     random_sets: int = 3
-    """Random forget sets."""
+    """Number of random forget sets."""
     random_size: int = 90
-    """Samples in each of them."""
+    """Number of samples in each random forget set."""
     search_worlds: int = 24
-    """Kernel models of the search, each with random features of its own."""
+    """Number of kernel models for the search, each with its own random features."""
     judge_worlds: int = 40
-    """Other kernel models, which judge the core-sets."""
+    """Number of other kernel models, which judge the core-sets."""
     num_features: int = 512
-    """Random ReLU features of a kernel model."""
+    """Number of random ReLU features of a kernel model."""
     bootstrap: bool = False
-    """Resample the retained samples of each kernel model too."""
+    """Also resample the retained samples of each kernel model."""
     tolerance: float = 0.1
-    """Largest distance from the oracle, as a fraction of its own suppression."""
+    """Largest distance from the oracle, as a fraction of the oracle's suppression."""
     other_tolerances: tuple[float, ...] = (0.05, 0.2, 0.5)
-    """Further tolerances at which core-sets are counted."""
+    """Further tolerances at which the size of a core-set is reported."""
     delta: float = 0.1
     """The search ends at a PS of ``1 - delta``."""
     random_orders: int = 5
-    """Random orders on kernel models; networks are trained for the first."""
+    """Number of random orders on kernel models; networks are trained for the first."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Training seeds of the curve's networks, which decide the size of a removal."""
+    """Training seeds of the curve's networks, which determine the size of a removal."""
     judge_seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     """Training seeds of the networks that judge."""
     curve: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9)
     """Fractions of the forget set at which networks are trained."""
     width: int = 128
-    """Hidden units of the networks, which have one hidden layer."""
+    """Number of units of the networks' only hidden layer."""
     num_epochs: int = 40
-    """Passes over the training samples of the networks."""
+    """Passes of the networks over the training samples."""
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
     """Return the ridge and, for each forget set, search, curve and judging networks.
 
     Raises:
-      InputError: too few seeds or worlds, shared seeds, or a curve out of range.
+      InputError: too few seeds or worlds, a seed that both trains the curve and judges,
+        or a curve out of range.
     """
     num_worlds = min(config.search_worlds, config.judge_worlds)
     if min(len(config.seeds), len(config.judge_seeds), num_worlds) < 3:
@@ -95,7 +96,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
         )
     if set(config.seeds) & set(config.judge_seeds):
         raise InputError(
-            "judge_seeds share a seed with seeds: judge on seeds that decided nothing"
+            "judge_seeds must not overlap with seeds, which determine the sizes"
         )
     if not all(0 < share < 1 for share in config.curve):
         raise InputError(
@@ -146,13 +147,13 @@ def make_artifacts(config: Config) -> list[Artifact]:
 
 
 def set_names(config: Config) -> list[str]:
-    """Return the names of the forget sets, kind first."""
+    """Return the names of the forget sets, each of which starts with its kind."""
     clusters = [f"cluster-{label}" for label in config.cluster_classes]
     return clusters + [f"random-{i}" for i in range(config.random_sets)]
 
 
 def kinds_of(config: Config) -> dict[str, list[str]]:
-    """Return the names of the forget sets by kind, without kinds that have none."""
+    """Return the names of the forget sets by kind, without empty kinds."""
     kinds: dict[str, list[str]] = {}
     for name in set_names(config):
         kinds.setdefault(name.split("-")[0], []).append(name)
@@ -160,7 +161,7 @@ def kinds_of(config: Config) -> dict[str, list[str]]:
 
 
 def forget_set(config: Config, splits: data.Splits, name: str) -> np.ndarray:
-    """Return the positions ``[F]`` of a forget set."""
+    """Return the positions ``[F]`` of a forget set in the training samples."""
     kind, number = name.split("-")
     if kind == "random":
         size = config.random_size
@@ -173,18 +174,18 @@ def forget_set(config: Config, splits: data.Splits, name: str) -> np.ndarray:
 
 
 def choose_ridge(config: Config) -> dict[str, np.ndarray]:
-    """Return the ridge with the least leave-one-out error, and how exact removal is.
+    """Return the ridge with the smallest leave-one-out error, and removal's error.
 
-    The random features are of a world that neither searches nor judges.
+    The random features are those of a world that neither searches nor judges.
 
     Returns:
-      ``ridge``, ``errors`` of all :data:`RIDGES`, and ``gap``, the largest difference
-      of outputs between a removal of a tenth of the samples and a new fit.
+      ``ridge``; ``errors`` of all :data:`RIDGES`; and ``gap``, the largest difference
+      in outputs between removing a tenth of the samples and fitting again without them.
     """
     splits = data.load_digits(num_train=config.num_train)
     inputs = splits.train.images.reshape(config.num_train, -1) / 255
     targets = np.eye(10)[splits.train.labels] - 0.1
-    # One BLAS thread: threads of a busy machine wait for each other.
+    # One BLAS thread, because threads wait for each other on a busy machine.
     with jax.enable_x64(True), threadpool_limits(1):
         features = ridge.random_relu_features(
             jax.random.key(10_000), jnp.asarray(inputs), config.num_features
@@ -211,12 +212,12 @@ def choose_ridge(config: Config) -> dict[str, np.ndarray]:
 
 
 def prefixes(order: np.ndarray, counts: ArrayLike) -> np.ndarray:
-    """Return the first samples of an order as masks: ``[F], [Q] -> [Q, F]``."""
+    """Return masks ``[Q, F]`` of the first ``counts`` ``[Q]`` samples of an order."""
     return np.argsort(order)[None] < np.asarray(counts)[:, None]
 
 
 def counts_of(fractions: ArrayLike, total: int) -> np.ndarray:
-    """Return fractions of a forget set as numbers of samples, at least one."""
+    """Return fractions of a forget set as numbers of samples, each at least one."""
     return np.maximum(np.round(np.asarray(fractions) * total), 1).astype(int)
 
 
@@ -224,17 +225,19 @@ def search(config: Config, name: str, chosen: Arrays) -> dict[str, np.ndarray]:
     """Return a core-set, subsets of equal size, and their counterfactuals.
 
     Args:
-      config: of the study.
-      name: of the forget set.
-      chosen: from :func:`choose_ridge`.
+      config: study configuration.
+      name: name of the forget set.
+      chosen: arrays of :func:`choose_ridge`.
 
     Returns:
-      On the worlds of the search: ``index`` ``[F]``, ``orders`` ``[R, F]``,
-      ``subsets`` ``[R, F]``, ``searched`` (size and PS), ``sizes_elsewhere`` at the
-      other tolerances, ``top_shares`` by influence. On the judging worlds: the
-      suppression ``[W, ...]`` without subsets (``shares``), without their complements
-      (``rest_shares``), without all but one member (``one_left_shares``), and along
-      the orders (``curve`` at ``curve_sizes``).
+      From the worlds of the search: ``index`` ``[F]``, the positions of the forget set;
+      ``orders`` ``[R, F]`` and ``subsets`` ``[R, F]`` of the core-set search, of
+      influence and at random; ``searched``, the size before samples are dropped again
+      and the PS of the core-set; ``sizes_elsewhere``, the core-sets' sizes at the other
+      tolerances; ``top_shares``, the suppression along the order by influence. On W
+      judging worlds, the suppression ``[W, ...]`` without subsets (``shares``), without
+      their complements (``rest_shares``), without all members of the core-set but one
+      (``one_left_shares``), and along the orders (``curve`` at ``curve_sizes``).
     """
     splits = data.load_digits(num_train=config.num_train)
     index = forget_set(config, splits, name)
@@ -297,14 +300,14 @@ def train_without(
     """Train networks without subsets of the forget set.
 
     Args:
-      config: of the study.
-      seeds: S of them.
-      core_sets: from :func:`search`.
+      config: study configuration.
+      seeds: S training seeds.
+      core_sets: arrays of :func:`search`.
       among: ``[Q, F]`` subsets to leave out.
 
     Returns:
-      ``margins`` and ``signals`` ``[S, Q, F]``, ``accuracy`` on the forget set and
-      ``test_accuracy`` ``[S, Q]``.
+      ``margins`` and ``signals`` ``[S, Q, F]`` on the forget set; ``accuracy``
+      ``[S, Q]`` on the forget set; and ``test_accuracy`` ``[S, Q]``.
     """
     splits = data.load_digits(num_train=config.num_train)
     index = core_sets["index"]
@@ -333,7 +336,8 @@ def train_without(
 def shares_of(networks: Arrays) -> np.ndarray:
     """Return the suppression ``[S, Q]`` of each network.
 
-    The first two columns are on everything (0) and without the forget set (1).
+    The networks of the first two columns are trained on everything (0) and without the
+    forget set (1).
     """
     level = networks["margins"].mean(-1)
     return coresets.suppression(level, level[:, :1], level[:, 1:2])
@@ -354,11 +358,11 @@ def enough(config: Config, shares: np.ndarray) -> np.ndarray:
     """Return the smallest sufficient fraction on the curve of networks.
 
     Args:
-      config: of the study.
-      shares: ``[S, 3, Q]`` from :func:`curve_of_networks`.
+      config: study configuration.
+      shares: ``[S, 3, Q]`` suppression from :func:`curve_of_networks`.
 
     Returns:
-      ``[3]``, one for each order; 1 where no point of the curve suffices.
+      ``[3]``, the fraction for each order; 1 if no point of the curve suffices.
     """
     sufficiency = coresets.suppressed(shares, tolerance=config.tolerance).mean(0)
     is_enough = sufficiency >= 1 - config.delta - 1e-9
@@ -369,12 +373,12 @@ def enough(config: Config, shares: np.ndarray) -> np.ndarray:
 def judge_by_networks(
     config: Config, core_sets: Arrays, curve: Arrays
 ) -> dict[str, np.ndarray]:
-    """Train networks of new seeds without all subsets that are compared.
+    """Train networks of new seeds without each of the subsets that are compared.
 
     Returns:
-      As :func:`train_without`, and ``among`` ``[14, F]``; the columns are
-      :data:`NOTHING`, :data:`ALL`, :data:`FROM_KERNEL`, :data:`SIZED` and
-      :data:`AGAIN`, of which ``among`` has all but the last.
+      The arrays of :func:`train_without`, and ``among`` ``[14, F]``, the subsets. The
+      columns are :data:`NOTHING`, :data:`ALL`, :data:`FROM_KERNEL`, :data:`SIZED` and
+      :data:`AGAIN`; ``among`` has all of them except the last.
     """
     count = len(core_sets["index"])
     size = counts_of(enough(config, curve["shares"])[:1], count)

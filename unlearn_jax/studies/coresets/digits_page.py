@@ -31,7 +31,7 @@ from unlearn_jax.studies.coresets.digits import (
 
 
 def estimate(values: Sequence[np.ndarray]) -> audit.Estimate:
-    """Return the mean over forget sets and seeds, ``[S]`` per forget set."""
+    """Return the mean over forget sets and seeds, from values ``[S]`` per set."""
     return audit.summarize_runs(np.stack(values))
 
 
@@ -43,7 +43,7 @@ def rate(events: np.ndarray) -> str:
 
 
 def kernel_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
-    """Return PS, PN and PNS of each core-set and of subsets of its size."""
+    """Return the table of PS, PN and PNS of core-sets and subsets of their size."""
     suppressed = partial(coresets.suppressed, tolerance=config.tolerance)
     rows = []
     for name in set_names(config):
@@ -96,7 +96,7 @@ def kernel_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
 
 
 def size_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
-    """Return how many samples must be removed, by tolerance and model."""
+    """Return the table of sizes of sufficient removals, by tolerance and model."""
     suppressed = partial(coresets.suppressed, tolerance=config.tolerance)
     rows = []
     for name in set_names(config):
@@ -136,7 +136,10 @@ def size_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
 def network_table(
     config: Config, artifacts: Mapping[str, Arrays], kind: str, names: list[str]
 ) -> Table:
-    """Return the suppression of networks of new seeds, for one kind of forget set."""
+    """Return the table of networks' suppression for one kind of forget set.
+
+    The networks are trained with new seeds.
+    """
     judged = [artifacts[f"judge-{name}"] for name in names]
     shares = np.stack([shares_of(part) for part in judged])
     is_suppressed = coresets.suppressed(shares, tolerance=config.tolerance)
@@ -180,12 +183,12 @@ def network_table(
 
 
 def removed_by(judged: list[Arrays], column: int) -> list[np.ndarray]:
-    """Return masks over each forget set of the samples removed in a column."""
+    """Return, for each forget set, the mask of the samples removed in a column."""
     return [part["among"][ALL if column == AGAIN else column] for part in judged]
 
 
 def membership_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
-    """Return U-LiRA's AUC on single samples of the forget sets."""
+    """Return the table of U-LiRA's AUC on single samples of the forget sets."""
     columns = []
     cases = [row for row in network_rows() if row[1] != AGAIN]
     rows: list[list[Any]] = [[label] for label, _, _ in cases]
@@ -207,7 +210,7 @@ def membership_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
 
 
 def network_rows() -> list[tuple[str, int, int]]:
-    """Return label, column and column of the complement of each row of a table."""
+    """Return the label, column and complement's column of each row of a table."""
     return [
         ("nothing", NOTHING, ALL),
         ("kernel's core-set", FROM_KERNEL, FROM_KERNEL + 3),
@@ -228,11 +231,12 @@ def ulira_auc(
 
     Args:
       judged: arrays of each forget set.
-      column: of the networks.
-      removed: on the samples that were removed, or on those left in.
+      column: column of the networks.
+      removed: True for the AUC on samples that were removed, False for the AUC on
+        samples left in.
 
     Returns:
-      The estimate over the forget sets that have such samples; None if none has.
+      The estimate over the forget sets that have such samples; None if no set has any.
     """
     areas = []
     for part, mask in zip(judged, removed_by(judged, column), strict=True):
@@ -245,9 +249,10 @@ def ulira_auc(
 def curve_figure(
     config: Config, artifacts: Mapping[str, Arrays]
 ) -> tuple[Drawing, str]:
-    """Draw suppression over size for three orders, and describe it.
+    """Draw suppression by size for three orders, and describe it in words.
 
-    Kernel models above, networks below, a column per kind of forget set.
+    Kernel models are in the top row, networks in the bottom row, with a column per kind
+    of forget set.
     """
     figure = Drawing(figsize=(9.2, 6.4), layout="constrained")
     kinds = kinds_of(config)
@@ -300,7 +305,7 @@ def curve_figure(
             lower.plot(
                 [0, *config.curve, 1], [0, *means, 1], color=color, lw=1.2, ls="--"
             )
-            # Shifted, so that the bars of equal curves do not cover each other.
+            # Shift the curves, so that bars of equal curves do not cover each other.
             shifted = np.array(config.curve) + 0.01 * (j - 1)
             lower.errorbar(
                 shifted,
@@ -326,7 +331,7 @@ def curve_figure(
 
 
 def attack_check(config: Config, artifacts: Mapping[str, Arrays]) -> Check:
-    """Check that the attack is blind where the whole forget set was removed."""
+    """Return the check that the attack finds nothing after all of F was removed."""
     judged = [artifacts[f"judge-{name}"] for name in set_names(config)]
     auc = ulira_auc(judged, ALL, removed=True)
     assert auc is not None
@@ -342,7 +347,7 @@ def attack_check(config: Config, artifacts: Mapping[str, Arrays]) -> Check:
 
 
 def make_page(config: Config, artifacts: Mapping[str, Arrays]) -> Page:
-    """Return the page: networks, members left in, kernel models, sizes."""
+    """Return the page: networks, members left in, kernel models and sizes."""
     figure, alt = curve_figure(config, artifacts)
     gap = float(artifacts["ridge"]["gap"])
     return Page(

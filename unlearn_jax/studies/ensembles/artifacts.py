@@ -16,7 +16,7 @@ from unlearn_jax.studies.ensembles.lab import Lab
 def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
     """Return surrogates, and an ensemble and its attacks per arm, for every seed.
 
-    The last artifact is the cost of a step.
+    With ``overhead_steps``, the last artifact is the cost of a training step.
 
     Raises:
       InputError: unusable configuration.
@@ -108,29 +108,29 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
 
 @dataclasses.dataclass(frozen=True)
 class _Price:
-    """Gradients of single samples that artifacts cost, about.
+    """Approximate cost of artifacts, in gradients of single samples.
 
-    Clipping and LOTOS come on top.
+    The cost of clipping and LOTOS is not included.
     """
 
     config: EnsembleConfig
 
     def member(self) -> float:
-        """Return those of one model."""
+        """Return the cost of training one model."""
         size = self.config.data.num_train or 50_000
         return float(self.config.training.num_epochs * size)
 
     def members(self) -> float:
-        """Return those of training an ensemble."""
+        """Return the cost of training an ensemble."""
         return self.config.num_members * self.member()
 
     def curve(self, num_samples: int, num_steps: int) -> float:
-        """Return those of attacking each member at all radii."""
+        """Return the cost of attacking each member at all radii."""
         count = self.config.num_members * len(self.config.attack.radii)
         return float(count * num_samples * num_steps)
 
     def in_training(self) -> float:
-        """Return those of measuring transfer in training."""
+        """Return the cost of measuring transfer during training."""
         plan = self.config.attack
         if not plan.every_epochs:
             return 0.0
@@ -139,20 +139,20 @@ class _Price:
         return float(times * each)
 
     def surrogate(self) -> float:
-        """Return those of a surrogate and its attacks."""
+        """Return the cost of training and attacking one surrogate."""
         plan = self.config.attack
         pgd = len(plan.radii) * plan.num_samples * plan.num_steps
         return self.member() + pgd + plan.strong_samples * plan.strong_steps
 
     def attack(self) -> float:
-        """Return those of attacking members and ensemble."""
+        """Return the cost of attacking the members and the ensemble."""
         plan = self.config.attack
         white = self.curve(plan.num_samples, plan.num_steps)
         strong = plan.strong_samples * plan.strong_steps * (2 + plan.strong_targets)
         return 2 * white + self.config.num_members * strong
 
     def control(self) -> float:
-        """Return those of the penalty alone, of its attacks."""
+        """Return the cost of the attacks in the control with the penalty alone."""
         plan = self.config.attack
         control = self.config.control
         each = self.config.num_members * plan.epoch_samples * plan.epoch_steps
@@ -160,7 +160,7 @@ class _Price:
 
 
 def training_speed(config: EnsembleConfig) -> float:
-    """Return the samples per second of training one plain member, here."""
+    """Return the samples per second of training one plain member on this machine."""
     lab = Lab(config)
     keys = jax.random.split(jax.random.key(0), 1)
     samples = lab.splits.train

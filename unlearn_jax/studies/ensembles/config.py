@@ -1,4 +1,4 @@
-"""Settings of the studies of robust ensembles, and the names of their arms."""
+"""Configuration of the studies of robust ensembles, and the names of their arms."""
 
 import dataclasses
 import re
@@ -14,65 +14,69 @@ TERMS = ("clip", "lotos", "trs", "adversarial")
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """FastClip of the arms with ``clip``: last in the chain, and again at the end."""
+    """FastClip of arms with ``clip``.
+
+    It is the last transformation of the optimizer chain, and is applied again after
+    training.
+    """
 
     max_norm: float = 1.0
-    """Target of every layer's norm."""
+    """Upper bound on every layer's norm."""
     period: int = 100
     """Steps between clips."""
     num_vectors: int = 4
     """Directions per layer and clip."""
     power_iters: int = 5
-    """Iterations of PowerQR around a clip."""
+    """PowerQR iterations before and after every clip."""
     num_rounds: int = 1
-    """Rounds per clip at most."""
+    """Maximum number of rounds per clip."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AttackPlan:
-    """Attacks on the ensembles: L-infinity in [0, 1], radii in units of 1/255."""
+    """L-infinity attacks on images in [0, 1]; radii are in units of 1/255."""
 
     radii: tuple[float, ...] = (2, 4, 8)
     """Radii of PGD, ascending."""
     main_radius: float = 4
-    """Radius of the tables; chosen on the pilot's seed, where there is one."""
+    """Radius of the tables; chosen on the pilot's seed if there is one."""
     min_transfer: float = 0.6
-    """Conditional transfer between the pilot's members at the chosen radius: the least
-    such radius."""
+    """Conditional transfer between the pilot's members; the smallest radius that
+    reaches it is chosen."""
     num_steps: int = 50
     """Steps of PGD, a tenth of the radius each, from a random start."""
     num_samples: int = 500
-    """Test images attacked."""
+    """Number of test images to attack."""
     strong_samples: int = 200
-    """First test images, which are attacked by APGD with several losses too."""
+    """Number of first test images that APGD with several losses attacks too."""
     strong_steps: int = 50
     """Steps of each APGD attack."""
     strong_targets: int = 3
-    """Targeted APGD attacks."""
+    """Number of targeted APGD attacks."""
     every_epochs: int = 0
-    """Epochs between two measurements of transfer in training; 0 for none."""
+    """Epochs between two measurements of transfer during training; 0 for none."""
     epoch_samples: int = 200
-    """First test images of these."""
+    """Number of first test images in these measurements."""
     epoch_steps: int = 20
-    """Steps of PGD of these."""
+    """PGD steps in these measurements."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlConfig:
-    """Trained ensembles, clipped and then moved by the LOTOS penalty alone.
+    """Control: trained ensembles, clipped and then moved by the LOTOS penalty alone.
 
-    Does transfer move at all as the penalty goes to 0? Gradient descent on the penalty,
-    without the members' own losses.
+    Gradient descent on the penalty, without the members' own losses, tests whether
+    transfer changes at all as the penalty goes to 0.
     """
 
     arms: tuple[str, ...] = ()
-    """Arms to start from; none for no control."""
+    """Arms to start from; empty for no control."""
     num_steps: int = 200
     """Steps of gradient descent."""
     every: int = 50
     """Steps between two measurements."""
     learning_rate: float = 0.05
-    """Of the descent."""
+    """Learning rate of the descent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +84,14 @@ class EnsembleConfig:
     """Arms of ensembles, trained for several seeds and attacked."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One ensemble per arm, and fresh surrogates, per seed."""
+    """Seeds; each has one ensemble per arm, and surrogates of its own."""
     arms: tuple[str, ...] = ("orig", "clip", "clip+lotos")
-    """``orig``, or terms in the order of :data:`TERMS`, joined by +; a number behind
-    ``lotos`` is its weight: ``clip+lotos0.3``."""
+    """Arms: ``orig``, or terms in the order of :data:`TERMS`, joined by +; a number
+    after ``lotos`` is its weight, as in ``clip+lotos0.3``."""
     num_members: int = 3
-    """Members of an ensemble."""
+    """Number of members of an ensemble."""
     num_surrogates: int = 3
-    """Independently trained plain models, the source of the black-box attacks."""
+    """Independently trained plain models, the sources of the black-box attacks."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Images."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -97,7 +101,7 @@ class EnsembleConfig:
     clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
     """Clipping of arms with ``clip``."""
     lotos: Lotos = dataclasses.field(default_factory=Lotos)
-    """LOTOS of arms with ``lotos``; published: a ``max_length`` of 0.8 max_norm."""
+    """LOTOS of arms with ``lotos``; the published ``max_length`` is 0.8 max_norm."""
     trs: Trs = dataclasses.field(default_factory=Trs)
     """TRS of arms with ``trs``."""
     adversarial: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -105,21 +109,21 @@ class EnsembleConfig:
     attack: AttackPlan = dataclasses.field(default_factory=AttackPlan)
     """Attacks."""
     pilot_seed: int | None = None
-    """Seed of the plain ensemble that chooses ``attack.main_radius``; none of the
-    reported ones."""
+    """Seed of the plain ensemble on which ``attack.main_radius`` is chosen; not one of
+    ``seeds``. None to use the given radius."""
     control: ControlConfig = dataclasses.field(default_factory=ControlConfig)
-    """The penalty alone."""
+    """Control with the LOTOS penalty alone."""
     num_bootstrap: int = 500
-    """Replicates of the intervals: test samples and seeds resampled."""
+    """Bootstrap replicates of the intervals, over test samples and seeds."""
     overhead_steps: int = 20
-    """Steps of each of nine timings of clipping and LOTOS; 0 for none."""
+    """Steps in each of nine timings of clipping and LOTOS; 0 for no timings."""
 
 
 def terms_of(arm: str) -> tuple[str, ...]:
-    """Return the terms of an arm by its name; none for ``orig``.
+    """Return the terms in the name of an arm; empty for ``orig``.
 
     Raises:
-      InputError: an unknown term, one given twice, or another order.
+      InputError: an unknown or repeated term, or terms out of order.
 
     >>> terms_of("clip+lotos0.3"), terms_of("orig")
     (('clip', 'lotos'), ())
@@ -135,40 +139,40 @@ def terms_of(arm: str) -> tuple[str, ...]:
 
 
 def lotos_of(config: EnsembleConfig, arm: str) -> Lotos:
-    """Return the LOTOS term of an arm: the run's, or with the weight that it names."""
+    """Return an arm's LOTOS term, with the weight in the arm's name if it has one."""
     weights = [_weight(part) for part in arm.split("+")]
     given = [weight for weight in weights if weight is not None]
     return dataclasses.replace(config.lotos, weight=given[0]) if given else config.lotos
 
 
 def _weight(part: str) -> float | None:
-    """Return the number behind ``lotos``; None where there is none."""
+    """Return the number after ``lotos``; None if there is none."""
     match = re.fullmatch(r"lotos(\d+(?:\.\d+)?)", part)
     return float(match[1]) if match else None
 
 
 def check(config: EnsembleConfig) -> None:
-    """Raise on settings that no study could use."""
+    """Raise on an unusable configuration."""
     plan = config.attack
     if any(len(set(each)) < len(each) for each in (config.seeds, config.arms)):
-        raise InputError("seeds and arms must each be different from one another")
+        raise InputError("seeds must be different from one another, and so must arms")
     is_small = config.num_members < 2 or config.num_surrogates < 1
     if not config.seeds or not config.arms or is_small:
         raise InputError(
-            "give one seed, one arm and one surrogate at least, and two members"
+            "give at least one seed, one arm, one surrogate and two members"
         )
     for arm in config.arms:
         terms_of(arm)
     if config.pilot_seed in config.seeds:
-        raise InputError("pilot_seed must be none of the reported seeds")
+        raise InputError("pilot_seed must not be one of the reported seeds")
     control = config.control
     if (
         set(control.arms) - set(config.arms)
         or min(control.num_steps, control.every) < 1
     ):
         raise InputError(
-            "control.arms must be some of arms, control.num_steps and control.every"
-            " at least 1"
+            "control.arms must be some of arms, and control.num_steps and"
+            " control.every at least 1"
         )
     if plan.every_epochs < 0:
         raise InputError("attack.every_epochs must not be negative")
@@ -187,11 +191,11 @@ def check(config: EnsembleConfig) -> None:
     training = config.training
     if training.objective != CrossEntropy() or training.max_norm is not None:
         raise InputError(
-            "training.objective and training.max_norm are not for ensembles: name arms"
-            " instead"
+            "training.objective and training.max_norm do not apply to ensembles: name"
+            " arms instead"
         )
     if config.overhead_steps % config.clip.period:
         raise InputError(
-            "overhead_steps must be a multiple of clip.period, so that a step has its"
-            " share of a clip"
+            "overhead_steps must be a multiple of clip.period, so that the time per"
+            " step includes its part of a clip"
         )

@@ -1,6 +1,6 @@
 """Training and attacks of robust ensembles: plain, clipped, LOTOS and adversarial.
 
-Every arm of a seed starts from the same weights and trains on the same batches;
+All arms of a seed start from the same weights and train on the same batches;
 surrogates have weights and batches of their own.
 """
 
@@ -45,7 +45,7 @@ class Lab:
     """Data, model and arms of one configuration; an arm is built once and reused.
 
     Args:
-      config: of the study.
+      config: study configuration.
     """
 
     def __init__(self, config: EnsembleConfig) -> None:
@@ -126,17 +126,19 @@ class Lab:
         """Train one ensemble.
 
         Args:
-          name: of the arm.
-          seed: of weights and batches.
-          pilot: of :meth:`pilot`; chooses the radius of the transfer in training.
+          name: name of the arm.
+          seed: seed of the weights and the batches.
+          pilot: arrays of :meth:`pilot`, with the attack radius of the transfer during
+            training; None for the configured radius.
 
         Returns:
-          ``members``, stacked; ``layers``, their names; the layers' true norms
-          ``norms_trained`` at the end of training and ``norms`` after the last clip;
-          ``losses`` and ``lotos`` by epoch; ``foreign`` ``[L, M, M]``, the stretches of
-          :func:`unlearn_jax.losses.foreign_stretch` after the last clip, and
-          ``foreign_layers``; with ``attack.every_epochs``, ``epochs``, and
-          ``transfer`` and ``accuracy`` (``[E]``, of the members) after them.
+          ``members``, stacked; ``layers``, the names of their layers; the layers' true
+          norms, ``norms_trained`` at the end of training and ``norms`` after the last
+          clip; ``losses`` and ``lotos`` by epoch; ``foreign`` ``[L, M, M]``, the
+          stretches of :func:`unlearn_jax.losses.foreign_stretch` after the last clip,
+          and ``foreign_layers``, the names of their layers. With
+          ``attack.every_epochs``, also ``epochs`` ``[E]``, and the members'
+          ``transfer`` and ``accuracy`` ``[E]`` after these epochs.
         """
         ensemble, recipe = self.arm(name)
         key = jax.random.fold_in(jax.random.key(seed), 0)
@@ -170,7 +172,7 @@ class Lab:
             members = [self.clip(one) for one in members]
         norms = spectral.spectral_norms(self.model.apply, members[0], self.sample)
         foreign = self.foreign(members)
-        # a compiled function returns them in alphabetical order
+        # A compiled function returns the layers in alphabetical order.
         places = {name: place for place, name in enumerate(norms)}
         names = sorted(foreign, key=lambda name: places.get(name, len(places)))
         arrays = {
@@ -190,7 +192,7 @@ class Lab:
         return _foreign(self.model.apply, replicas.stack(members), self.sample)
 
     def main_radius(self, pilot: Arrays | None) -> float:
-        """Return the radius of the tables: the pilot's, where there is one."""
+        """Return the radius of the tables: the pilot's if there is one."""
         if pilot is None:
             return self.config.attack.main_radius
         return float(pilot["main_radius"])
@@ -198,12 +200,12 @@ class Lab:
     def transfer_now(
         self, key: Array, members: Sequence[Variables], radius: float
     ) -> tuple[float, float]:
-        """Return transfer between members and their accuracy, on a few test images.
+        """Return the members' transfer and accuracy on a few test images.
 
         Args:
-          key: of the attacks.
-          members: to attack.
-          radius: in units of 1/255.
+          key: PRNG key of the attacks.
+          members: variables of the members to attack.
+          radius: attack radius, in units of 1/255.
         """
         plan = self.config.attack
         images = to_float(jnp.asarray(self.splits.test.images[: plan.epoch_samples]))
@@ -223,7 +225,7 @@ class Lab:
         radii: Sequence[float],
         num_steps: int,
     ) -> list[attacks.Transfer]:
-        """Return the effect of each member's adversarial examples on all, by radius."""
+        """Return the effect of each member's attack on all members, by radius."""
         each = [(self.model.apply, one) for one in members]
         right = jnp.stack([correct(*one, images, labels) for one in each])
         results = [
@@ -252,16 +254,18 @@ class Lab:
     def wrong(
         self, classifiers: Sequence[tuple[Any, Any]], images: Array, labels: Array
     ) -> list[Array]:
-        """Return where each classifier ``(apply, variables)`` is wrong, ``[B]``."""
+        """Return error masks ``[B]``, one per classifier ``(apply, variables)``."""
         return [~correct(*one, images, labels) for one in classifiers]
 
     def pilot(self, seed: int) -> dict[str, np.ndarray]:
-        """Train a plain ensemble on a seed of its own, and choose the radius.
+        """Train a plain ensemble on the pilot's seed, and choose the attack radius.
 
         Returns:
-          By radius ``[R]``: ``transfer``, conditional, between members, and ``robust``,
-          the members' accuracy under their own attack; their ``accuracy``; and
-          ``main_radius``, the least radius of ``attack.min_transfer``, or the largest.
+          By radius ``[R]``: ``transfer``, the conditional transfer between members, and
+          ``robust``, each member's accuracy under an attack on itself, averaged over
+          members. Also their clean ``accuracy``; and ``main_radius``, the smallest
+          radius with a transfer of at least ``attack.min_transfer``, or the largest
+          radius if there is none.
         """
         plan = self.config.attack
         ensemble, recipe = self.arm("orig")
@@ -303,13 +307,13 @@ class Lab:
         """Clip a trained ensemble, then descend on the LOTOS penalty alone.
 
         Args:
-          seed: of the attacks and the first directions.
-          trained: from :meth:`train`.
-          pilot: from :meth:`pilot`.
+          seed: seed of the attacks and of the initial directions.
+          trained: arrays of :meth:`train`.
+          pilot: arrays of :meth:`pilot`; None for the configured radius.
 
         Returns:
-          ``steps``, and after each of them ``penalty``, ``transfer``, ``accuracy`` and
-          ``stretch``, the largest foreign one of the penalized layers.
+          ``steps``, and after each of these numbers of steps ``penalty``, ``transfer``,
+          ``accuracy`` and ``stretch``, the largest foreign stretch of any layer.
         """
         plan = self.config.control
         members = [self.clip(one) for one in members_of(trained)]
@@ -363,8 +367,8 @@ class Lab:
     def clip(self, member: Variables) -> Variables:
         """Clip a member until every layer's norm is within half a percent.
 
-        The norms are Lanczos values, which do not depend on a good start as power
-        iteration's do.
+        The norms are computed by Lanczos iteration, which, unlike power iteration, does
+        not depend on a good start.
         """
         for _ in range(8):
             if self.norms([member]).max() <= 1.005 * self.config.clip.max_norm:
@@ -379,7 +383,7 @@ class Lab:
         return member
 
     def norms(self, members: Sequence[Variables]) -> np.ndarray:
-        """Return the norms ``[M, L]`` of all layers of some members."""
+        """Return the norms ``[M, L]`` of all layers of the given members."""
         rows = []
         for one in members:
             norms = spectral.spectral_norms(self.model.apply, one, self.sample)
@@ -387,10 +391,10 @@ class Lab:
         return np.array(rows)
 
     def train_surrogates(self, seed: int) -> Variables:
-        """Return independent plain models, stacked.
+        """Train independent plain models, and return them stacked.
 
         Args:
-          seed: of weights and batches.
+          seed: seed of the weights and the batches.
         """
         keys = jax.random.split(
             jax.random.fold_in(jax.random.key(seed), 1), self.config.num_surrogates
@@ -406,13 +410,14 @@ class Lab:
         """Train independent plain models and attack them.
 
         Args:
-          seed: of weights, batches and attacks.
-          pilot: of :meth:`pilot`; chooses the main radius.
+          seed: seed of the weights, the batches and the attacks.
+          pilot: arrays of :meth:`pilot`, with the main radius; None for the configured
+            radius.
 
         Returns:
-          For S surrogates and R radii: ``right`` ``[S, B]`` on clean images, PGD's
-          ``images`` ``[S, R, B, ...]`` and success ``fooled`` ``[S, R, B]``, and APGD's
-          ``strong_images`` at the main radius.
+          For S surrogates and R radii: ``right`` ``[S, B]``, whether clean images are
+          classified correctly; PGD's ``images`` ``[S, R, B, ...]`` and its success
+          ``fooled`` ``[S, R, B]``; and APGD's ``strong_images`` at the main radius.
         """
         config = self.config
         plan = config.attack
@@ -478,16 +483,20 @@ class Lab:
         """Attack an ensemble from within and from outside, and its members.
 
         Args:
-          seed: of the attacks.
-          trained: from :meth:`train`.
-          surrogates: from :meth:`surrogates`.
-          pilot: from :meth:`pilot`.
+          seed: seed of the attacks.
+          trained: arrays of :meth:`train`.
+          surrogates: arrays of :meth:`surrogates`.
+          pilot: arrays of :meth:`pilot`; None for the configured radius.
 
         Returns:
-          Booleans per test image: ``clean``, ``members_clean``; fooled by member s at
-          radius r (``source_fooled``) and then another member (``target_fooled``);
-          ``white_``, ``strong_``, ``black_`` and ``strong_black_fooled``; and the
-          arrays of :meth:`theory`.
+          Booleans per test image. ``clean`` and ``members_clean``: whether ensemble and
+          members are right on the clean image. ``source_fooled`` ``[M, R, B]``: whether
+          PGD on a member fools this member. ``target_fooled`` ``[M, R, M, B]``: whether
+          it fools each member. ``white_fooled``, ``strong_fooled``, ``black_fooled``
+          and ``strong_black_fooled``: whether the ensemble is fooled by PGD, by the
+          APGD set, and by the surrogates' PGD and APGD images. ``surrogate_right`` and
+          ``surrogate_fooled``: the arrays ``right`` and ``fooled`` of
+          :meth:`surrogates`. In addition, the arrays of :meth:`theory`.
         """
         plan = self.config.attack
         x, y = self.targets
@@ -518,13 +527,13 @@ class Lab:
             return ~np.asarray(correct(apply_fn, variables, images, labels))
 
         def transferred(result: AttackResult) -> np.ndarray:
-            """Return where every member is wrong, by radius: ``[R, M, B]``."""
+            """Return a mask ``[R, M, B]`` of every member's errors, by radius."""
             pairs = product(result.images, each)
             wrong = [fooled(member, images, y) for images, member in pairs]
             return np.reshape(wrong, (len(plan.radii), len(each), -1))
 
         def by_radius(crafted: Any) -> np.ndarray:
-            """Return where the ensemble is wrong, by radius: ``[R, B]``."""
+            """Return a mask ``[R, B]`` of the ensemble's errors, by radius."""
             return np.stack([fooled(whole, images, y) for images in crafted])
 
         white = self.pgd(key_white, whole, x, y, keep="first")
@@ -560,15 +569,15 @@ class Lab:
         """Return the terms of the risk gap bound.
 
         Args:
-          members: M of them.
+          members: variables of M members.
           x: ``[B, ...]`` clean images.
           y: ``[B]`` labels.
-          crafted: ``[B, ...]`` of each member.
+          crafted: ``[B, ...]`` adversarial images of each member.
 
         Returns:
-          ``clean_risk`` ``[M]``, ``moved_risk`` ``[M, M]`` (row: source),
-          ``mean_length`` ``[M]`` of the perturbations, and ``slope`` ``[M]``, the
-          steepest one seen.
+          ``clean_risk`` ``[M]``; ``moved_risk`` ``[M, M]`` on adversarial images (row:
+          source); ``mean_length`` ``[M]``, the mean L2 length of the perturbations; and
+          ``slope`` ``[M]``, the steepest slope observed.
         """
 
         def outputs(images: Array) -> Array:
@@ -598,7 +607,7 @@ class Lab:
         }
 
     def overhead(self) -> dict[str, np.ndarray]:
-        """Return the seconds per step of three arms, and those of compiling."""
+        """Return the seconds per step, and of compilation, for three arms."""
         names = ("orig", "clip", "clip+lotos")
         runs = {name: self.arm(name) for name in names}
         seconds, compiling = step_seconds(
@@ -608,7 +617,7 @@ class Lab:
 
 
 def longest_call(recipe: Recipe) -> int:
-    """Return the most epochs that a compiled call trains for."""
+    """Return the maximum number of epochs per compiled call."""
     return max(1, min(recipe.num_epochs, 50))
 
 
@@ -625,7 +634,7 @@ def _apgd(
     y: Array,
     radius: float,
 ) -> Array:
-    """Return the images of the highest margin loss, for attacks that must transfer."""
+    """Return the images with the highest margin loss, for transfer attacks."""
     start = attacks.random_start(key, x, epsilon=radius, norm=attacks.linf)
     loss = attacks.difference_of_logits_ratio
     return attacks.apgd(
@@ -643,7 +652,7 @@ def _apgd(
 
 @partial(jax.jit, static_argnums=0)
 def _jacobian_norms(apply_fn: Any, variables: Any, images: Array) -> Array:
-    """Return the L2 slope ``[B]`` of the logits in the image."""
+    """Return the spectral norms ``[B]`` of the logits' Jacobian by the image."""
 
     def one(image: Array) -> Array:
         jacobian = jax.jacrev(lambda image: apply_fn(variables, image[None])[0])(image)
@@ -658,7 +667,7 @@ def _foreign(apply_fn: Any, members: Variables, sample: Array) -> dict[str, Arra
 
 
 def _largest_foreign(tables: Mapping[str, Array]) -> float:
-    """Return the largest stretch of another member's direction."""
+    """Return the largest stretch of a direction of another member."""
     stacked = np.stack([np.asarray(table) for table in tables.values()])
     return float(stacked[:, ~np.eye(stacked.shape[-1], dtype=bool)].max())
 

@@ -1,4 +1,4 @@
-"""Cost of a joint training step without compilation, all arms timed in turn."""
+"""Cost of a joint training step without compilation, for all arms in turn."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,17 +21,17 @@ from unlearn_jax.types import Dataset, PyTree
 def joint_training(
     ensemble: Ensemble, recipe: Recipe, *, num_epochs: int, num_batches: int
 ) -> tuple[Callable[..., EnsembleState], Callable[..., PyTree]]:
-    """Return the functions that begin a joint training, and train for some epochs.
+    """Return a function that starts joint training, and one that trains for epochs.
 
     Args:
       ensemble: members and objective.
-      recipe: of every member.
-      num_epochs: of a call.
-      num_batches: of an epoch.
+      recipe: training recipe of every member.
+      num_epochs: epochs per call.
+      num_batches: steps per epoch.
 
     Returns:
-      ``(key, sample=)`` to the first state, and ``(state, key, data, member)`` to the
-      next state and the losses.
+      ``(key, sample=)``, which returns the first state, and ``(state, key, data,
+      member)``, which returns the next state and the losses.
     """
     txs = (recipe.tx,) * len(ensemble.models)
     begin = partial(init_ensemble, ensemble=ensemble, txs=txs)
@@ -56,16 +56,18 @@ def step_seconds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Time the same number of steps of several ensembles.
 
-    Measurements take turns, so that other jobs disturb all ensembles alike.
+    The ensembles are measured in alternation, so that other jobs disturb all of them
+    alike.
 
     Args:
       runs: ensembles and their recipes, by name.
-      data: at least a batch of samples.
+      data: samples, at least one batch.
       num_steps: steps per measurement.
-      num_repeats: measurements of each.
+      num_repeats: measurements per ensemble.
 
     Returns:
-      Seconds per step ``[A, num_repeats]``, and seconds of compiling ``[A]``.
+      Seconds per step ``[A, num_repeats]``, and seconds of compilation ``[A]``, for A
+      ensembles.
     """
     placed = jax.tree.map(jnp.asarray, data)
     sample = jnp.zeros((1, *data.images.shape[1:]))

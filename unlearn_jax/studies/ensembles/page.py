@@ -18,7 +18,7 @@ from unlearn_jax.studies.common import Arrays, Artifacts, legend
 from unlearn_jax.studies.ensembles.config import TERMS, EnsembleConfig, terms_of
 
 Metric = Callable[[Arrays, np.ndarray], np.ndarray]
-"""``(arrays of an attack, weights [W, N]) -> [W]``, percent; NaN where none counts."""
+"""``(arrays of an attack, weights [W, N]) -> [W]``, percent; NaN without samples."""
 
 CHAINS = ("mlp", "cnn", "vgg")
 """Architectures whose Lipschitz constant the product of their layers' norms bounds."""
@@ -47,9 +47,15 @@ def _words_of(arm: str) -> str:
 
 
 def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the weighted percentage ``[..., W]`` of hits ``[..., B]`` among counted.
+    """Return the weighted percentage ``[..., W]`` of hits among counted samples.
 
-    NaN where no sample is counted.
+    Args:
+      hits: ``[..., B]`` bool.
+      counted: ``[..., B]`` bool.
+      weights: ``[W, N]`` weights of the test samples, of which the first B are used.
+
+    Returns:
+      The percentage; NaN where no sample is counted.
     """
     w = weights[:, : hits.shape[-1]].astype(float).T
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -57,7 +63,7 @@ def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.nda
 
 
 def _known_mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over the first axis without NaN; NaN where all are."""
+    """Return the mean over the first axis, ignoring NaN; NaN where all are NaN."""
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0.0).sum(0) / known.sum(0)
@@ -69,10 +75,10 @@ def transfer_table(
     """Return transfer rates ``[M, M, W]`` at one radius; row: source, column: target.
 
     Args:
-      arrays: of an attack.
-      radius: its index.
-      weights: ``[W, N]`` of the test samples.
-      condition: as that of :func:`unlearn_jax.attacks.transfer_rates`.
+      arrays: arrays of an attack.
+      radius: index of the radius.
+      weights: ``[W, N]`` weights of the test samples.
+      condition: condition of :func:`unlearn_jax.attacks.transfer_rates`.
     """
     # [S, T, B]
     fooled = arrays["target_fooled"][:, radius]
@@ -127,7 +133,7 @@ def _published(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
 
 
 def metrics(main: int) -> dict[str, Metric]:
-    """Return the columns of the main table, at the radius of an index."""
+    """Return the columns of the main table, at the radius with the given index."""
     fooled = partial(_pairs, condition="fooled")
     right = partial(_pairs, condition="right")
     return {
@@ -145,7 +151,7 @@ def metrics(main: int) -> dict[str, Metric]:
 class _Summary:
     """Estimates over seeds and samples, with one set of weights for the whole page.
 
-    Differences are paired by it.
+    The shared weights make differences between arms paired.
     """
 
     def __init__(self, config: EnsembleConfig, artifacts: Artifacts) -> None:
@@ -161,7 +167,7 @@ class _Summary:
         return self.artifacts[f"attack-{arm}-{seed}"]
 
     def values(self, arm: str, metric: Metric) -> np.ndarray:
-        """``[seeds, 1 + replicates]``, the data as they are first."""
+        """Return values ``[seeds, 1 + replicates]``, first those without resampling."""
         return np.stack(
             [metric(self.of(arm, seed), self.weights) for seed in self.config.seeds]
         )
@@ -334,7 +340,7 @@ def _norms_table(config: EnsembleConfig, artifacts: Artifacts) -> Table:
 
 
 def _foreign_table(config: EnsembleConfig, artifacts: Artifacts) -> Table:
-    """Return the foreign stretch of every layer over the clipping target."""
+    """Return the foreign stretch of every layer, relative to the clipping target."""
     first = artifacts[f"{config.arms[0]}-{config.seeds[0]}"]["foreign_layers"]
     layers = [str(path).split("/", 1)[-1] for path in first]
     rows: list[list[Any]] = []
@@ -356,7 +362,7 @@ def _foreign_table(config: EnsembleConfig, artifacts: Artifacts) -> Table:
 
 
 def _curve_tables(config: EnsembleConfig, artifacts: Artifacts) -> list[Table]:
-    """Return transfer in training, and under the penalty alone, means over seeds."""
+    """Return transfer during training and under the penalty alone, over seeds."""
     tables = []
     plan = config.attack
     note = (
@@ -398,14 +404,14 @@ def _rates(parts: Sequence[Arrays]) -> list[str]:
     accuracy = 100 * np.mean([part["accuracy"] for part in parts], 0)
     cells = []
     for one, other in zip(transfer, accuracy, strict=True):
-        # no sample counts where no attack succeeds
+        # No sample counts if no attack succeeds.
         rate = f"{one:.1f}" if np.isfinite(one) else "–"
         cells.append(f"{rate} ({other:.0f})")
     return cells
 
 
 def _pilot_table(config: EnsembleConfig, pilot: Arrays) -> Table:
-    """Return what chose the radius."""
+    """Return the pilot's table, from which the radius was chosen."""
     plan = config.attack
     rows: list[list[Any]] = []
     for place, radius in enumerate(plan.radii):
@@ -606,9 +612,9 @@ def _bounds(
 ) -> tuple[float, float]:
     """Return the largest ratios of risk gaps and of slopes to their bounds.
 
-    Two losses move by at most ``sqrt(2) L`` times the length of a perturbation each, so
-    their means over the samples differ by at most ``2 sqrt(2) L`` times the mean length
-    more than on clean images.
+    A perturbation changes a loss by at most ``sqrt(2) L`` times its length. The gap
+    between two mean losses therefore exceeds the gap on clean images by at most
+    ``2 sqrt(2) L`` times the mean length.
     """
     gaps = []
     slopes = []

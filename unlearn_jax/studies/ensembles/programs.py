@@ -1,6 +1,6 @@
-"""Main programs of a study of ensembles, to be compiled for accelerators and not run.
+"""Main programs of a study of ensembles, to be compiled for accelerators but not run.
 
-The study itself goes from one program to the next by numbers that it has computed.
+In the study itself, later programs depend on numbers that earlier ones computed.
 """
 
 from functools import lru_cache, partial
@@ -20,9 +20,11 @@ from unlearn_jax.types import Array, PyTree, Variables
 
 
 def make_programs(config: EnsembleConfig) -> list[Artifact]:
-    """Return artifacts that call the programs of training and of the L2 attacks.
+    """Return artifacts that call the programs of training and of the PGD attacks.
 
-    They are named as those of :func:`make_artifacts`, and are not to be stored.
+    Their names are those of
+    :func:`unlearn_jax.studies.ensembles.artifacts.make_artifacts`. They must not be
+    stored.
 
     Raises:
       InputError: unusable configuration.
@@ -46,7 +48,7 @@ def _train_surrogates(lab: Lab, seed: int) -> dict[str, PyTree]:
 
 @lru_cache(maxsize=16)
 def _training(lab: Lab, arm: str) -> tuple[Program, tuple[PyTree, ...], int]:
-    """Return the program of an arm's training, its arguments and its calls."""
+    """Return the program of an arm's training, its arguments and number of calls."""
     ensemble, recipe = lab.arm(arm)
     samples = lab.splits.train
     num_epochs = lab.config.attack.every_epochs or longest_call(recipe)
@@ -75,7 +77,7 @@ def _train_members(lab: Lab, arm: str) -> dict[str, PyTree]:
 
 @lru_cache(maxsize=2)
 def _attacks(lab: Lab) -> tuple[Program, Program]:
-    """Return the attacks of a member and of the ensemble, at all radii."""
+    """Return the attacks on a member and on the ensemble, at all radii."""
     whole = ensemble_apply([lab.model] * lab.config.num_members)
 
     def attack_member(key: Array, variables: Variables, x: Array, y: Array) -> Any:

@@ -1,1 +1,1 @@
-"""Studies of federated unlearning: digits, and segmentation of shapes."""
+"""Studies of federated unlearning: images, and segmentation of shapes."""

@@ -35,22 +35,22 @@ MEASURES = ("test", "forget", "yeom", "distance")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Federations and their cases; local training is PUF's."""
+    """Federations and their cases, with the local training of PUF."""
 
     settings: tuple[str, ...] = tuple(SETTINGS)
-    """Splits of the samples, and who leaves; keys of :data:`SETTINGS`."""
+    """Splits of the samples and cases of leaving; keys of :data:`SETTINGS`."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of initial weights and order; all share the clients' samples."""
+    """Seeds of initial weights and sample order; the clients' samples are the same."""
     num_clients: int = 10
-    """Clients; owner and pairs need at least ten."""
+    """Number of clients; settings owner and pairs need at least ten."""
     num_cases: int = 0
-    """First cases of every setting; 0 for all."""
+    """Number of first cases of every setting; 0 for all."""
     alpha: float = 0.3
-    """Concentration of the Dirichlet split."""
+    """Concentration parameter of the Dirichlet split."""
     data: DataConfig | None = None
     """Images; None for scikit-learn's 1,797 digits."""
     num_train: int = 1078
-    """Training images of the digits; the others are the test set."""
+    """Number of training images of the digits; the others are the test set."""
     model: ModelConfig = dataclasses.field(
         default_factory=lambda: ModelConfig(name="mlp", widths=(64,))
     )
@@ -58,21 +58,21 @@ class Config:
     augment: str = "none"
     """Augmentation of the clients' images."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """Of the clients; PUF's transformers take Adam, without a penalty here."""
+    """Clients' optimizer; PUF uses Adam for transformers, here without weight decay."""
     learning_rate: float = 0.1
-    """Of the clients, in the first round."""
+    """Clients' learning rate in the first round."""
     strengths: tuple[float, ...] = STRENGTHS
-    """Strengths of PUF special on the Dirichlet split; 2 is always there."""
+    """Strengths of PUF special on the Dirichlet split; 2 is always included."""
     rounds: int = 100
-    """Rounds of the original and of every retraining."""
+    """Training rounds of the original and of every retrained model."""
     recovery: int = 30
-    """Most rounds after unlearning."""
+    """Maximum number of rounds of recovery after unlearning."""
     group: int = 12
-    """Models trained at a time."""
+    """Number of models trained at a time."""
 
     @property
     def local(self) -> federated.LocalTraining:
-        """Training of a client."""
+        """Local training of a client."""
         if self.optimizer == "adam":
             return federated.LocalTraining(
                 augment=data.augmentation(self.augment),
@@ -87,20 +87,20 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Federation:
-    """Clients of a setting, and the leaving ones in each of its L cases.
+    """The K clients of a setting, and those that leave in each of its L cases.
 
-    There is always a row K + 1, for a part of a client that leaves as a client of its
-    own; in other settings it is never used. So all settings share one shape and one
-    compiled program.
+    Row K + 1 holds the part of a client that leaves as a client of its own. Other
+    settings have the row too, but never use it, so that all settings share one shape
+    and one compiled program.
 
     Attributes:
       before: clients of the original model.
       after: clients of each case, stacked.
-      leaving: ``[L, K + 1]`` bool.
-      staying: ``[L, K + 1]`` bool.
+      leaving: ``[L, K + 1]`` bool, the clients that leave.
+      staying: ``[L, K + 1]`` bool, the clients that stay.
       removed: ``[L, N]`` bool, samples to forget.
-      forget: ``[L, N]`` bool, the measured ones among them: of an owner, the class that
-        it owned.
+      forget: ``[L, N]`` bool, removed samples on which forgetting is measured; for an
+        owner, those of the class that it owned.
     """
 
     before: federated.Clients
@@ -121,7 +121,7 @@ def splits_of(config: Config) -> data.Splits:
 
 @functools.lru_cache(maxsize=2)
 def network(config: Config) -> Model:
-    """Return the network; made outside of traced functions, once."""
+    """Return the network, which is built once, outside of traced functions."""
     return build_model(config.model, splits_of(config))
 
 
@@ -131,7 +131,7 @@ def federation(setting: str, config: Config) -> Federation:
 
     Args:
       setting: key of :data:`SETTINGS`.
-      config: of the study.
+      config: study configuration.
     """
     num_clients = config.num_clients
     most = config.num_cases or num_clients
@@ -170,23 +170,23 @@ def federation(setting: str, config: Config) -> Federation:
     leaving = (cases[:, :, None] == np.arange(num_clients + 1)).any(1)
     after = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(cases)), before)
     removed = leaving[:, split]
-    # Owner c owns class c.
+    # Client c owns class c.
     forget = removed & (labels == cases) if setting == "owner" else removed
     return Federation(before, after, leaving, ~leaving & real, removed, forget)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """The numbers of :data:`MEASURES`; items ``(variables, oracle, forget, removed)``.
+    """:data:`MEASURES` of a model; items ``(variables, oracle, forget, removed)``.
 
     Attributes:
-      model: architecture.
+      model: architecture of the models.
     """
 
     model: Model
 
     def __call__(self, item: Any, shared: tuple[Dataset, Dataset]) -> Array:
-        """Return ``[4]``; distance is total variation to the oracle's probabilities."""
+        """Return measures ``[4]``; distance is total variation from the oracle."""
         variables, oracle, forget, removed = item
         samples, test = shared
         apply_fn = self.model.apply
@@ -209,11 +209,11 @@ class Measures:
 
 
 def train_models(config: Config, setting: str, seed: int) -> dict[str, Variables]:
-    """Return the original, and a retrained model and a second one for each case."""
+    """Return the original, and two retrained models for each case."""
     fed = federation(setting, config)
     cases = len(fed.leaving)
-    # Every model starts at weights of its own: a retrained one shares nothing with the
-    # original.
+    # Every model starts from weights of its own: a retrained model shares nothing with
+    # the original.
     keys = jax.random.split(jax.random.fold_in(jax.random.key(17), seed), 1 + 2 * cases)
     everybody = np.arange(config.num_clients + 1) < config.num_clients
     participating = np.concatenate([everybody[None], fed.staying, fed.staying])
@@ -236,14 +236,14 @@ def forget_all(
     """Apply every method to every case and let the remaining clients recover.
 
     Args:
-      config: of the study.
+      config: study configuration.
       setting: key of :data:`SETTINGS`.
-      seed: of the methods.
-      trained: from :func:`train_models`.
+      seed: seed of the methods.
+      trained: models of :func:`train_models`.
 
     Returns:
-      Measures ``[L, 1 + recovery, 4]`` of each method by round, and ``[L, 4]`` of the
-      trained models.
+      Measures by model: ``[L, 1 + recovery, 4]`` by round for each method, and
+      ``[L, 4]`` for the trained models.
     """
     fed = federation(setting, config)
     model = network(config)
@@ -261,7 +261,7 @@ def forget_all(
     for name, variables in trio.items():
         items = (variables, oracle, fed.forget, fed.removed)
         arrays[name] = run(Measures(model), items)
-    # Variables to recover from, and the rounds that unlearning took.
+    # Variables from which to recover, and the number of rounds of unlearning.
     starts: dict[str, tuple[Variables, int]] = {
         "natural": (originals, 0),
         "more": (oracle, 0),
@@ -318,10 +318,11 @@ def _samples(config: Config) -> tuple[Dataset, Dataset]:
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
-    """Return trained models and unlearning, for every setting and seed.
+    """Return artifacts of training and unlearning, for every setting and seed.
 
     Raises:
-      InputError: settings that are unknown or do not fit the clients.
+      InputError: unknown settings, settings that do not fit the number of clients, or
+        values out of range.
     """
     if unknown := set(config.settings) - set(SETTINGS):
         raise InputError(
@@ -341,7 +342,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
     if min(config.rounds, config.recovery) < 1:
         raise InputError("rounds and recovery must be at least 1")
     if config.optimizer not in ("sgd", "adam") or not config.learning_rate > 0:
-        raise InputError("optimizer is sgd or adam, and learning_rate positive")
+        raise InputError("optimizer must be sgd or adam, and learning_rate positive")
     if config.num_cases < 0 or config.group < 1:
         raise InputError("num_cases must not be negative, and group at least 1")
     plain = to_json(config)
@@ -352,7 +353,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
         del plain["data"]["path"]
     artifacts = []
     for setting in config.settings:
-        # Refuses samples that cannot be split.
+        # Raises on samples that cannot be split.
         cases = len(federation(setting, config).leaving)
         size = len(splits_of(config).train.labels)
         methods = 6 + max(len(config.strengths) - 1, 0) * (setting == "dirichlet")
@@ -376,7 +377,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
 
 
 def training_speed(config: Config) -> float:
-    """Return the samples per second of training models as the clients do, here."""
+    """Return the samples per second of the clients' training on this machine."""
     samples = splits_of(config).train
     local = config.local
     tx = local.optimizer(local.learning_rate, local.weight_decay)

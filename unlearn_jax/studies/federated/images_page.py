@@ -33,7 +33,7 @@ from unlearn_jax.studies.federated.recovery import (
 
 
 def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
-    """Return a row per method."""
+    """Return the table of methods, a row each."""
     columns = [
         "model",
         "forget at once (%)",
@@ -62,7 +62,7 @@ def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
             runs.gap(name, "yeom"),
         ]
         summaries: list[Any] = [runs.summary(cell) for cell in cells]
-        # The goal is not compared with itself.
+        # The retrained model is not compared with itself.
         if name == "retrained":
             summaries[2:] = [None, None, None]
         lines.append([label, once, rounds, *summaries])
@@ -98,7 +98,7 @@ def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
 def clients_table(
     runs: federated.RecoveryRuns, sizes: np.ndarray, classes: np.ndarray
 ) -> Table:
-    """Return a row for each client, means over seeds."""
+    """Return the table of clients, a row each, with means over seeds."""
     names = ("retrained", "again", "original", "natural", "special", "regular")
     columns = [
         "client",
@@ -136,7 +136,7 @@ def clients_table(
 
 
 def strength_table(runs: federated.RecoveryRuns, strengths: Sequence[float]) -> Table:
-    """Return a row for each strength of PUF special."""
+    """Return the table of strengths of PUF special, a row each."""
     rows = []
     for eta in strengths:
         name = "special" if eta == 2.0 else f"special-{eta:g}"
@@ -177,7 +177,7 @@ STYLE = {
 
 
 def curves(recoveries: Mapping[str, federated.RecoveryRuns]) -> Drawing:
-    """Draw forget (above) and test accuracy by round, minus the retrained model's."""
+    """Draw forget (top) and test accuracy by round, minus the retrained model's."""
     main = ("dirichlet", "iid", "owner", "half")
     shown = [name for name in main if name in recoveries] or list(recoveries)
     figure, panels = small_panels(
@@ -211,7 +211,7 @@ def curves(recoveries: Mapping[str, federated.RecoveryRuns]) -> Drawing:
 
 
 def gaps(runs: federated.RecoveryRuns) -> Drawing:
-    """Draw the gap of every client and seed."""
+    """Draw the gap in forget accuracy for every client and seed."""
     figure = Drawing(figsize=(9.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Forget accuracy minus the retrained model's")
@@ -236,7 +236,7 @@ def gaps(runs: federated.RecoveryRuns) -> Drawing:
 
 
 def make_page(config: Config, artifacts: Artifacts) -> Page:
-    """Return the page: methods by setting, clients, strengths."""
+    """Return the page: methods by setting, clients and strengths."""
     recoveries = {}
     for name in config.settings:
         runs = [artifacts[f"forget-{name}-{seed}"] for seed in config.seeds]
@@ -320,7 +320,7 @@ def summary_of(recoveries: Mapping[str, federated.RecoveryRuns]) -> str:
 
 
 def checks(recoveries: Mapping[str, federated.RecoveryRuns]) -> list[Check]:
-    """Return the checks: finite numbers, and PUF's effect at once."""
+    """Return the checks: finite measures, and PUF's immediate effect."""
     out = [Check("every number is finite", all(map(is_finite, recoveries.values())))]
     for name, runs in recoveries.items():
         at_once = runs.measured["special"][:, :, 0] - runs.measured["original"]

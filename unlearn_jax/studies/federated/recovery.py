@@ -1,8 +1,8 @@
 """Programs of the federated studies: training, unlearning and recovery of one model.
 
-Each is a value ``(item, shared) -> result`` for
-:func:`unlearn_jax.replicas.map_models`; equal values share a compiled program.
-``shared`` begins with the samples of all clients.
+Each program is a callable value ``(item, shared) -> result`` for
+:func:`unlearn_jax.replicas.map_models`; equal values share a compiled program. The
+first entry of ``shared`` is the samples of all clients.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from unlearn_jax.contrib import federated
 from unlearn_jax.types import Array, Model, PyTree, Variables
 
 Measure = Callable[[Any, Any], Array]
-"""``((variables, *case), shared) -> [K]`` measures of a model."""
+"""``((variables, *case), shared) -> [K]``, K measures of a model."""
 
 LABELS = {
     "original": "Original",
@@ -34,17 +34,17 @@ LABELS = {
     "natural+": "Natural, to the last round",
     "special+": "PUF special, to the last round",
 }
-"""Rows of the tables."""
+"""Labels of the tables' rows, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Training from scratch; items ``(key, clients, participating)``.
+    """Training from scratch; items are ``(key, clients, participating)``.
 
     Attributes:
-      model: architecture.
-      local: training of a client.
-      num_rounds: of FedAvg.
+      model: architecture of the model.
+      local: local training of a client.
+      num_rounds: number of FedAvg rounds.
     """
 
     model: Model
@@ -66,14 +66,14 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """One round with any weights; items ``(key, variables, clients, weights)``.
+    """One round with any weights; items are ``(key, variables, clients, weights)``.
 
-    PUF in both modes and at all strengths is such a round.
+    PUF is such a round, in both modes and at all strengths.
 
     Attributes:
-      model: architecture.
-      local: training of a client.
-      num_rounds: rounds before this one.
+      model: architecture of the model.
+      local: local training of a client.
+      num_rounds: number of rounds before this one.
     """
 
     model: Model
@@ -90,12 +90,12 @@ class Round:
 
 @dataclasses.dataclass(frozen=True)
 class Ascent:
-    """Projected gradient ascent; items ``(key, variables, clients, leaving)``.
+    """Projected gradient ascent; items are ``(key, variables, clients, leaving)``.
 
     Attributes:
-      model: architecture.
-      local: training of a client.
-      num_rounds: rounds before.
+      model: architecture of the model.
+      local: local training of a client.
+      num_rounds: number of rounds before the ascent.
     """
 
     model: Model
@@ -112,16 +112,16 @@ class Ascent:
 
 @dataclasses.dataclass(frozen=True)
 class Recovery:
-    """Rounds of the remaining clients, measured before and after each of them.
+    """Rounds of the remaining clients, with measures before the first and after each.
 
-    Items are ``(key, variables, num_rounds, clients, staying, *case)`` with the number
-    of rounds before; the result is ``[1 + num_rounds, K]``.
+    Items are ``(key, variables, before, clients, staying, *case)``, where ``before`` is
+    the number of earlier rounds. The result is ``[1 + num_rounds, K]``.
 
     Attributes:
-      model: architecture.
-      local: training of a client.
-      num_rounds: of recovery.
-      measure: of the model.
+      model: architecture of the model.
+      local: local training of a client.
+      num_rounds: number of rounds of recovery.
+      measure: function that measures the model.
     """
 
     model: Model
@@ -155,11 +155,11 @@ def for_each(
     """Run a program for each item.
 
     Args:
-      program: a value of this module, or a :data:`Measure`.
-      items: leaves ``[M, ...]``.
-      shared: passed to every call.
-      group: items at a time, the last group padded, so that other numbers of items
-        share the compiled program; all at once if None.
+      program: program of this module, or a :data:`Measure`.
+      items: pytree of M items, leaves ``[M, ...]``.
+      shared: argument passed to every call.
+      group: number of items at a time; all items if None. The last group is padded, so
+        that different numbers of items share a compiled program.
 
     Returns:
       The results, stacked, as NumPy arrays.
@@ -178,15 +178,15 @@ def for_each(
 
 
 def repeat(tree: PyTree, count: int) -> PyTree:
-    """Return a pytree ``count`` times, stacked."""
+    """Return ``count`` stacked copies of a pytree."""
     return jax.tree.map(lambda leaf: np.stack([leaf] * count), tree)
 
 
 def paired_change(runs: federated.RecoveryRuns, measures: list[int]) -> list[Any]:
-    """Return PUF special minus natural after as many rounds, paired, in points.
+    """Return PUF special minus natural after as many rounds, in points, paired.
 
     Args:
-      runs: to summarize.
+      runs: measures to summarize.
       measures: positions of the measures.
     """
     change = 100 * (runs.final("special") - runs.final("same"))
@@ -194,12 +194,12 @@ def paired_change(runs: federated.RecoveryRuns, measures: list[int]) -> list[Any
 
 
 def is_finite(runs: federated.RecoveryRuns) -> bool:
-    """Return True if every measure is finite."""
+    """Return whether all measures are finite."""
     return all(np.isfinite(values).all() for values in runs.measured.values())
 
 
 def unrecovered(runs: federated.RecoveryRuns) -> str:
-    """Return the number of runs of each model that never recovered; empty if none."""
+    """Return in words how many runs of each model never recovered; empty if none."""
     counts = []
     for name, (_, is_reached) in runs.rounds.items():
         if name in LABELS and not is_reached.all():

@@ -27,26 +27,26 @@ class Config:
     """Federation and network; every client restarts Adam in every round."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of initial weights and order; all share the images."""
+    """Seeds of initial weights and sample order; the images are the same."""
     num_clients: int = 5
-    """Clients, each with a style; each leaves in turn."""
+    """Number of clients; each has its own style and leaves in one case."""
     num_images: int = 32
-    """Training images of a client, and held-out images of its style."""
+    """Number of training images of a client, and of held-out images of its style."""
     size: int = 12
-    """Side of an image."""
+    """Side of an image in pixels."""
     width: int = 12
     """Channels of the two hidden convolutions."""
     learning_rate: float = 0.01
     """Learning rate of the first round; decays by 0.998 per round."""
     rounds: int = 60
-    """Rounds of the original and of every retraining."""
+    """Training rounds of the original and of every retrained model."""
     recovery: int = 15
-    """Most rounds after unlearning."""
+    """Maximum number of rounds of recovery after unlearning."""
 
 
 @functools.lru_cache(maxsize=2)
 def network(width: int) -> Model:
-    """Return three 5x5 convolutions with logits for every pixel."""
+    """Return a network of three 5x5 convolutions, with logits for every pixel."""
     conv = models.convolution()
     shapes = [(5, 5, 3, width), (5, 5, width, width), (5, 5, width, CLASSES)]
 
@@ -88,7 +88,7 @@ def images(num_clients: int, num_images: int, size: int) -> tuple[Dataset, Datas
 
 @functools.lru_cache(maxsize=2)
 def local_training(learning_rate: float) -> federated.LocalTraining:
-    """Return the training of a client: one epoch of Adam in batches of 8."""
+    """Return the local training of a client: one epoch of Adam in batches of 8."""
     return federated.LocalTraining(
         batch_size=8,
         learning_rate=learning_rate,
@@ -99,16 +99,16 @@ def local_training(learning_rate: float) -> federated.LocalTraining:
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """The numbers of :data:`MEASURES`; items ``(variables, leaving)``.
+    """:data:`MEASURES` of a model; items are ``(variables, leaving)``.
 
     Attributes:
-      model: architecture.
+      model: architecture of the models.
     """
 
     model: Model
 
     def __call__(self, item: Any, shared: tuple[Dataset, Dataset]) -> Array:
-        """Return ``[5]``: means over the two shapes, of Dice unless named IoU."""
+        """Return measures ``[5]``, means over the two shapes: Dice unless named IoU."""
         variables, leaving = item
         samples, held_out = shared
         owner = jnp.repeat(
@@ -127,12 +127,12 @@ class Measures:
         forget = federated.overlap(on_samples, samples.labels, CLASSES, removed)
         unseen = federated.overlap(on_held_out, labels, CLASSES, removed)
         values = (test.dice, test.iou, forget.dice, forget.iou, unseen.dice)
-        # Without the background.
+        # Class 0 is the background.
         return jnp.stack([jnp.mean(value[1:]) for value in values])
 
 
 def train_models(config: Config, seed: int) -> dict[str, Variables]:
-    """Return the original, and a retrained model and a second one for each client."""
+    """Return the original, and two retrained models for each client."""
     cases = config.num_clients
     keys = jax.random.split(jax.random.fold_in(jax.random.key(29), seed), 1 + 2 * cases)
     staying = ~np.eye(cases, dtype=bool)
@@ -152,16 +152,16 @@ def train_models(config: Config, seed: int) -> dict[str, Variables]:
 def forget_all(
     config: Config, seed: int, trained: Mapping[str, PyTree]
 ) -> dict[str, np.ndarray]:
-    """Apply every method to every client and let the others recover.
+    """Apply every method to every client and let the other clients recover.
 
     Args:
-      config: of the study.
-      seed: of the methods.
-      trained: from :func:`train_models`.
+      config: study configuration.
+      seed: seed of the methods.
+      trained: models of :func:`train_models`.
 
     Returns:
-      Measures ``[L, 1 + recovery, 5]`` of each method by round, and ``[L, 5]`` of the
-      trained models.
+      Measures by model: ``[L, 1 + recovery, 5]`` by round for each method, and
+      ``[L, 5]`` for the trained models.
     """
     cases = config.num_clients
     leaving = np.eye(cases, dtype=bool)
@@ -179,7 +179,7 @@ def forget_all(
         arrays[name] = run(Measures(model), (variables, leaving))
     clients = _clients(config)
     all_clients = recovery.repeat(clients, cases)
-    # Variables to recover from, and the rounds that unlearning took.
+    # Variables from which to recover, and the number of rounds of unlearning.
     starts: dict[str, tuple[Variables, int]] = {"natural": (originals, 0)}
     one_round = recovery.Round(model, local, config.rounds)
     for mode in ("special", "regular"):
@@ -217,25 +217,25 @@ def _samples(config: Config) -> tuple[Dataset, Dataset]:
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
-    """Return trained models and unlearning for every seed.
+    """Return artifacts of training and unlearning for every seed.
 
     Raises:
-      InputError: sizes that are too small.
+      InputError: no seeds, or sizes that are too small.
     """
     if not config.seeds:
         raise InputError("give at least one seed")
     smallest = min(config.num_images, config.rounds, config.recovery, config.width)
     if config.num_clients < 2 or smallest < 1:
         raise InputError(
-            "at least 2 clients, and 1 image, channel, round and recovery round are"
-            " needed"
+            "give at least 2 clients, 1 image, 1 channel, 1 round and 1 round of"
+            " recovery"
         )
-    # Refuses what cannot be drawn.
+    # Raises on sizes for which no images can be drawn.
     images(config.num_clients, config.num_images, config.size)
     plain = dataclasses.asdict(config)
     del plain["seeds"]
     if models.convolution_form() == "onednn":
-        # its bits are its own
+        # The bits of oneDNN convolutions differ from those of other ones.
         plain["conv"] = "onednn"
     artifacts = []
     for seed in config.seeds:

@@ -38,7 +38,7 @@ ROWS = {name: label for name, label in LABELS.items() if name != "more+"}
 
 
 def methods_table(runs: federated.RecoveryRuns) -> Table:
-    """Return a row per method."""
+    """Return the table of methods, a row each."""
     columns = [
         "model",
         "forget at once",
@@ -78,7 +78,7 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
 
 
 def curves(runs: federated.RecoveryRuns) -> Drawing:
-    """Draw Dice by round on forgotten images, unseen ones of the style, and others."""
+    """Draw Dice by round: forgotten images, unseen ones of their style, and others."""
     figure, panels = small_panels(3, share=True, columns=3, height=2.6)
     style = {
         "natural": "-",
@@ -120,7 +120,7 @@ def curves(runs: federated.RecoveryRuns) -> Drawing:
 
 
 def examples(config: Config, trained: Mapping[str, PyTree]) -> Drawing:
-    """Draw an image of every style, its map, and the maps that two models predict."""
+    """Draw an image of every style, its map, and the maps predicted by two models."""
     near, _ = images(config.num_clients, config.num_images, config.size)
     rows = ("image", "truth", "original", "retrained without")
     figure = Drawing(
@@ -153,7 +153,7 @@ def examples(config: Config, trained: Mapping[str, PyTree]) -> Drawing:
 
 
 def make_page(config: Config, artifacts: Artifacts) -> Page:
-    """Return the page: methods, Dice by round, predicted maps."""
+    """Return the page: methods, Dice by round and predicted maps."""
     runs = federated.RecoveryRuns(
         [artifacts[f"forget-{seed}"] for seed in config.seeds], MEASURES
     )

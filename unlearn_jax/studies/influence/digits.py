@@ -34,16 +34,16 @@ LOSSES = {"cross-entropy": cross_entropy, "squared": influence.squared_error}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Removal of digits from linearized and from real perceptrons of one layer."""
+    """Removal of digits from linearized and real perceptrons with one hidden layer."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of samples, forget sets and networks."""
+    """Seeds of the samples, the forget sets and the networks."""
     num_samples: int = 300
-    """Training images, equally many of each digit; 300 others are test images."""
+    """Training images, the same number of each digit; 300 others are test images."""
     width: int = 64
     """Units of the linearized network."""
     ridge: float = 1e-2
-    """Penalty of the linearized network."""
+    """Ridge penalty of the linearized network."""
     fractions: tuple[float, ...] = (0.1, 0.5, 0.9)
     """Fractions of the training images to remove."""
     networks: tuple[str, ...] = (
@@ -53,13 +53,13 @@ class Config:
         "tanh-64-0.0001",
         "relu-64-0.01",
     )
-    """Networks that are not linearized: activation, units, penalty."""
+    """Networks that are not linearized, named activation-units-penalty."""
     num_steps: int = 500
-    """Steps of L-BFGS for these networks."""
+    """L-BFGS steps for these networks."""
     widths: tuple[int, ...] = (16, 64, 256)
-    """Units of the networks of the timings."""
+    """Units of the networks that are timed."""
     classes: tuple[int, ...] = (1, 3, 8)
-    """Digits to forget whole, for the targets."""
+    """Digits that are forgotten as whole classes, for the targets."""
 
 
 def make_data(config: Config, seed: int) -> tuple[np.ndarray, ...]:
@@ -68,7 +68,7 @@ def make_data(config: Config, seed: int) -> tuple[np.ndarray, ...]:
     order = np.random.default_rng(seed).permutation(len(labels))
     images = images[order].reshape(-1, 8, 8, 1) / 16
     labels = labels[order].astype(np.int32)
-    # The rank of an image among those of its digit.
+    # The rank of each image among the images of its digit.
     rank = np.array([np.sum(labels[:i] == label) for i, label in enumerate(labels)])
     chosen = rank < config.num_samples // 10
     return images[chosen], labels[chosen], images[~chosen][:300], labels[~chosen][:300]
@@ -76,7 +76,10 @@ def make_data(config: Config, seed: int) -> tuple[np.ndarray, ...]:
 
 @cache
 def perceptron(activation: str, width: int) -> tuple[Init, Apply]:
-    """Return ``(init, apply)`` of one hidden layer, in the parameters' precision."""
+    """Return ``(init, apply)`` of a perceptron with one hidden layer.
+
+    It computes in the precision of the parameters.
+    """
 
     def init(key: Array) -> Params:
         key_first, key_last = jax.random.split(key)
@@ -124,7 +127,7 @@ TARGETS = jax.jit(
 
 
 def distance(left: Params, right: Params) -> float:
-    """Return the L2 distance of two parameter trees."""
+    """Return the L2 distance between two parameter trees."""
     return float(optax.tree.norm(optax.tree.sub(left, right)))
 
 
@@ -150,20 +153,20 @@ def convex_removal(
     """Remove samples from a linearized network.
 
     Args:
-      apply: the network.
-      params: where it is linearized.
+      apply: apply function of the network.
+      params: parameters at which the network is linearized.
       images: ``[N, ...]`` training images.
-      targets: ``[N, ...]`` of the loss.
-      forget: ``[N]`` bool.
-      fit: the trained network.
-      kernel: of the training images.
+      targets: ``[N, ...]`` targets of the loss.
+      forget: ``[N]`` bool, the samples to remove.
+      fit: trained network, in the dual form.
+      kernel: neural tangent kernel of the training images.
       loss: key of :data:`LOSSES`.
-      ridge: penalty.
+      ridge: ridge penalty.
       num_forget: number of samples to remove.
 
     Returns:
       Trained parameters, their change by the dual form and by the primal form,
-      retrained parameters, and how far retraining is from stationary.
+      retrained parameters, and the stationarity of the retrained parameters.
     """
     options = {"ridge": ridge, "loss": LOSSES[loss], "num_forget": num_forget}
     dual = influence.dual_change(kernel, fit.outputs, targets, forget, **options)
@@ -200,10 +203,13 @@ def convex(config: Config, seed: int) -> dict[str, np.ndarray]:
     """Return the errors of removal from the linearized network, in float64.
 
     Returns:
-      A value for each fraction with cross-entropy, then for the first with the squared
-      loss: errors of ``params`` and ``outputs`` relative to the original's (1 is the
-      original), ``forms`` (difference of dual and primal), ``moved`` (the original's
-      distance), ``floor`` (stationarity of the oracle), ``fraction``, ``squared``.
+      One value for each fraction with cross-entropy, then one for the first fraction
+      with the squared loss. ``params`` and ``outputs``: distances to the retrained
+      network, relative to the original's. ``forms``: relative difference between the
+      dual and the primal form. ``moved``: distance between the original and the
+      retrained network, relative to the retrained network's distance from
+      initialization. ``floor``: stationarity of the oracle. ``fraction``: fraction of
+      samples removed. ``squared``: whether the loss is the squared one.
     """
     rows = []
     with jax.enable_x64(True):
@@ -267,13 +273,13 @@ def lbfgs(
     """Minimize ``mean CE + ridge / 2 |theta - anchor|^2`` by ``optax.lbfgs``.
 
     Args:
-      apply: the network.
-      start: first parameters.
-      anchor: of the penalty.
-      images: ``[N, ...]``.
-      labels: ``[N]``.
-      ridge: penalty.
-      num_steps: of L-BFGS.
+      apply: apply function of the network.
+      start: initial parameters.
+      anchor: parameters at which the penalty is 0.
+      images: ``[N, ...]`` training images.
+      labels: ``[N]`` labels.
+      ridge: weight of the penalty.
+      num_steps: number of L-BFGS steps.
 
     Returns:
       The parameters after the last step.
@@ -301,15 +307,16 @@ def network(config: Config, seed: int, name: str) -> dict[str, np.ndarray]:
     """Return the guard, and the errors of removing 10 % of a network's samples.
 
     Args:
-      config: of the study.
-      seed: of samples, forget set and initial weights.
-      name: of the network, one of ``config.networks``.
+      config: study configuration.
+      seed: seed of the samples, the forget set and the initial weights.
+      name: name of the network, one of ``config.networks``.
 
     Returns:
-      The fields of :class:`influence.Guard`; distances to the retrained network
-      relative to the original's: of ``params``, of test ``outputs``, and of the outputs
-      of the original after further training (``warm``) and of a second retrained
-      network (``second``).
+      The fields of :class:`unlearn_jax.influence.Guard`, and distances to the retrained
+      network, relative to the original's. ``params`` and ``outputs``: distances of the
+      estimate's parameters and test outputs. ``warm``: distance of the outputs after
+      the original is trained further on the retained samples. ``second``: distance of
+      the outputs of a second retrained network.
     """
     activation, width, ridge = name.split("-")
     x, y, test, _ = _float32(make_data(config, seed))
@@ -352,12 +359,12 @@ def network(config: Config, seed: int, name: str) -> dict[str, np.ndarray]:
 
 
 def _float32(arrays: Sequence[np.ndarray]) -> list[Array]:
-    """Return images as float32, labels as int32."""
+    """Return images as float32 and labels as int32."""
     return [jnp.asarray(a, "i4" if a.ndim == 1 else "f4") for a in arrays]
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Return the seconds of the shortest of five runs, after one that compiles."""
+    """Return the seconds of the fastest of five runs, after one that compiles."""
     jax.block_until_ready(call())
     taken = []
     for _ in range(5):
@@ -368,12 +375,13 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
-    """Return the seconds and bytes of both forms by the number of removed samples.
+    """Return the seconds and bytes of both forms, by the fraction of removed samples.
 
     Args:
-      config: of the study.
-      width: units of the network.
-      outputs: 10 classes, or 1, which separates 8 from the other digits.
+      config: study configuration.
+      width: number of hidden units of the network.
+      outputs: number of outputs: 10 for all classes, or 1, which separates 8 from the
+        other digits.
     """
     x, y, _, _ = _float32(make_data(config, 0))
     init, apply = perceptron("tanh", width)
@@ -438,8 +446,8 @@ def cost(config: Config, width: int, outputs: int) -> dict[str, np.ndarray]:
 def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
     """Return KL(retrained || target) ``[classes, 4]`` on a forgotten class, in nats.
 
-    The targets are TRW's, influence's on the head and on the network, and a second
-    retrained network's.
+    The targets are those of TRW, of influence functions on the head, of influence
+    functions on the whole network, and the outputs of a second retrained network.
     """
     x, y, _, _ = make_data(config, seed)
     data = Dataset(x.astype("f4"), y)
@@ -480,15 +488,15 @@ def targets(config: Config, seed: int) -> dict[str, np.ndarray]:
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
-    """Return an artifact per seed and question.
+    """Return the artifacts of every seed, and those of the timings.
 
     Raises:
-      InputError: sizes, fractions or names of networks that cannot be used.
+      InputError: unusable sizes, fractions or names of networks.
     """
     if not config.seeds or config.num_samples not in range(20, 1401, 10):
         raise InputError(
-            "influence_digits needs at least one seed, and 20 to 1400 training images,"
-            " a multiple of 10"
+            "influence_digits needs at least one seed and 20 to 1400 training images, a"
+            " multiple of 10"
         )
     if (
         not config.fractions
@@ -496,7 +504,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
         or config.ridge <= 0
     ):
         raise InputError(
-            "fractions must lie between 0 and 1, and the ridge must be positive"
+            "fractions must lie between 0 and 1, and ridge must be positive"
         )
     for name in config.networks:
         kind, *numbers = name.split("-")

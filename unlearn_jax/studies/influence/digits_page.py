@@ -15,14 +15,14 @@ from unlearn_jax.studies.influence.digits import Config
 
 
 def bound(values: np.ndarray) -> audit.Estimate | str:
-    """Return the mean over seeds, or a bound where only rounding is left."""
+    """Return the mean over seeds, or an upper bound if only rounding error is left."""
     if np.max(values) < 1e-3:
         return f"below {np.max(values) * 1.05:.0e}"
     return audit.summarize_runs(values)
 
 
 def make_page(config: Config, artifacts: Artifacts) -> Page:
-    """Return the page: linearized networks, real networks, targets, cost."""
+    """Return the page: linearized networks, real networks, targets and cost."""
     convex = [dict(artifacts[f"convex-{seed}"]) for seed in config.seeds]
     linear = jax.tree.map(lambda *values: np.stack(values), *convex)
     squared = linear["squared"][0].astype(bool)

@@ -44,11 +44,11 @@ METHODS = {
 }
 ROWS = MODELS | METHODS
 TUNED = tuple(name for name in METHODS if name != "latent-random")
-"""Methods with a choice of their own; the control takes that of ``latent-beyond``."""
+"""Methods whose options are tuned; the control takes those of ``latent-beyond``."""
 
 PROCESS = diffusion.Process()
 SHOWN = 6
-"""Samples of the forgotten class in the figure."""
+"""Number of samples of the forgotten class in the figure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,31 +58,31 @@ class Config:
     data: DataConfig = dataclasses.field(
         default_factory=lambda: DataConfig(num_train=900, num_test=897)
     )
-    """Training set of the denoisers; half of the test set trains the classifier."""
+    """Training set of the denoisers; half of the test set trains the evaluator."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of training, attacks, unlearning and samples."""
+    """Seeds of training, attacks, unlearning and sampling."""
     concepts: tuple[int, ...] = (3, 8)
     """Classes to forget, one at a time."""
     tuning_seed: int = 100
     """Seed of the model on which options are chosen; not reported."""
     tuning_concept: int = 5
-    """Class that this model forgets; not reported."""
+    """Class that the model for tuning forgets; not reported."""
     width: int = 192
     """Units of the denoiser's blocks."""
     num_epochs: int = 80
     """Passes over the training set."""
     num_steps: int = 200
-    """Gradient steps of every method but retraining."""
+    """Gradient steps of every method except retraining."""
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     """Learning rates of Adam; one is chosen for each method."""
     overshoots: tuple[float, ...] = (1.5, 2.0, 3.0)
-    """Distances past the border, in units of it; one is chosen."""
+    """Overshoots, as factors of the distance to the border; one is chosen."""
     guidance: float = 1.0
-    """Guidance of the sampler."""
+    """Guidance scale of the sampler."""
     num_samples: int = 100
     """Samples per condition."""
     radii: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
-    """Radii of the attack, in mean distances between the original's conditions."""
+    """Radii of the attack; 1 is the mean distance between the original's conditions."""
 
 
 class World(NamedTuple):
@@ -91,8 +91,8 @@ class World(NamedTuple):
     Attributes:
       samples: training set of the denoisers.
       other: training set of the evaluator.
-      held_out: reference of the Frechet distance.
-      denoiser: the diffusion model.
+      held_out: reference set of the Frechet distance.
+      denoiser: architecture of the diffusion model.
       classifier: architecture of evaluator and judge.
     """
 
@@ -104,7 +104,7 @@ class World(NamedTuple):
 
 
 def candidates_of(name: str, config: Config) -> dict[str, list[float]]:
-    """Return the options to choose from."""
+    """Return the values of a method's options to choose from."""
     return {
         "learning_rate": list(config.learning_rates),
         "overshoot": list(config.overshoots) if name == "latent-beyond" else [1.0],
@@ -113,7 +113,7 @@ def candidates_of(name: str, config: Config) -> dict[str, list[float]]:
 
 @functools.lru_cache(maxsize=4)
 def world(config: Config) -> World:
-    """Return the data, as float32 images, the denoiser and the classifier."""
+    """Return the data, with float32 images, and the architectures."""
     splits = pipeline.load_data(config.data)
     half = len(splits.test.labels) // 2
 
@@ -134,12 +134,12 @@ def world(config: Config) -> World:
 
 @functools.lru_cache(maxsize=2)
 def mapper() -> replicas.Mapper:
-    """Return a loop over models, whose program does not depend on their number."""
+    """Return a loop over models, whose program is the same for any number of them."""
     return replicas.mapper("loop", num_models=len(jax.local_devices()))
 
 
 def keys_of(config: Config, purpose: int) -> Array:
-    """Return a key for each run ``[seeds * concepts]`` and, last, for tuning."""
+    """Return a key for each run ``[seeds * concepts]`` and, at the end, for tuning."""
     seeds = [1000 * seed + c for seed in config.seeds for c in config.concepts]
     seeds.append(1000 * config.tuning_seed)
 
@@ -150,14 +150,14 @@ def keys_of(config: Config, purpose: int) -> Array:
 
 
 def concepts_of(config: Config) -> np.ndarray:
-    """Return the class of each run and, last, of tuning."""
+    """Return the class of each run and, at the end, the class of tuning."""
     return np.array(
         [*config.concepts] * len(config.seeds) + [config.tuning_concept], np.int32
     )
 
 
 def train_classifiers(config: Config) -> dict[str, PyTree]:
-    """Return an evaluator, the judge of the attack, and their accuracies.
+    """Train the evaluator and the judge of the attack, and return their accuracies too.
 
     They are trained on different data, since the evaluator measures what the judge
     optimizes.
@@ -184,7 +184,7 @@ def train_classifiers(config: Config) -> dict[str, PyTree]:
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Training of a denoiser; items ``(key, class to leave out or -1)``."""
+    """Training of a denoiser; items are ``(key, class to leave out or -1)``."""
 
     config: Config
 
@@ -205,7 +205,8 @@ class Trainer:
 def train_models(config: Config, name: str) -> dict[str, Variables]:
     """Return all models of a row, stacked over runs.
 
-    There is one original per seed; another one, the last, is for tuning.
+    Runs with the same seed share an original. The last original is one more model, for
+    tuning.
     """
     if name == "original":
         keys = keys_of(config, 0)[:: len(config.concepts)]
@@ -224,10 +225,10 @@ def train_models(config: Config, name: str) -> dict[str, Variables]:
 
 @dataclasses.dataclass(frozen=True)
 class Eraser:
-    """A run of a method; items ``(key, variables, concept, rate, overshoot)``.
+    """Run of a method; items are ``(key, variables, concept, rate, overshoot)``.
 
     Attributes:
-      config: of the study.
+      config: study configuration.
       method: key of :data:`METHODS`.
     """
 
@@ -264,12 +265,12 @@ class Eraser:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Samples of every condition, then of none; items ``(key, variables)``."""
+    """Samples under every condition, then without one; items ``(key, variables)``."""
 
     config: Config
 
     def __call__(self, item: Any, evaluator: Variables) -> dict[str, Array]:
-        """Return the evaluator's classes and features, and the first images."""
+        """Return the classes and features by the evaluator, and the first images."""
         key, variables = item
         count = self.config.num_samples
         denoiser = world(self.config).denoiser
@@ -293,12 +294,12 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True)
 class Attacker:
-    """Attack that brings a concept back; items ``(key, variables, concept, scale)``."""
+    """Attack that recovers a concept; items ``(key, variables, concept, scale)``."""
 
     config: Config
 
     def __call__(self, item: Any, shared: Any) -> Array:
-        """Return the fraction of samples of the concept, by radius from 0."""
+        """Return the fraction of samples of the concept, by radius, starting with 0."""
         key, variables, concept, scale = item
         data, evaluator = shared
         denoiser = world(self.config).denoiser
@@ -335,7 +336,7 @@ class Attacker:
 
 
 def scales(config: Config, originals: Variables) -> Array:
-    """Return the mean distance between two classes' conditions, for every original."""
+    """Return every original's mean distance between the conditions of two classes."""
     denoiser = world(config).denoiser
 
     def embed(variables: Variables) -> Array:
@@ -356,16 +357,18 @@ def measure(
     """Measure a row's models.
 
     Args:
-      config: of the study.
-      classifiers: from :func:`train_classifiers`.
-      originals: stacked over runs.
-      variables: stacked over runs, to be measured.
+      config: study configuration.
+      classifiers: arrays of :func:`train_classifiers`.
+      originals: variables of the originals, stacked over runs.
+      variables: variables to measure, stacked over runs.
 
     Returns:
-      ``[R]`` fractions of samples that are the concept under its condition
-      (``forgotten``) and under none (``unconditional``), and right under the others
-      (``retained``); ``frechet`` ``[R]`` of the latter; ``attacked``
-      ``[R, 1 + radii]``; ``images``, the first samples.
+      Arrays for R runs. ``forgotten`` and ``unconditional`` ``[R]``: fractions of
+      samples of the concept, under its condition and without a condition. ``retained``
+      ``[R]``: fraction of samples under the other conditions that are of the right
+      class. ``frechet`` ``[R]``: Frechet distance of the samples under the other
+      conditions. ``attacked`` ``[R, 1 + radii]``: fraction of samples of the concept,
+      without an attack and by radius. ``images``: the first samples.
     """
     setup = world(config)
     evaluator = variables_of(classifiers["evaluator"])
@@ -403,12 +406,13 @@ def measure(
 def measure_trained(
     config: Config, classifiers: Mapping[str, PyTree], *trained: Mapping[str, PyTree]
 ) -> dict[str, np.ndarray]:
-    """Measure a row that is trained and not unlearned.
+    """Measure a row whose models are trained and not unlearned.
 
     Args:
-      config: of the study.
-      classifiers: from :func:`train_classifiers`.
-      *trained: the originals, and then the row's models if it is another row.
+      config: study configuration.
+      classifiers: arrays of :func:`train_classifiers`.
+      *trained: the originals, followed by the row's models unless they are the
+        originals.
     """
     originals = _of_runs(config, trained[0])
     return measure(config, classifiers, originals, _of_runs(config, trained[-1]))
@@ -423,8 +427,10 @@ def tune(
     """Choose a method's options on the model for tuning.
 
     Returns:
-      ``grid`` ``[G, 2]`` of learning rates and overshoots; ``rate`` of the concept and
-      ``error`` on the others ``[G]``; ``chosen``, the first with the least sum of both.
+      ``grid`` ``[G, 2]``, the candidates' learning rates and overshoots; ``rate``
+      ``[G]``, the fraction of samples that are still of the concept; ``error`` ``[G]``,
+      the fraction of wrong samples under the other conditions; ``chosen`` ``[2]``, the
+      first candidate with the smallest sum of both.
     """
     setup = world(config)
     candidates = candidates_of(name, config)
@@ -458,7 +464,7 @@ def erase(
     originals: Mapping[str, PyTree],
     tuned: Arrays,
 ) -> dict[str, np.ndarray]:
-    """Run a method with its chosen options, and measure it."""
+    """Run a method with its chosen options, and measure the unlearned models."""
     models_of = _of_runs(config, originals)
     concepts = concepts_of(config)[:-1]
     rate, past = (
@@ -472,11 +478,12 @@ def erase(
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """Latent attack alone, on 64 images; items ``(key, variables, concept)``.
+    """Latent attack alone, on 64 images; items are ``(key, variables, concept)``.
 
     Attributes:
-      config: of the study.
-      is_external: judged by the classifier, not by the denoiser's own losses.
+      config: study configuration.
+      is_external: whether the classifier is the judge, instead of the denoiser's own
+        losses.
     """
 
     config: Config
@@ -515,17 +522,17 @@ def search(
 
 
 def _of_runs(config: Config, trained: Mapping[str, PyTree]) -> Variables:
-    """Return the models of the reported runs, without that for tuning."""
+    """Return the models of the reported runs, without the model for tuning."""
     count = len(concepts_of(config)) - 1
     models_of = variables_of(trained["models"])
     return jax.tree.map(lambda leaf: leaf[:count], models_of)
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
-    """Return classifiers, denoisers, and for each method its choice and its runs.
+    """Return classifiers, denoisers, and the tuning and the runs of each method.
 
     Raises:
-      InputError: seeds or concepts that overlap, or sizes that are too small.
+      InputError: tuning on a reported seed or concept, or sizes that are too small.
     """
     chosen = [*config.concepts, config.tuning_concept]
     if config.tuning_seed in config.seeds or config.tuning_concept in config.concepts:

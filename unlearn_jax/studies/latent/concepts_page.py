@@ -32,12 +32,12 @@ from unlearn_jax.types import PyTree, Status
 
 
 def estimate(config: Config, values: np.ndarray) -> Estimate:
-    """Return the mean over runs, seeds and classes random."""
+    """Return the mean over runs, with an interval over seeds and classes."""
     return summarize_runs(values.reshape(len(config.seeds), len(config.concepts)))
 
 
 def floor_distance(config: Config, classifiers: Mapping[str, PyTree]) -> np.ndarray:
-    """Return the Frechet distance ``[R]`` of training images from the reference."""
+    """Return the Frechet distances ``[R]`` of training images from the reference."""
     setup = world(config)
     evaluator = variables_of(classifiers["evaluator"])
 
@@ -56,7 +56,7 @@ def floor_distance(config: Config, classifiers: Mapping[str, PyTree]) -> np.ndar
 
 
 def main_table(config: Config, artifacts: Artifacts) -> Table:
-    """Return a row per method."""
+    """Return the main table, a row per method."""
     floor = estimate(config, floor_distance(config, artifacts["classifiers"]))
     rows: list[list[Any]] = [["real images", None, None, floor, None, None]]
     for name, label in ROWS.items():
@@ -98,7 +98,10 @@ def main_table(config: Config, artifacts: Artifacts) -> Table:
 
 
 def values_of(artifacts: Artifacts, name: str, measure: str) -> np.ndarray:
-    """Return a row's measure ``[R]``; fractions in percent, the best of the attacks."""
+    """Return a row's measure ``[R]``, with fractions in percent.
+
+    For ``attacked``, it is the measure of the most successful attack.
+    """
     values = artifacts[name][measure]
     if measure == "attacked":
         values = values[:, 1:].max(1)
@@ -106,14 +109,14 @@ def values_of(artifacts: Artifacts, name: str, measure: str) -> np.ndarray:
 
 
 def gap(config: Config, artifacts: Artifacts, name: str, measure: str) -> Estimate:
-    """Return a row's distance from the retrained model of the same seed and class."""
+    """Return a row's difference from the retrained model of the same seed and class."""
     value = np.asarray(values_of(artifacts, name, measure), np.float64)
     goal = np.asarray(values_of(artifacts, "retrained", measure), np.float64)
     return estimate(config, value - goal)
 
 
 def gap_table(config: Config, artifacts: Artifacts) -> Table:
-    """Return paired differences from retraining."""
+    """Return the table of paired differences from retraining."""
     rows: list[list[Any]] = []
     for name, label in ROWS.items():
         if name != "retrained":
@@ -139,7 +142,7 @@ def gap_table(config: Config, artifacts: Artifacts) -> Table:
 
 
 def search_table(config: Config, artifacts: Artifacts) -> Table:
-    """Return status and length of the latent attack, for both judges."""
+    """Return the table of status and length of the latent attack, for both judges."""
     search = artifacts["search"]
     rows: list[list[Any]] = []
     for name, label in (("own", "denoising losses"), ("external", "classifier")):
@@ -172,7 +175,7 @@ def search_table(config: Config, artifacts: Artifacts) -> Table:
 
 
 def tuning_table(config: Config, artifacts: Artifacts) -> Table:
-    """Return the chosen options and their score."""
+    """Return the table of the chosen options and their score."""
     rows: list[list[Any]] = []
     for name in TUNED:
         tuned = artifacts[f"tune-{name}"]
@@ -200,7 +203,7 @@ def tuning_table(config: Config, artifacts: Artifacts) -> Table:
 
 
 def grid_picture(config: Config, artifacts: Artifacts, run: int) -> Figure:
-    """Draw samples, a line per method."""
+    """Draw samples of one run, with a line of images per method."""
     f = int(concepts_of(config)[run])
     lines = []
     for name in ROWS:
@@ -218,7 +221,7 @@ def grid_picture(config: Config, artifacts: Artifacts, run: int) -> Figure:
         for start, image in zip(starts, line, strict=True):
             mosaic[i * cell : i * cell + side, start : start + side] = image
     figure = Drawing(figsize=(9.2, 0.4 + 0.3 * len(lines)))
-    # Leaves room for the names.
+    # Leaves space for the names.
     axes = figure.add_axes((0.25, 0.01, 0.74, 0.9))
     axes.imshow(
         mosaic, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="equal"
@@ -256,7 +259,7 @@ def grid_picture(config: Config, artifacts: Artifacts, run: int) -> Figure:
 
 
 def attack_picture(config: Config, artifacts: Artifacts) -> Figure:
-    """Draw the success of the re-attack over the radius."""
+    """Draw the success of the re-attack by radius."""
     figure = Drawing(figsize=(9.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Bringing the class back from within the latent space", grid="both")
@@ -305,7 +308,7 @@ def attack_picture(config: Config, artifacts: Artifacts) -> Figure:
 
 
 def make_page(config: Config, artifacts: Artifacts) -> Page:
-    """Return the page: samples, gaps, the border of a concept, options."""
+    """Return the page: samples, gaps, the border of a concept and chosen options."""
     rates = {
         name: estimate(config, 100 * artifacts[name]["forgotten"]) for name in ROWS
     }

@@ -1,1 +1,1 @@
-"""A study of spectral norms: estimators, and clipped training."""
+"""A study of spectral norms: estimators and clipped training."""

@@ -1,8 +1,8 @@
 """Spectral norms: FastClip and its comparators in training, with and without BatchNorm.
 
 Every arm trains the same network on the same data in the same order; arms differ in the
-transformation at the end of the optimizer. All norms are Lanczos values of a layer and
-the BatchNorm after it as one map in evaluation mode.
+transformation at the end of the optimizer. All norms are computed by Lanczos iteration.
+A layer and the BatchNorm after it count as one map, in evaluation mode.
 """
 
 import dataclasses
@@ -45,22 +45,22 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class NormConfig:
-    """Networks and the constraints that they are trained under."""
+    """Networks, and the constraints under which they are trained."""
 
     arms: tuple[str, ...] = tuple(ARMS)
     """Constraints, keys of :data:`ARMS`."""
     batch_norm: tuple[bool, ...] = (False, True)
-    """Without and with BatchNorm."""
+    """Networks to train: False without BatchNorm, True with it."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of weights and order of the samples."""
+    """Seeds of the weights and of the sample order."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Images."""
     model: ModelConfig = dataclasses.field(
         default_factory=lambda: ModelConfig(name="cnn")
     )
-    """Network with a field ``batch_norm``."""
+    """Network; its configuration needs a field ``batch_norm``."""
     target: float = 2.0
-    """Largest norm of a layer."""
+    """Upper bound on the norm of every layer."""
     period: int = 20
     """Training steps between two clips by FastClip and by the FFT clip."""
     num_epochs: int = 7
@@ -70,14 +70,15 @@ class NormConfig:
     learning_rate: float = 0.02
     """Learning rate of the first step; falls to 0 along a cosine."""
     num_slopes: int = 200
-    """Test images for local slopes."""
+    """Number of test images at which local slopes are computed."""
 
 
 def make_artifacts(config: NormConfig) -> list[Artifact]:
-    """Return an artifact per arm, with and without BatchNorm.
+    """Return an artifact for each arm and each value of ``batch_norm``.
 
     Raises:
-      InputError: an unknown arm, or no seed.
+      InputError: an unknown arm, an empty list, or a target or number of epochs out of
+        range.
     """
     if unknown := sorted(set(config.arms) - set(ARMS)):
         raise InputError(f"unknown arm {unknown[0]!r}; choose from {', '.join(ARMS)}")
@@ -120,17 +121,18 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
     """Train an arm's models and measure them.
 
     Args:
-      config: of the study.
+      config: study configuration.
       arm: key of :data:`ARMS`.
-      normed: with BatchNorm.
+      normed: whether the network has BatchNorm.
 
     Returns:
-      Arrays for S seeds, E epochs and L layers. ``history`` ``[S, E, L]``: norms after
-      each epoch; ``trained`` ``[S, L]``: at the end of training; ``norms`` ``[S, L]``:
-      after FastClip's closing clip, for other arms the same; ``correct_trained`` and
-      ``correct`` ``[S, N]`` on the test samples likewise; ``slopes``
-      ``[S, num_slopes]``: spectral norms of the logits' Jacobian; ``layers`` ``[L]``:
-      their names.
+      Arrays for S seeds, E epochs, L layers and N test samples. ``history``
+      ``[S, E, L]``: norms after each epoch. ``trained`` ``[S, L]``: norms at the end of
+      training. ``norms`` ``[S, L]``: norms after FastClip's closing clip; equal to
+      ``trained`` for other arms. ``correct_trained`` and ``correct`` ``[S, N]``:
+      whether each test sample is classified correctly before and after that clip.
+      ``slopes`` ``[S, num_slopes]``: spectral norms of the logits' Jacobian. ``layers``
+      ``[L]``: names of the layers.
     """
     splits = _data(config.data)
     model = _model(config, normed)
@@ -144,8 +146,8 @@ def measure(config: NormConfig, arm: str, normed: bool) -> dict[str, np.ndarray]
     ]
     recipe = train.Recipe(config.num_epochs, config.batch_size, optax.chain(*tx))
     keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds))
-    # One device for the FFT clip: its transforms and decompositions hang where two
-    # devices share the cores.
+    # One device for the FFT clip: its transforms and decompositions hang if two devices
+    # share the cores.
     mapper = replicas.mapper(
         num_models=len(config.seeds), devices=1 if arm == "sedghi" else None
     )
@@ -219,7 +221,7 @@ def _model(config: NormConfig, normed: bool) -> Model:
 def _constraint(
     config: NormConfig, arm: str, model: Model
 ) -> Sequence[optax.GradientTransformation]:
-    """Return the transformations at the end of an arm's chain."""
+    """Return the transformations at the end of an arm's optimizer chain."""
     splits = _data(config.data)
     targets = Targets(config.target)
     sample = jax.ShapeDtypeStruct((1, *splits.train.images.shape[1:]), jnp.float32)

@@ -14,11 +14,11 @@ from unlearn_jax.studies.common import Artifacts, legend
 from unlearn_jax.studies.norms.artifacts import ARMS, NormConfig, name_of
 
 LIMIT = 0.01
-"""Largest relative distance to the target for FastClip."""
+"""Largest relative excess over the target that is allowed for FastClip."""
 
 
 def make_page(config: NormConfig, artifacts: Artifacts) -> Page:
-    """Return the page: norms, product bounds, the closing clip."""
+    """Return the page: norms, product bounds and the closing clip."""
     cases = [(arm, normed) for normed in config.batch_norm for arm in config.arms]
     checks = [
         _reaches(config, artifacts, normed)
@@ -55,7 +55,10 @@ def make_page(config: NormConfig, artifacts: Artifacts) -> Page:
 
 
 def accuracy(correct: np.ndarray) -> Estimate:
-    """Return the percentage of ``[S, N]``, seeds and test samples random."""
+    """Return the percentage of correct predictions ``[S, N]``.
+
+    The interval is over both seeds and test samples.
+    """
     rng = np.random.default_rng(0)
     num_samples = correct.shape[1]
     weights = audit.sample_weights(rng, 500, np.zeros(num_samples, int))
@@ -69,9 +72,14 @@ def accuracy(correct: np.ndarray) -> Estimate:
 
 
 def excess(norms: np.ndarray, target: float) -> np.ndarray:
-    """Return how far the largest of the norms ``[..., L]`` exceeds the target.
+    """Return the relative excess of the largest norm over the target.
 
-    Relative to the target; negative below it.
+    Args:
+      norms: ``[..., L]`` norms of the layers.
+      target: upper bound on the norms.
+
+    Returns:
+      ``[...]``, the largest norm divided by the target, minus 1.
     """
     return norms.max(-1) / target - 1
 
@@ -255,7 +263,7 @@ def _history(config: NormConfig, artifacts: Artifacts) -> Drawing:
 
 
 def _plain_ticks(axes: Axes) -> None:
-    """Write 2 and 5, not powers of ten, on a logarithmic axis."""
+    """Label a logarithmic axis with plain numbers: 1, 2 and 5 in every decade."""
     axis = axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(ScalarFormatter())

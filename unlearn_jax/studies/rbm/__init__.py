@@ -1,1 +1,1 @@
-"""Studies of Boltzmann machines whose likelihood is exact or estimated."""
+"""Studies of Boltzmann machines, with exact or estimated likelihood."""

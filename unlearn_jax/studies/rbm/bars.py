@@ -1,4 +1,4 @@
-"""An exact test-bed: bars and stripes in a diluted RBM, all 512 states enumerated."""
+"""An exact test-bed: a diluted RBM on bars and stripes, with all states enumerated."""
 
 import dataclasses
 import functools
@@ -48,18 +48,18 @@ TOP = 12
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Bars and stripes of 3x3 pixels in a machine with 512 visible states."""
+    """Bars and stripes of 3x3 pixels, in a machine with 512 visible states."""
 
     seeds: tuple[int, ...] = tuple(range(10))
-    """Seeds of the machines, the two patterns to forget, and the masks."""
+    """Seeds of the machines, the patterns to forget and the masks."""
     num_hidden: int = 12
-    """Hidden units."""
+    """Number of hidden units."""
     num_steps: int = 1500
-    """Full-batch steps of exact gradient, of every training."""
+    """Full-batch steps with the exact gradient, in every training run."""
     learning_rate: float = 0.1
     """Learning rate of training and unlearning, with momentum 0.9."""
     num_forget: int = 2
-    """Patterns to forget, of 14."""
+    """Number of patterns to forget, out of 14."""
     fractions: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Fractions of the connections to remove."""
 
@@ -84,9 +84,11 @@ def forget_one_seed(config: Config, key: Array) -> dict[str, Array]:
     """Forget some patterns by every method.
 
     Returns:
-      Per row ``[3]``: log-likelihood of retained patterns, mass of forgotten ones and
-      distance to the oracle; ``states-ROW`` ``[512]`` log-probabilities; ``path-NAME``
-      ``[500]`` distances; ``forget`` ``[14]``; ``log-z`` ``[2]``, by two sums.
+      Arrays by name. ``ROW`` ``[3]``: log-likelihood of retained patterns, relative
+      mass of forgotten patterns, and KL from the oracle. ``states-ROW`` ``[512]``:
+      log-probabilities of all visible states. ``path-NAME`` ``[500]``: KL from the
+      oracle after each step. ``forget`` ``[14]``: mask of the forgotten patterns.
+      ``log-z`` ``[2]``: log Z of the original, computed by two different sums.
     """
     patterns = machines.bars_and_stripes(3)
     count = len(patterns)
@@ -126,7 +128,7 @@ def forget_one_seed(config: Config, key: Array) -> dict[str, Array]:
 
 
 def grid(num_visible: int, num_hidden: int) -> tuple[Array, Array]:
-    """Return every visible and every hidden state, to be combined."""
+    """Return all visible and all hidden states, shaped to broadcast to all pairs."""
     return (
         machines.all_states(num_visible)[:, None],
         machines.all_states(num_hidden)[None],
@@ -140,7 +142,7 @@ def walk(
     weights: Array,
     num_steps: int = 500,
 ) -> tuple[machines.Rbm, Array]:
-    """Return the machine after every step, and its distance to the oracle."""
+    """Return the machine after every step, and its KL from the oracle."""
     tx = optax.sgd(config.learning_rate, momentum=0.9)
 
     def step(
@@ -155,11 +157,12 @@ def walk(
 
 
 def dilute_one_seed(config: Config, key: Array) -> dict[str, Array]:
-    """Return the mean log-likelihood of the patterns of diluted machines.
+    """Return the mean log-likelihood of the patterns under diluted machines.
 
     Returns:
-      ``MASK-STAGE`` ``[fractions]``; ``leak``, the largest weight of a removed
-      connection; ``dense``, the log-likelihood of the machine with all connections.
+      ``MASK-STAGE`` ``[fractions]``, the log-likelihood by mask and stage of training;
+      ``leak``, the largest weight of a removed connection; ``dense``, the
+      log-likelihood of the machine with all connections.
     """
     patterns = machines.bars_and_stripes(3)
     even = jnp.full(len(patterns), 1 / len(patterns))
@@ -204,7 +207,7 @@ def dilute_one_seed(config: Config, key: Array) -> dict[str, Array]:
 def compute(
     config: Config, one_seed: Callable[[Config, Array], dict[str, Array]], purpose: int
 ) -> dict[str, np.ndarray]:
-    """Compute all seeds in parallel."""
+    """Compute the arrays of all seeds in parallel."""
 
     def one(seed: Array) -> dict[str, Array]:
         return one_seed(config, jax.random.fold_in(jax.random.key(seed), purpose))
@@ -214,15 +217,15 @@ def compute(
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
-    """Return deletion and dilution.
+    """Return the artifacts of deletion and dilution.
 
     Raises:
-      InputError: seeds, fractions or sizes that cannot be used.
+      InputError: unusable seeds, fractions or sizes.
     """
     if len(set(config.seeds)) < 2 or len(set(config.seeds)) != len(config.seeds):
         raise InputError(
-            f"seeds are {config.seeds}: give two different ones or more, intervals need"
-            " them"
+            f"seeds are {config.seeds}: give at least two, all different, because"
+            " intervals need them"
         )
     fractions = config.fractions
     is_valid = fractions and all(0 < fraction < 1 for fraction in fractions)
@@ -232,8 +235,8 @@ def make_artifacts(config: Config) -> list[Artifact]:
         )
     if not 1 <= config.num_forget <= 13 or not 1 <= config.num_hidden <= 12:
         raise InputError(
-            "num_forget must be 1 to 13, of 14 patterns, and num_hidden 1 to 12 for the"
-            " brute-force check"
+            "num_forget must be 1 to 13, out of 14 patterns, and num_hidden 1 to 12,"
+            " for the brute-force check"
         )
     settings = dataclasses.asdict(config)
     shared = {

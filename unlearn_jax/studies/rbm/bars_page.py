@@ -22,7 +22,7 @@ from unlearn_jax.studies.rbm.bars import (
 
 
 def deletion_table(config: Config, arrays: Arrays) -> Table:
-    """Return a row per method."""
+    """Return the table of deletion, a row per method."""
     labels = {"retrained": "retrained (oracle)"} | ROWS
     rows = [
         [
@@ -60,7 +60,7 @@ def deletion_table(config: Config, arrays: Arrays) -> Table:
 
 
 def dilution_table(config: Config, arrays: Arrays, mask: str) -> Table:
-    """Return a row per fraction."""
+    """Return the table of dilution, a row per fraction."""
     rows = []
     for i, fraction in enumerate(config.fractions):
         values = [arrays[f"{mask}-{name}"][:, i] for name in DILUTED]
@@ -89,7 +89,7 @@ def dilution_table(config: Config, arrays: Arrays, mask: str) -> Table:
 
 
 def path_picture(config: Config, arrays: Arrays) -> Figure:
-    """Draw the distance to the oracle along every path."""
+    """Draw the KL from the oracle along every path."""
     figure = Drawing(figsize=(9.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     dress(axes, "Distance to the retrained machine, step by step", grid="both")
@@ -146,7 +146,7 @@ def path_picture(config: Config, arrays: Arrays) -> Figure:
 
 
 def dilution_picture(config: Config, arrays: Arrays) -> Figure:
-    """Draw the log-likelihood over the fraction removed."""
+    """Draw the log-likelihood over the fraction of connections removed."""
     figure = Drawing(figsize=(9.2, 6.2), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (mask, title) in enumerate(MASKS.items()):
@@ -205,7 +205,7 @@ def states_picture(arrays: Arrays) -> Figure:
     labels = {"retrained": "retrained (oracle)"} | ROWS
     figure = Drawing(
         figsize=(9.2, 6.4)
-    )  # by hand: a constrained layout makes room for titles longer than their panels
+    )  # A constrained layout would reserve space for titles wider than their panels.
     panels = figure.subplots(len(SHOWN), TOP)
     figure.subplots_adjust(
         left=0.01, right=0.99, bottom=0.04, top=0.96, wspace=0.1, hspace=0.6
@@ -244,7 +244,7 @@ def states_picture(arrays: Arrays) -> Figure:
 def draw_state(
     axes: Axes, state: np.ndarray, patterns: np.ndarray, forgotten: np.ndarray
 ) -> None:
-    """Draw one 3x3 state: forgotten, retained, or no pattern, by its color."""
+    """Draw one 3x3 state, colored by kind: forgotten, retained or not a pattern."""
     color = MUTED
     if (patterns == state).all(1).any():
         color = COLORS[0]
@@ -272,7 +272,7 @@ def draw_state(
 
 
 def make_checks(config: Config, forgotten: Arrays, diluted: Arrays) -> list[Check]:
-    """Return the checks, and the two findings."""
+    """Return the checks, the last two of which are findings of the study."""
     gap = np.abs(forgotten["log-z"][:, 0] - forgotten["log-z"][:, 1]).max()
     ratio = forgotten["ascent-5"][:, 2] / forgotten["nothing"][:, 2]
     mass = forgotten["ascent-5"][:, 1].max()

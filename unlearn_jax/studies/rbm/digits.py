@@ -52,7 +52,7 @@ METHODS = {
     "gentlest-1000": ("nothing", 0.02, 1000),
     "ascent-tune": ("ascent-100", 0.0, 1000),
 }
-"""Rows by ``(start, weight of ascent, steps)``, in the order of computing."""
+"""Rows as ``(start, weight of ascent, steps)``, in the order of computation."""
 
 SHOWN = ("nothing", "oracle", "tune-1000", "ascent-20", "ascent-100", "gentle-100")
 
@@ -61,43 +61,43 @@ PICTURES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Digits of binary pixels, in a machine too large to enumerate."""
+    """Digits with binary pixels, in a machine too large to enumerate."""
 
     data: DataConfig | None = None
-    """Gray digits to draw each seed's split from; scikit-learn's 8x8 ones if None."""
+    """Gray-level digits that each seed splits; scikit-learn's 8x8 digits if None."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the split, the machines and the masks."""
+    """Seeds of the splits, the machines and the masks."""
     classes: tuple[int, ...] = (1, 3, 8)
-    """Digits to forget, one at a time, with every seed."""
+    """Digits to forget, one at a time, for every seed."""
     fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
     """Fractions of the connections to remove."""
     num_train: int = 1200
-    """Training images; of scikit-learn's 1,797 the others are test images."""
+    """Number of training images; the rest of scikit-learn's 1,797 are test images."""
     num_hidden: int = 100
-    """Hidden units."""
+    """Number of hidden units."""
     num_steps: int = 2000
-    """Steps of every training (100 images and 100 persistent chains each)."""
+    """Steps of every training run, with 100 images and 100 persistent chains each."""
     num_sweeps: int = 2
     """Gibbs sweeps per step, k of PCD-k."""
     learning_rate: float = 0.3
     """Learning rate of the first step; falls linearly to 0."""
     num_chains: int = 200
-    """Chains of annealed importance sampling, which are the samples too."""
+    """Chains of annealed importance sampling, which also provide the samples."""
     num_betas: int = 1000
     """Temperatures of annealed importance sampling."""
 
 
 @functools.lru_cache(maxsize=8)
 def load(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Return one seed's split, binarized at half of the greatest gray level.
+    """Return one seed's split, binarized at half of the maximum gray level.
 
     Args:
-      config: of the study.
-      seed: of the split.
+      config: study configuration.
+      seed: seed of the split.
 
     Raises:
-      InputError: a split of another size than ``config.num_train``.
+      InputError: a split whose size is not ``config.num_train``.
     """
     if config.data is None:
         splits = data.load_digits(num_train=config.num_train, seed=seed)
@@ -105,7 +105,7 @@ def load(config: Config, seed: int) -> dict[str, np.ndarray]:
         splits = load_data(dataclasses.replace(config.data, seed=seed))
     if len(splits.train.labels) != config.num_train:
         raise InputError(
-            f"num_train {config.num_train} but data.num_train"
+            f"num_train is {config.num_train} but data.num_train is"
             f" {len(splits.train.labels)}: give both the same number"
         )
 
@@ -121,21 +121,21 @@ def load(config: Config, seed: int) -> dict[str, np.ndarray]:
 
 
 def as_images(bits: np.ndarray) -> np.ndarray:
-    """Return square images ``[N, side, side, 1]`` of pixels ``[N, side**2]``."""
+    """Return square images ``[N, side, side, 1]`` from pixels ``[N, side**2]``."""
     side = math.isqrt(bits.shape[-1])
     return bits.reshape(-1, side, side, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Training of one machine; items ``(key, rbm, weights, chains)``.
+    """Training of one machine; items are ``(key, rbm, weights, chains)``.
 
-    NaN chains are replaced by new ones.
+    Chains of NaN are replaced by new ones.
 
     Attributes:
-      num_steps: of PCD.
-      num_sweeps: Gibbs sweeps of a step.
-      learning_rate: of the first step.
+      num_steps: number of PCD steps.
+      num_sweeps: Gibbs sweeps per step.
+      learning_rate: learning rate of the first step; falls linearly to 0.
     """
 
     num_steps: int
@@ -143,7 +143,7 @@ class Trainer:
     learning_rate: float
 
     def __call__(self, item: Any, images: Array) -> tuple[machines.Rbm, Array]:
-        """Return the machine and its chains."""
+        """Return the trained machine and its chains."""
         key, rbm, weights, chains = item
         key_init, key_fit = jax.random.split(key)
         schedule = optax.linear_schedule(self.learning_rate, 0.0, self.num_steps)
@@ -165,18 +165,18 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """Annealed importance sampling of one machine; items ``(key, rbm)``.
+    """Annealed importance sampling of one machine; items are ``(key, rbm)``.
 
     Attributes:
-      num_chains: of the sampling.
-      num_betas: of the sampling.
+      num_chains: number of chains.
+      num_betas: number of temperatures.
     """
 
     num_chains: int
     num_betas: int
 
     def __call__(self, item: Any, shared: Any) -> dict[str, Array]:
-        """Return the sampling's result and the ``scores`` of the test images."""
+        """Return the result of sampling, and the ``scores`` of the test images."""
         key, rbm = item
         base, images = shared
         result = annealing.estimate_log_partition(
@@ -190,9 +190,9 @@ class Job(NamedTuple):
     """Machine to train.
 
     Attributes:
-      rbm: before training.
-      weights: of the training images.
-      chains: of an earlier training; new ones if None.
+      rbm: machine before training.
+      weights: weights of the training images.
+      chains: chains of an earlier training run; new ones if None.
     """
 
     rbm: machines.Rbm
@@ -207,7 +207,7 @@ Trained = tuple[machines.Rbm, Array]
 def fit_all(
     config: Config, seed: int, purpose: int, jobs: Sequence[Job], num_steps: int
 ) -> list[Trained]:
-    """Train machines, spread over the cores."""
+    """Train machines in parallel, distributed over the devices."""
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     keys = jax.random.split(key, len(jobs))
     images = load(config, seed)["train"]
@@ -226,7 +226,7 @@ def fit_all(
 def score_all(
     config: Config, seed: int, purpose: int, rbms: list[machines.Rbm]
 ) -> dict[str, np.ndarray]:
-    """Score machines on the test images; leaves ``[M, ...]``."""
+    """Return the scores of M machines on the test images, leaves ``[M, ...]``."""
     split = load(config, seed)
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     items = (jax.random.split(key, len(rbms)), replicas.stack(rbms))
@@ -237,7 +237,7 @@ def score_all(
 
 
 def base_bias(split: Arrays) -> np.ndarray:
-    """Return the logits of the training set's means."""
+    """Return the logits of the pixels' means on the training set."""
     means = np.clip(split["train"].mean(0), 0.01, 0.99)
     return np.log(means / (1 - means)).astype(np.float32)
 
@@ -251,12 +251,12 @@ def fresh(config: Config, seed: int, purpose: int, weights: np.ndarray) -> machi
 
 
 def even_weights(config: Config) -> np.ndarray:
-    """Return the weights of training on all images."""
+    """Return equal weights for all training images."""
     return np.full(config.num_train, 1 / config.num_train, np.float32)
 
 
 def train_original(config: Config, seed: int) -> dict[str, PyTree]:
-    """Return the machine of all training images, and its chains."""
+    """Return the machine trained on all training images, and its chains."""
     even = even_weights(config)
     job = Job(fresh(config, seed, 1, even), even)
     ((rbm, chains),) = fit_all(config, seed, 0, [job], config.num_steps)
@@ -275,17 +275,17 @@ def dilute_all(
     """Dilute machines before and after training, at random and by size.
 
     Args:
-      config: of the study.
-      seed: of the masks.
-      original: from :func:`train_original`.
+      config: study configuration.
+      seed: seed of the masks.
+      original: arrays of :func:`train_original`.
 
     Returns:
-      As :func:`summary_of`, ``[M, ...]`` in the order of ``names``, and ``leak``, the
-      largest weight of a removed connection.
+      The arrays of :func:`summary_of`, ``[M, ...]`` in the order of ``names``; and
+      ``leak``, the largest weight of a removed connection.
     """
     dense, _ = read_machine(original)
     even = even_weights(config)
-    # The machine that the dense one was trained from.
+    # The machine from which training of the dense one started.
     start = fresh(config, seed, 1, even)
     key = jax.random.fold_in(jax.random.key(seed), 2)
     draws = jax.random.uniform(key, dense.weights.shape)
@@ -318,7 +318,7 @@ def dilute_all(
 
 
 def summary_of(scores: Arrays) -> dict[str, np.ndarray]:
-    """Return the scores that are stored: samples as bytes, weights normalized."""
+    """Return the scores to be stored: samples as bytes, and normalized weights."""
     logits = scores["log_weights"] - scores["log_weights"].max(1, keepdims=True)
     weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return {
@@ -336,13 +336,13 @@ def forget_all(
     """Forget every class by every method.
 
     Args:
-      config: of the study.
-      seed: of the machines.
-      original: from :func:`train_original`.
+      config: study configuration.
+      seed: seed of the machines.
+      original: arrays of :func:`train_original`.
 
     Returns:
-      As :func:`summary_of`, ``[classes, rows, ...]`` in the order of :data:`ROWS`, and
-      ``divergence`` ``[classes, rows]``, KL(oracle || row).
+      The arrays of :func:`summary_of`, ``[classes, rows, ...]`` in the order of
+      :data:`ROWS`; and ``divergence`` ``[classes, rows]``, KL(oracle || row).
     """
     labels = load(config, seed)["train_labels"]
     count = len(config.classes)
@@ -384,13 +384,14 @@ def divergence(
 ) -> np.ndarray:
     """Return KL(oracle || row) ``[rows]`` of one class.
 
-    It is estimated on the oracle's weighted samples, with AIS's log Z.
+    It is estimated on the oracle's weighted samples, with log Z from annealed
+    importance sampling.
 
     Args:
       arrays: samples and their weights ``[classes, rows, ...]``.
-      log_z: ``[classes, rows]``.
-      rbms: of all classes and rows.
-      index: of the class.
+      log_z: ``[classes, rows]`` estimates of log Z.
+      rbms: machines of all classes and rows.
+      index: position of the class.
     """
     samples = jnp.asarray(arrays["samples"][index, 0], jnp.float32)
     weights = arrays["sample_weights"][index, 0]
@@ -408,15 +409,15 @@ def judge(
     """Classify every machine's samples by a network trained on real images.
 
     Args:
-      config: of the study.
-      seed: of the network.
-      diluted: from :func:`dilute_all`.
-      forgotten: from :func:`forget_all`.
+      config: study configuration.
+      seed: seed of the network.
+      diluted: arrays of :func:`dilute_all`.
+      forgotten: arrays of :func:`forget_all`.
 
     Returns:
-      ``accuracy`` and ``real_confidence`` on test images; ``diluted`` ``[M]``, the mean
-      confidence on samples; ``forgotten`` ``[classes, rows, 10]``, the fraction of
-      samples of each class.
+      The network's ``accuracy`` and ``real_confidence`` on test images; ``diluted``
+      ``[M]``, its mean confidence on samples; and ``forgotten``
+      ``[classes, rows, 10]``, the fraction of samples of each class.
     """
     split = load(config, seed)
     images = as_images(split["train"])
@@ -453,17 +454,17 @@ def judge(
 def bracket(
     config: Config, seed: int, original: Mapping[str, PyTree]
 ) -> dict[str, np.ndarray]:
-    """Check AIS by enumeration and by bounds.
+    """Return values that check annealed importance sampling.
 
     Args:
-      config: of the study.
-      seed: of the machines.
-      original: from :func:`train_original`.
+      config: study configuration.
+      seed: seed of the machines.
+      original: arrays of :func:`train_original`.
 
     Returns:
-      ``exact`` log Z of a machine of 16 hidden units, its ``estimate`` with standard
-      ``error``, and the mean log-likelihood of the original on 100 test images,
-      annealed ``forward`` and ``backward``.
+      For a machine with 16 hidden units: log Z by enumeration, ``exact``, and its
+      ``estimate`` with standard ``error``. For the original: the mean log-likelihood of
+      100 test images, estimated by ``forward`` and by ``backward`` annealing.
     """
     split = load(config, seed)
     even = even_weights(config)
@@ -493,10 +494,10 @@ def bracket(
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
-    """Return original, dilution, deletion and judgement for every seed, and a check.
+    """Return original, dilution, deletion and judgment for every seed, and a check.
 
     Raises:
-      InputError: as :func:`check`.
+      InputError: unusable configuration, see :func:`check`.
     """
     check(config)
     shared = dataclasses.asdict(config)
@@ -541,15 +542,15 @@ def make_artifacts(config: Config) -> list[Artifact]:
 
 
 def check(config: Config) -> None:
-    """Check that a configuration can be run.
+    """Raise on an unusable configuration.
 
     Raises:
-      InputError: the reason.
+      InputError: unusable seeds, classes, fractions or sizes.
     """
     if len(set(config.seeds)) < 2 or len(set(config.seeds)) != len(config.seeds):
         raise InputError(
-            f"seeds are {config.seeds}: give two different ones or more, intervals need"
-            " them"
+            f"seeds are {config.seeds}: give at least two, all different, because"
+            " intervals need them"
         )
     if not config.classes or not set(config.classes) <= set(range(10)):
         raise InputError(
@@ -562,11 +563,11 @@ def check(config: Config) -> None:
         )
     if config.data is None and not 500 <= config.num_train <= 1700:
         raise InputError(
-            f"num_train must be 500 to 1700, of 1797 images, got {config.num_train}"
+            f"num_train must be 500 to 1700 of 1797 images, got {config.num_train}"
         )
     steps = min(config.num_steps, config.num_sweeps, config.num_betas)
     if min(config.num_hidden, steps) < 1 or config.num_chains < 16:
         raise InputError(
-            "units, steps, sweeps and temperatures must be at least 1, and num_chains"
-            " at least 16"
+            "numbers of units, steps, sweeps and temperatures must be at least 1, and"
+            " num_chains at least 16"
         )

@@ -26,7 +26,7 @@ from unlearn_jax.studies.rbm.digits import (
 
 
 def curves(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
-    """Return test log-likelihood and the classifier's confidence of every machine.
+    """Return every machine's test log-likelihood and the classifier's confidence.
 
     Returns:
       ``dense`` ``[seeds, 2]``, and ``MASK-STAGE`` ``[seeds, fractions, 2]``.
@@ -56,7 +56,7 @@ def independent(config: Config) -> float:
 
 
 def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Table:
-    """Return a row per fraction."""
+    """Return the table of dilution, a row per fraction."""
     names = [f"{mask}-{stage}" for stage in DILUTED]
     rows = []
     for i, fraction in enumerate(config.fractions):
@@ -97,8 +97,8 @@ def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Ta
 def deletions(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
     """Return the measures ``[seeds, classes, 4]`` of every row.
 
-    Percentage of samples of the class, log-likelihood of forgotten and of retained test
-    images, and KL from the oracle.
+    The measures are the percentage of samples of the class, the log-likelihood of
+    forgotten and of retained test images, and KL from the oracle.
     """
     out = {name: np.zeros((len(config.seeds), len(config.classes), 4)) for name in ROWS}
     for s, seed in enumerate(config.seeds):
@@ -118,11 +118,11 @@ def deletions(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
 
 
 _BOUNDS = ((0.0, 100.0), None, None, (0.0, math.inf))
-"""Ranges of a deletion's numbers: a percentage, log-likelihoods, a divergence."""
+"""Ranges of a deletion's measures: a percentage, log-likelihoods, a divergence."""
 
 
 def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Table:
-    """Return a row per method."""
+    """Return the table of deletion, a row per method."""
     effective = np.array(
         [artifacts[f"forgotten-{seed}"]["effective"].min(0) for seed in config.seeds]
     ).min(0)
@@ -159,7 +159,7 @@ def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Tabl
 
 
 def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
-    """Draw log-likelihood and confidence over the fraction removed."""
+    """Draw log-likelihood and confidence over the fraction of connections removed."""
     figure = Drawing(figsize=(9.2, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     for column, (mask, title) in enumerate(MASKS.items()):
@@ -218,7 +218,7 @@ def dilution_picture(config: Config, lines: Arrays, floor: float) -> Figure:
 def samples_picture(
     title: str, rows: Mapping[str, tuple[np.ndarray, np.ndarray]], caption: str
 ) -> Figure:
-    """Draw samples, resampled by their weights; a row per machine."""
+    """Draw samples, resampled by their weights, with a row per machine."""
     figure = Drawing(figsize=(9.2, 0.3 + 0.78 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     rng = np.random.default_rng(0)
@@ -243,7 +243,7 @@ def samples_picture(
 
 
 def sample_pictures(config: Config, artifacts: Artifacts) -> list[Figure]:
-    """Draw samples of the first seed: after forgetting a digit, and diluted."""
+    """Draw samples of the first seed: after forgetting a digit, and after dilution."""
     seed = config.seeds[0]
     digit = config.classes[0]
     diluted = artifacts[f"diluted-{seed}"]
@@ -277,7 +277,7 @@ def sample_pictures(config: Config, artifacts: Artifacts) -> list[Figure]:
 def make_checks(
     config: Config, artifacts: Artifacts, lines: Arrays, values: Arrays
 ) -> list[Check]:
-    """Return the checks."""
+    """Return the checks of the page."""
     small = artifacts["bracket"]
     gap = float(small["estimate"] - small["exact"])
     error = float(small["error"])

@@ -1,1 +1,1 @@
-"""A study of reference models of a ResNet-18 on an accelerator."""
+"""A study of ResNet-18 reference models on an accelerator."""

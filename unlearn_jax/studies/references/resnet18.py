@@ -1,4 +1,4 @@
-"""Cost of reference models: ResNet-18 on halves of CIFAR-10, device hours and FLOPs."""
+"""Cost of ResNet-18 reference models on halves of CIFAR-10: device hours and FLOPs."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -38,18 +38,18 @@ PUBLISHED = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Reference models and how they run in parallel."""
+    """Reference models, and their distribution over devices."""
 
     counts: tuple[int, ...] = (128, 256)
-    """Numbers of models to report, rising and even; each includes the one before."""
+    """Numbers of models to report, even and ascending; each includes those before."""
     group: int = 8
-    """Most models that are trained and stored at a time."""
+    """Maximum number of models that are trained and stored at a time."""
     seed: int = 0
-    """Seed of weights, order and designs."""
+    """Seed of the weights, the sample order and the membership designs."""
     data: DataConfig = dataclasses.field(
         default_factory=lambda: DataConfig(source="tfds", name="cifar10")
     )
-    """Images; training and test samples together are the pool of the halves."""
+    """Images; the halves are drawn from training and test samples together."""
     model: ModelConfig = dataclasses.field(
         default_factory=lambda: ModelConfig(name="resnet", width=64, dtype="bfloat16")
     )
@@ -65,27 +65,27 @@ class Config:
     )
     """Recipe of every model."""
     mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
-    """Loop over the models of a group on one device."""
+    """Form of the loop over the models of a group on one device."""
     devices: int | None = None
-    """Devices for a group; all of them if None."""
+    """Number of devices for a group; all devices if None."""
     split: int = 1
-    """Devices that share a model, each with a part of its batches."""
+    """Number of devices that share a model, each with a part of every batch."""
     shard_data: bool = False
-    """Divide the images over the devices, in place of a copy on each."""
+    """Divide the images over the devices, instead of copying them to each."""
     peak_tflops: float | None = None
-    """Peak of one device in TFLOP/s at the compute type; by its name if None."""
+    """Peak TFLOP/s of one device in the compute dtype; looked up by name if None."""
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
     """Return an artifact per group of models.
 
     Raises:
-      InputError: unusable settings.
+      InputError: unusable configuration.
     """
     counts = (0, *config.counts)
     is_rising = all(after > before for before, after in pairwise(counts))
     if not config.counts or not is_rising or any(n % 2 for n in counts):
-        raise InputError("counts must be even and rise, such as --counts 128 256")
+        raise InputError("counts must be even and ascending, such as --counts 128 256")
     if config.group < 1:
         raise InputError(f"group must be at least 1, got {config.group}")
     if config.peak_tflops is not None and not 0 < config.peak_tflops < np.inf:
@@ -101,7 +101,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
     shared["data"] = {
         key: value for key, value in shared["data"].items() if key != "path"
     }
-    # Once, and not before an artifact is computed.
+    # Prepare the data once, when the first artifact is computed.
     prepared = cache(partial(_prepare, config))
     artifacts = []
     for start, stop, first, last in _groups(config):
@@ -118,14 +118,14 @@ def make_artifacts(config: Config) -> list[Artifact]:
 
 
 def _groups(config: Config) -> Iterator[tuple[int, int, int, int]]:
-    """Return start and stop of each design's models, and of a group among them."""
+    """Yield start and stop of each design's models, and of each group among them."""
     for start, stop in _blocks(config):
         for first in range(start, stop, config.group):
             yield start, stop, first, min(first + config.group, stop)
 
 
 def _prepare(config: Config) -> tuple[Dataset, Model, train.Recipe, int]:
-    """Return the pool, the network, its recipe, and the steps of an epoch on a half."""
+    """Return the pool, the network, its recipe, and the steps per epoch on a half."""
     splits = load_data(config.data)
     both = splits.train, splits.test
     pool = Dataset(
@@ -155,16 +155,17 @@ def measure(
     """Train a group of models.
 
     Args:
-      config: of the study.
-      prepared: returns pool, network, recipe and steps of an epoch.
-      block: first model and end of those that share a design.
-      group: first model and end.
+      config: study configuration.
+      prepared: function that returns pool, network, recipe and steps per epoch.
+      block: start and end of the range of models that share a design.
+      group: start and end of the range of models to train.
 
     Returns:
-      ``logits`` ``[G, N, C]`` over the pool, ``member`` ``[G, N]``, ``labels``
-      ``[N]``, ``losses`` ``[G]`` of the last epoch, ``seconds`` of training without
-      compilation, ``compile_seconds``, ``devices`` and ``device`` (their number and
-      kind), ``images``, the training samples of all models, and ``flops`` per image.
+      Arrays for G models. ``logits`` ``[G, N, C]`` over the pool, ``member``
+      ``[G, N]``, ``labels`` ``[N]`` and ``losses`` ``[G]`` of the last epoch;
+      ``seconds`` of training without compilation, and ``compile_seconds``; ``devices``
+      and ``device``, their number and kind; ``images``, the number of images on which
+      all models were trained, repeated ones included; ``flops`` per image.
     """
     pool, model, recipe, steps = prepared()
     design = _design(config, *block, len(pool.labels))

@@ -16,7 +16,7 @@ from unlearn_jax.targets import peak_flops
 
 
 def make_page(config: Config, artifacts: Artifacts) -> Page:
-    """Return the page, a row per number of models."""
+    """Return the page: a table with a row per number of models."""
     rows = []
     sentences = []
     for count in config.counts:
@@ -80,7 +80,7 @@ def _accuracy(parts: Sequence[Arrays], *, member: bool) -> np.ndarray:
 
 
 def utilization(config: Config, parts: Sequence[Arrays]) -> float | None:
-    """Return operations over the devices' peak; None where a peak is not known."""
+    """Return operations as a fraction of the devices' peak; None if it is unknown."""
     peak_operations = 0.0
     for part in parts:
         peak = peak_flops(str(part["device"]), config.model.dtype)
