@@ -95,10 +95,14 @@ def model():
     return models.from_functions(lambda _: WEIGHTS, linear)
 
 
-def fit(member, tx=None):
-    return train.fit(
-        key(), model(), POOL, member, train.Recipe(2, 2, tx or train.sgd(0.1))
-    )
+def fit(member, tx=None, **options):
+    recipe = train.Recipe(2, 2, tx or train.sgd(0.1))
+    return train.fit(key(), model(), POOL, member, recipe, **options)
+
+
+def fit_many(member):
+    recipe = train.Recipe(2, 2, train.sgd(0.1))
+    return replicas.fit_many(key()[None], model(), POOL, member, recipe)
 
 
 def fit_many_over_three_devices():
@@ -290,7 +294,7 @@ REFUSED = [
             spectral.sedghi(),
             spectral.Targets(),
         ),
-        "the FFT clip knows no groups nor dilation, as 'params/k' has",
+        "over two axes without groups or dilation, unlike 'params/k'",
     ),
     (
         lambda: spectral.power_qr(lambda x: x, jnp.ones((1, 3)), num_iters=0),
@@ -304,7 +308,7 @@ REFUSED = [
     ),
     (
         lambda: spectral.power_qr(lambda x: x, jnp.ones((4, 3)), num_iters=1),
-        "a map of 3 inputs has no 4 singular vectors; ask for fewer",
+        "a map of 3 inputs has fewer than 4 singular vectors; ask for fewer",
     ),
     (
         lambda: spectral.lanczos(lambda x: x, jnp.ones(3), num_iters=0),
@@ -322,7 +326,7 @@ REFUSED = [
             spectral.gouk(),
             spectral.Targets(max_norms={"v": 1.0}),
         ),
-        "max_norms names 'v', which is no layer; layers are .*w",
+        "max_norms names 'v', which is not a layer; layers are .*w",
     ),
     (
         lambda: spectral.projection(
@@ -449,6 +453,38 @@ REFUSED = [
     (
         fit_many_over_three_devices,
         "a batch of 2 samples does not divide evenly over 3 devices",
+    ),
+    (
+        lambda: attacks.difference_of_logits_ratio(jnp.ones((1, 2)), jnp.zeros(1, int)),
+        "the DLR loss compares three logits, got 2: take loss='log_odds'",
+    ),
+    (
+        lambda: train.Recipe(1, 4, SGD()),
+        r"tx must be an optax transformation, got SGD: pass train.sgd\(0.1\)",
+    ),
+    (
+        lambda: train.Recipe(1, 4, train.sgd(0.1), "crop"),
+        r"augment must be a function \(keys, images\), got 'crop'",
+    ),
+    (
+        lambda: fit(np.ones((2, 2), bool)),
+        r"fit trains one model, by a mask \[N\], got \(2, 2\): use fit_many",
+    ),
+    (
+        lambda: fit(np.ones(2, bool), variables={"params": {}}),
+        "variables must be Variables, got dict: start from model.init",
+    ),
+    (
+        lambda: fit_many(np.ones((3, 2), bool)),
+        r"1 keys need a mask \[1, 2\], one row per model; got \(3, 2\)",
+    ),
+    (
+        lambda: replicas.predict_many(linear, (np.ones((2, 3)), np.ones(3)), X),
+        r"predict_many takes models stacked along a first axis, leaves \[M, ...\]",
+    ),
+    (
+        lambda: replicas.unstack(np.ones((3, 2)), 7),
+        "the stack has 3 models, numbered from 0: there is no model 7",
     ),
 ]
 

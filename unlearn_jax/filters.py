@@ -113,8 +113,9 @@ def masked_renormalization(
     >>> print(masked_renormalization([0.5, 0.3, 0.2], 0))
     [0.  0.6 0.4]
     """
-    _check_distributions("probabilities", probabilities)
-    probabilities = _as_float(probabilities)
+    given = probabilities
+    probabilities = _as_float(given)
+    _check_distributions("probabilities", given)
     forget = _forget_mask(forget_classes, probabilities.shape[-1])
     return _renormalize(probabilities, forget)
 
@@ -178,8 +179,9 @@ def mpru(
     >>> print(mpru([0.5, 0.25, 0.25], means, 0, variant="direct").round(3))
     [0. 0. 1.]
     """
-    _check_distributions("probabilities", probabilities)
-    probabilities = _as_float(probabilities)
+    given = probabilities
+    probabilities = _as_float(given)
+    _check_distributions("probabilities", given)
     means = _as_float(class_means)
     num_classes = probabilities.shape[-1]
     if means.shape != (num_classes, num_classes):

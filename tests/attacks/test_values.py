@@ -95,12 +95,13 @@ def test_values_call_the_plain_functions(key):
         num_restarts=1,
     )
     result = line(*arguments, key=jax.random.clone(key))
-    chex.assert_trees_all_equal(result, straight)
+    # a value runs in one program, a plain function operation by operation
+    chex.assert_trees_all_close(result, straight, rtol=1e-5)
 
     capped = attacks.CappedFailures(attack=line, fraction=0.3)
     expected = attacks.cap_failures(*arguments, straight, fraction=0.3)
     result = capped(*arguments, key=jax.random.clone(key))
-    chex.assert_trees_all_equal(result, expected)
+    chex.assert_trees_all_close(result, expected, rtol=1e-5)
 
     adaptive = attacks.APGD(epsilon=0.05, num_steps=5, loss="dlr", batch_size=10)
     expected = attacks.apgd(

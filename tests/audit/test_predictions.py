@@ -208,11 +208,11 @@ def test_kodge_mia_survives_features_that_are_all_equal(value):
         (lambda: softmax([0.0, np.inf]), "NaN or infinite"),
         (
             lambda: total_variation([1.0, 2.0], [0.5, 0.5]),
-            "p has rows that are no distributions",
+            "p has rows that are not distributions",
         ),
         (
             lambda: total_variation([0.5, 0.5], [-0.5, 1.5]),
-            "q has rows that are no distributions",
+            "q has rows that are not distributions",
         ),
         (lambda: kl_divergence([0.5, 0.5], [0.3, 0.3, 0.4]), "2 classes and q 3"),
         (

@@ -84,7 +84,7 @@ REFUSED = [
         lambda: audit.roc(ONES, MASK).tpr_at_fpr(2),
         "max_fpr is 2: pass a rate in \\[0, 1\\]",
     ),
-    (lambda: audit.clopper_pearson(3, 2), "3 of 2 is no rate"),
+    (lambda: audit.clopper_pearson(3, 2), "3 of 2 is not a rate"),
     (lambda: audit.roc(ONES, MASK | True), "is_member has only one class"),
     # SVC attacks
     (
@@ -114,11 +114,11 @@ REFUSED = [
     ),
     (
         lambda: audit.klom_summary(ONES, bounds=(0, INF)),
-        r"bounds are \(0, inf\): pass the least and the largest value",
+        r"bounds are \(0, inf\): pass the smallest and largest value",
     ),
     (lambda: audit.klom_summary(ONES, MASK & False), "mask is empty"),
     # U-LiRA
-    (lambda: audit.pair_influences([0.5]), "accuracy is of fewer than 2 pairs"),
+    (lambda: audit.pair_influences([0.5]), "accuracy has fewer than 2 pairs"),
     # rank correlations
     (lambda: audit.rank_correlation([1, 2], [1]), "x has 2 values and y 1"),
     (lambda: audit.rank_correlation([1, 2], [1, 2], [0]), r"groups have shape \(1,\)"),
@@ -172,7 +172,7 @@ REFUSED = [
     ),
     (
         lambda: audit.model_signals("correctness", iter([]), LABELS),
-        "logits of no model: pass those of one at least",
+        "logits has no models: pass those of at least one model",
     ),
     (
         lambda: audit.model_signals(
@@ -216,7 +216,7 @@ REFUSED = [
     ),
     (
         lambda: audit.total_variation([2.0], [1.0]),
-        "p has rows that are no distributions",
+        "p has rows that are not distributions",
     ),
     (
         lambda: audit.confusion_rows(LOGITS, LABELS[:2]),

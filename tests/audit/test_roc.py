@@ -122,8 +122,8 @@ def test_clopper_pearson_inverts_the_binomial_tails(count, total):
             lambda: auc_interval([1.0, 2.0], [True, False], num_replicates=0),
             "at least 1",
         ),
-        (lambda: clopper_pearson(3, 2), "no rate"),
-        (lambda: clopper_pearson(0, 0), "no rate"),
+        (lambda: clopper_pearson(3, 2), "not a rate"),
+        (lambda: clopper_pearson(0, 0), "not a rate"),
         (lambda: clopper_pearson(1, 2, level=1.0), "between 0 and 1"),
     ],
 )

@@ -8,7 +8,8 @@ from support.refusals import refuses
 from unlearn_jax import data
 from unlearn_jax.data.splits import class_numbers
 from unlearn_jax.pipeline import DataConfig, ForgetConfig, RunConfig
-from unlearn_jax.pipeline.config.resolve import load_data, number_classes
+from unlearn_jax.pipeline.config.forget_sets import number_classes
+from unlearn_jax.pipeline.config.resolve import load_data
 
 
 def put(path, pixels=None, **options):

@@ -451,7 +451,7 @@ REFUSED = [
     ),
     (
         lambda at: tfds_reader._resized("my", np.zeros((4, 4), np.uint16), (2, 2)),
-        r"my: images of type uint16 and shape \(4, 4\) cannot be resized: leave size unset",
+        r"my: images of type uint16 and shape \(4, 4\) cannot be resized: leave size",
     ),
 ]
 
@@ -500,9 +500,9 @@ ELSEWHERE = {
             "{} is {}x{}, the first is",
             "{} has dtype {}, the first",
             "{}: images have {} and {} channels",
-            "{}: an image is",
+            "{}: an image must be",
             "{} has shape {}: channels",
-            "{}: a label is",
+            "{}: a label must be",
             "training and test images differ in size",
         )
     },

@@ -351,7 +351,7 @@ KERNEL = jnp.eye(4)
         ),
         (
             lambda: influence.cross_influence_norm(KERNEL, KERNEL[:2], KERNEL),
-            "do not belong",
+            "do not match one",
         ),
         (lambda: influence.cross_influence_norm(jnp.ones(3)), "must be"),
         (

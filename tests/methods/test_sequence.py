@@ -166,7 +166,10 @@ def test_bad_input_is_refused(problem, key):
         (REQUESTS[:, :-1], "must be bool"),
         (REQUESTS[[0, 1, 1]], "disjoint, of 2 samples each"),
         (REQUESTS[:2], "disjoint, of 3 samples each"),
-        (np.concatenate([REQUESTS, REQUESTS[:1]]), "no 4 requests of equal size"),
+        (
+            np.concatenate([REQUESTS, REQUESTS[:1]]),
+            "cannot be split into 4 requests of equal size",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             unlearn_sequence(jax.random.clone(key), method, problem, requests)

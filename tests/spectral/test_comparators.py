@@ -224,5 +224,5 @@ def test_bad_input_is_refused():
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    with pytest.raises(InputError, match="no groups nor dilation"):
+    with pytest.raises(InputError, match="without groups or dilation"):
         project(dilated, variables, SAMPLE, sedghi(), Targets(1.0))

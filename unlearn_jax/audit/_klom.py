@@ -1,12 +1,13 @@
 """KLoM: divergence of margins between unlearned and retrained models, per sample.
 
 Georgiev, Rinberg, Park, Garg, Ilyas, Madry and Neel 2024, "Attribute-to-Delete: Machine
-Unlearning via Datamodel Matching" (arXiv 2410.23232). Unlearning is perfect when a
+Unlearning via Datamodel Matching" (arXiv 2410.23232). Unlearning is perfect if a
 sample's margin, as a random variable over training runs, has the same distribution
-after unlearning as after retraining. So it needs **ensembles**: M unlearned models,
-each from a different original, and M' models retrained without the same forget set.
+after unlearning as after retraining. KLoM therefore needs **ensembles**: M unlearned
+models, each from a different original, and M' models retrained without the same forget
+set.
 
-Host-side NumPy, float64, no loop over samples.
+The functions use NumPy on the host in float64, without a loop over samples.
 """
 
 from typing import NamedTuple
@@ -35,13 +36,13 @@ class KlomSummary(NamedTuple):
     """KLoM over the samples of one part of the pool, in nats.
 
     Attributes:
-      mean: over samples.
-      median: over samples.
+      mean: mean over samples.
+      median: median over samples.
       p95: 95th percentile over samples, the number that papers print.
-      mean_interval: interval of ``mean`` over samples, the models held fixed.
-      median_interval: the same of ``median``.
-      p95_interval: the same of ``p95``.
-      num_samples: how many samples were summarized.
+      mean_interval: interval of ``mean`` for random samples and fixed models.
+      median_interval: interval of ``median``, in the same sense.
+      p95_interval: interval of ``p95``, in the same sense.
+      num_samples: number of samples summarized.
     """
 
     mean: float
@@ -61,21 +62,23 @@ def klom(
     max_margin: float = 100.0,
     floor: float = 1e-5,
 ) -> np.ndarray:
-    """Return the KL divergence of margins of each sample, from two histograms.
+    """Return each sample's KL divergence of margins, from two histograms.
 
-    ``klom(x) = sum_{b: p_b > 0} p_b log(p_b / max(q_b, floor))``, where ``p_b`` and
-    ``q_b`` are the fractions of the unlearned models' (``target``) and of the retrained
-    models' (``reference``) margins of x in bin b of ``num_bins`` equal bins between the
-    smallest and the largest margin of both. q is not normalized again after the floor.
+    ``klom(x) = sum_{b: p_b > 0} p_b log(p_b / max(q_b, floor))``. Here ``p_b`` and
+    ``q_b`` are the fractions of the margins of x in bin b under the unlearned models
+    (``target``) and the retrained models (``reference``). The ``num_bins`` bins have
+    equal widths and lie between the smallest and the largest margin of both. q is not
+    renormalized after the floor.
 
     Direction, bins, clipping and floor are those of the authors' EasyDUB benchmark
     (arXiv 2602.16400). Its code leaves out each sample's largest margin, because its
     last bin excludes its end; here that margin is counted. (The code of the first paper
-    has 19 bins, clips one side only, and normalizes q.)
+    has 19 bins, clips only one side, and normalizes q.)
 
-    The value is biased upwards, because a reference bin that is empty by chance costs
-    up to ``-log(floor)``. For equal numbers of Gaussian margins of one distribution on
-    both sides, where the divergence is 0, its mean and 95th percentile over samples are
+    The value is biased upward, because a reference bin that is empty by chance adds up
+    to ``-log(floor)``. For equal numbers of Gaussian margins of one distribution on
+    both sides, the divergence is 0, but ``klom`` has this mean and 95th percentile over
+    samples:
 
     ========  ====  ====  ====  ====  ====
     M = M'      10    20    50   100   200
@@ -84,30 +87,29 @@ def klom(
     p95       8.1   5.0   1.7   0.68  0.29
     ========  ====  ====  ====  ====  ====
 
-    so use about 100 of each, and print the floor next to the result: ``klom`` of a
-    second, independent retrained ensemble of the same size as the unlearned one. Values
-    at different M or M' are not comparable.
+    So use about 100 models on each side, and report a baseline next to the result:
+    ``klom`` of a second, independent retrained ensemble of the size of the unlearned
+    ensemble. Values at different M or M' are not comparable.
 
     Args:
       target: ``[M, N]`` correct-class margins
         (:func:`~unlearn_jax.audit.signals.logit_margin`) under the unlearned models, M
         at least 2.
-      reference: ``[M', N]`` the same under models retrained without the forget
-        set; M' need not be M.
-      num_bins: bins of each histogram, at least 1.
-      max_margin: margins are clipped to [-max_margin, max_margin], infinities too;
-        positive and finite.
-      floor: least fraction of references in a bin that unlearned margins fall in; in
-        (0, 1).
+      reference: ``[M', N]`` the same margins under models retrained without the forget
+        set, M' at least 2; M' need not be M.
+      num_bins: number of bins of each histogram, at least 1.
+      max_margin: limit to which margins, infinite ones too, are clipped on both sides
+        of 0; positive and finite.
+      floor: lower limit of ``q_b``; in (0, 1).
 
     Returns:
-      ``[N]`` float64 in nats; lower = closer to retraining. 0 for equal histograms, at
-      least ``-num_bins * floor``, and at most ``-log(floor)``, 11.5: all unlearned
-      margins in one bin, without references.
+      ``[N]`` float64 in nats; lower = closer to retraining. The value is 0 for equal
+      histograms and at least ``-num_bins * floor``. It is at most ``-log(floor)``, 11.5
+      by default, if all unlearned margins are in one bin without references.
 
     Raises:
-      InputError: NaN margins, fewer than two models on a side, different samples, an
-        option out of range.
+      InputError: NaN margins, fewer than two models on a side, different numbers of
+        samples, or an option out of range.
 
     >>> print(klom([[0.0, 5.0], [1.0, 6.0]], [[0.0, 0.0], [1.0, 1.0]]).round(2))
     [ 0.   10.82]
@@ -151,36 +153,36 @@ def klom_summary(
 ) -> KlomSummary:
     """Summarize KLoM over one part of the pool, with intervals.
 
-    Samples are random and the ensembles stay as they are, so the intervals do not cover
-    what other models would have given, nor the upward bias of few models (see
-    :func:`klom`). That of the mean is Wilson's at Student's t
-    (:func:`~unlearn_jax.audit.mean_interval`), and
-    :func:`~unlearn_jax.audit.agreeing_interval`'s where all samples agree; those of the
-    quantiles are order statistics, which cover at least ``level`` for every law. Where
-    there are too few samples for an end, it is a bound. Measured on KLoM of Gaussian
-    margins, the mean's covers 92 to 96 % with 10 samples or more.
+    The intervals treat samples as random and the ensembles as fixed. So they account
+    neither for the choice of models nor for the upward bias of small ensembles (see
+    :func:`klom`). The interval of the mean is Wilson's with Student's t
+    (:func:`~unlearn_jax.audit.mean_interval`), or
+    :func:`~unlearn_jax.audit.agreeing_interval` if all samples agree. The intervals of
+    the quantiles are order statistics, which cover at least ``level`` for every
+    distribution; with too few samples, an end is replaced by a bound. On KLoM of
+    Gaussian margins, the mean's interval covers 92 to 96 % with 10 samples or more.
 
     Args:
-      values: ``[N]`` from :func:`klom`.
+      values: ``[N]`` result of :func:`klom`.
       mask: ``[N]`` bool, the samples to summarize (forget, retain or test); None takes
         all.
       level: confidence level, in (0, 1).
-      bounds: least and largest value; by default of :func:`klom`'s own floor. Values
-        outside widen them.
+      bounds: smallest and largest possible value; the default fits the default floor of
+        :func:`klom`. Values outside widen the bounds.
 
     Returns:
       The summary; percentiles interpolate linearly between samples.
 
     Raises:
       InputError: an empty mask, values that are NaN or infinite, bounds that are not
-        finite and ascending, a level outside (0, 1).
+        finite and ascending, or a level outside (0, 1).
 
     >>> klom_summary([0.1, 0.2, 0.9], [True, True, False]).mean.__round__(2)
     0.15
     """
     check_level(level)
     if not -np.inf < bounds[0] < bounds[1] < np.inf:
-        raise InputError(f"bounds are {bounds}: pass the least and the largest value")
+        raise InputError(f"bounds are {bounds}: pass the smallest and largest value")
     values = real_array("values", values, ndim=(1,)).astype(np.float64, copy=False)
     if mask is not None:
         values = values[mask_array("mask", mask, values.shape)]
@@ -202,7 +204,8 @@ def klom_summary(
     ]
     median, p95 = (float(point) for point in np.quantile(values, (0.5, 0.95)))
     for fraction, point in ((0.5, median), (0.95, p95)):
-        # P(the low-th smallest > quantile) <= tail, likewise for the high-th.
+        # P(low-th smallest value > quantile) is at most the tail; likewise at the high
+        # end.
         low, high = binom.ppf([(1 - level) / 2, (1 + level) / 2], count, fraction)
         start = float(ordered[int(low) - 1]) if low >= 1 else least
         end = float(ordered[int(high)]) if high < count else largest
@@ -211,9 +214,10 @@ def klom_summary(
 
 
 def _histogram(margins: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return the fractions of models between consecutive edges, the last bin closed.
+    """Return the fractions of models between consecutive edges.
 
-    ``[M, N], [K + 1, N] -> [K, N]``.
+    ``[M, N], [K + 1, N] -> [K, N]``. Bins exclude their upper edge, except for the
+    last.
     """
     at_least = np.stack([(margins >= edge).sum(axis=0) for edge in edges[:-1]])
     return -np.diff(at_least, axis=0, append=0) / margins.shape[0]

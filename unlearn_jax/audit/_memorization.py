@@ -2,13 +2,14 @@
 
 Feldman and Zhang 2020, "What Neural Networks Memorize and Why" (arXiv 2008.03703). The
 models are the reference models of a membership design, each trained on a random half of
-the samples, so a bank that was trained for RMIA or LiRA gives this without further
-training.
+the samples. The reference models of RMIA or LiRA therefore give memorization without
+further training.
 
 Both functions take any per-sample value of the reference models: the paper's
 **correctness**, ``memorization(correctness(logits [M, N, C], labels [N]), member)``, or
 the smoother true-class **confidence**,
-``memorization(softmax_confidence(logits, labels), member)``. Host-side NumPy, float64.
+``memorization(softmax_confidence(logits, labels), member)``. They use NumPy on the
+host, in float64.
 """
 
 from typing import NamedTuple
@@ -24,12 +25,13 @@ class Memorization(NamedTuple):
     """Memorization of each sample, and the means that it was computed from.
 
     Attributes:
-      value: ``[N]`` float64, ``mean_in - mean_out``: about 0 for samples that are
-        learned from others, near 1 for samples that only training on them gets right.
-      standard_error: ``[N]`` of ``value`` over models; NaN with a single model on a
-        side. It is 0, which is too small, where all models on each side agree.
+      value: ``[N]`` float64, ``mean_in - mean_out``: about 0 for samples that models
+        learn from other samples, near 1 for samples that models predict correctly only
+        if trained on them.
+      standard_error: ``[N]`` standard error of ``value`` over models; NaN with a single
+        model on a side. It is 0, which is too small, if all models on each side agree.
       mean_in: ``[N]`` mean over the models trained on the sample.
-      mean_out: ``[N]`` mean over the others.
+      mean_out: ``[N]`` mean over the models not trained on the sample.
     """
 
     value: np.ndarray
@@ -41,19 +43,19 @@ class Memorization(NamedTuple):
 def memorization(values: ArrayLike, member: ArrayLike) -> Memorization:
     """Return label memorization, ``P(correct | trained on x) - P(correct | not)``.
 
-    Estimated from reference models:
+    The estimate from reference models is
     ``mem(x) = mean_{m: x in S_m} v_m(x) - mean_{m: x not in S_m} v_m(x)`` (equation 1
-    of the paper, with random subsets in place of leaving x out), with standard error
-    ``sqrt(var_in / M_in + var_out / M_out)`` and unbiased variances.
+    of the paper, with random subsets in place of leaving x out). Its standard error is
+    ``sqrt(var_in / M_in + var_out / M_out)`` with unbiased variances.
 
-    It is the memorization of models trained on **half** the samples, which is larger
-    than that of a model trained on all of them (the paper uses 70 %). Correctness needs
-    many models (the paper trains thousands; 64 on each side give a standard error of up
-    to 0.09); confidence needs fewer.
+    This is the memorization of models trained on **half** of the samples, which is
+    larger than that of a model trained on all samples (the paper uses 70 %).
+    Correctness needs many models (the paper trains thousands; 64 on each side give a
+    standard error of up to 0.09); confidence needs fewer.
 
     Args:
-      values: ``[M, N]`` finite, one value of each reference model on each sample,
-        higher = better predicted: :func:`~unlearn_jax.audit.signals.correctness` or
+      values: ``[M, N]`` finite value of each reference model on each sample, higher =
+        better predicted: :func:`~unlearn_jax.audit.signals.correctness` or
         :func:`~unlearn_jax.audit.signals.softmax_confidence`.
       member: ``[M, N]`` bool, True where the model was trained on the sample.
 
@@ -62,7 +64,7 @@ def memorization(values: ArrayLike, member: ArrayLike) -> Memorization:
 
     Raises:
       InputError: values that are NaN or infinite, a sample in every model or in none,
-        shapes that do not fit.
+        or shapes that do not match.
 
     >>> member = [[True, False], [True, True], [False, True], [False, False]]
     >>> memorization([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], member).value
@@ -79,8 +81,8 @@ def memorization(values: ArrayLike, member: ArrayLike) -> Memorization:
 def out_confidence(confidence: ArrayLike, member: ArrayLike) -> np.ndarray:
     """Return the mean true-class confidence of the models not trained on the sample.
 
-    Low values are difficult samples, for a retrained model too: forget sets of samples
-    with low values are those that unlearning has to change most.
+    Samples with low values are difficult, also for a retrained model. On forget sets of
+    such samples, unlearning has to change the predictions most.
 
     Args:
       confidence: ``[M, N]`` finite,
@@ -91,8 +93,8 @@ def out_confidence(confidence: ArrayLike, member: ArrayLike) -> np.ndarray:
       ``[N]`` float64, in [0, 1] for confidences.
 
     Raises:
-      InputError: values that are NaN or infinite, a sample in every model, shapes that
-        do not fit.
+      InputError: values that are NaN or infinite, a sample in every model, or shapes
+        that do not match.
 
     >>> out_confidence([[0.9, 0.2], [0.3, 0.8]], [[True, False], [False, True]])
     array([0.3, 0.2])
@@ -102,6 +104,7 @@ def out_confidence(confidence: ArrayLike, member: ArrayLike) -> np.ndarray:
 
 
 def _read(values: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values and the mask, checked."""
     values = real_array("values", values, ndim=(2,))
     refuse_infinite("values", values)
     return values, mask_array("member", member, values.shape)
@@ -110,7 +113,13 @@ def _read(values: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]
 def _moments(
     values: np.ndarray, chosen: np.ndarray, otherwise: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over the chosen models, and its squared standard error."""
+    """Return the mean over the chosen models, and its squared standard error.
+
+    Args:
+      values: ``[M, N]`` values of the models.
+      chosen: ``[M, N]`` bool, the models to average for each sample.
+      otherwise: text of the error for samples without a chosen model.
+    """
     counts = chosen.sum(axis=0)
     missing = np.flatnonzero(counts == 0)
     if missing.size:

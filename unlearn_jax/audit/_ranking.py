@@ -1,8 +1,8 @@
-"""Every number of a ROC curve, under many weightings, from one sort of the scores.
+"""ROC statistics under many weightings of the samples, from one sort of the scores.
 
-All of them are ratios of cumulative weights along the sorted samples. With integer
-weights these are sums of integers, exact in float64, so that neither the order of
-summation nor the side that is summed over changes a bit.
+All statistics are ratios of cumulative weights along the sorted samples. Integer
+weights have exact sums in float64, so the results do not depend on the order of
+summation or on the side that is summed over.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,14 @@ class Ranking:
     Args:
       scores: ``[N]``, higher = more likely positive; infinities are allowed. Only
         samples of the parts are read.
-      parts: by name ``[N]`` bool, disjoint and not empty.
-      steps: ``[N]``, a function of the scores that never falls as they rise, such as
-        RMIA's scores of its ratios; AUCs are of these. The scores themselves if None.
+      parts: ``[N]`` bool masks by name, disjoint and not empty.
+      steps: ``[N]`` non-decreasing function of the scores, such as the RMIA scores of
+        RMIA ratios. AUCs are computed from ``steps``, TPRs from ``scores``; None uses
+        the scores for both.
 
     Raises:
       InputError: masks that are not boolean, overlap or are empty, NaN scores in a
-        part, shapes that do not fit.
+        part, or shapes that do not match.
 
     >>> positive = np.array([True, False, True, False])
     >>> ranking = Ranking([4, 3, 2, 1], {"forget": positive, "test": ~positive})
@@ -88,7 +89,7 @@ class Ranking:
           weights: ``[B, N]``, not negative.
 
         Raises:
-          InputError: weights of another number of samples.
+          InputError: weights that do not match the number of samples.
         """
         if weights.ndim != 2 or weights.shape[1] != self.num_samples:
             raise InputError(
@@ -98,10 +99,10 @@ class Ranking:
         return WeightedCurves(self, weights)
 
     def bounds(self, part: str, other: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each sample of a part how many of another stand above it.
+        """Return for each sample of ``part`` the numbers of samples of ``other`` above.
 
-        Both arrays are ``[size of part]``: samples of ``other`` with larger steps, and
-        with steps at least as large.
+        Both arrays are ``[size of part]``: the number of samples of ``other`` with
+        larger steps, and the number with steps at least as large.
         """
         if (part, other) not in self._bounds:
             queries = -self._steps[part]
@@ -113,11 +114,12 @@ class Ranking:
         return self._bounds[part, other]
 
     def levels(self, part: str, other: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the thresholds just above each different score of ``other``.
+        """Return counts of both parts at the L distinct scores of ``other``.
 
-        Both arrays are ``[levels]`` in descending order of the scores: samples of
-        ``other`` that have the score or a larger one, and, for one more level that all
-        samples pass, samples of ``part`` that have a larger one.
+        The scores are in descending order. The first array ``[L]`` is the number of
+        samples of ``other`` with at least the score. The second ``[L + 1]`` is the
+        number of samples of ``part`` above the score; its last entry, for a threshold
+        below all scores, is the size of ``part``.
         """
         if (part, other) not in self._levels:
             among = -self._scores[other]
@@ -130,10 +132,10 @@ class Ranking:
 
 
 class WeightedCurves:
-    """Numbers of the ROC curves of a :class:`Ranking` under a block of weightings.
+    """Statistics of the ROC curves of a :class:`Ranking` under a block of weightings.
 
     Args:
-      ranking: of the samples.
+      ranking: ranking of the samples.
       weights: ``[B, N]``, not negative.
     """
 
@@ -143,19 +145,19 @@ class WeightedCurves:
         self._sums: dict[str, np.ndarray] = {}
 
     def auc(self, positive: str, negative: str) -> np.ndarray:
-        """Return the area between two parts, ``[B]`` float64 in [0, 1].
+        """Return the AUC between two parts, ``[B]`` float64 in [0, 1].
 
         ``sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i sum_j w_j)`` over
-        positives i and negatives j; NaN where either have no weight.
+        positives i and negatives j; NaN where positives or negatives have no weight.
 
         Args:
           positive: name of the part that should score higher.
-          negative: of the other.
+          negative: name of the part that should score lower.
         """
         ranking = self._ranking
         totals = self._above(positive)[:, -1], self._above(negative)[:, -1]
-        # Half the pairs of every sample of the smaller part: each wins against those
-        # below it, or loses to those above.
+        # One binary search per sample of the smaller part. A positive wins against the
+        # negatives below it, a negative loses to the positives above it; ties are half.
         is_few = ranking.samples[positive].size <= ranking.samples[negative].size
         few, many = (positive, negative) if is_few else (negative, positive)
         larger, reached = ranking.bounds(few, many)
@@ -173,19 +175,20 @@ class WeightedCurves:
     def tpr(self, positive: str, negative: str, *, max_fpr: float) -> np.ndarray:
         """Return the TPR at an FPR of at most ``max_fpr``, ``[B]`` in [0, 1].
 
-        The lowest threshold whose false positive rate is within ``max_fpr``, tied
-        scores passing it together; NaN where positives or negatives have no weight.
+        The TPR is that of the lowest threshold whose false positive rate is at most
+        ``max_fpr``. Samples with equal scores are called together. The TPR is NaN where
+        positives or negatives have no weight.
 
         Args:
           positive: name of the part that should score higher.
-          negative: of the other.
-          max_fpr: in [0, 1].
+          negative: name of the part that should score lower.
+          max_fpr: largest false positive rate, in [0, 1].
         """
         reached, passed = self._ranking.levels(positive, negative)
         hits = self._above(positive)
         alarms = self._above(negative)
         total = alarms[:, -1:]
-        # The tolerance keeps max_fpr = k / n on the side of k alarms.
+        # With the tolerance, max_fpr = k / n allows k false alarms despite rounding.
         is_within = alarms[:, reached] <= max_fpr * total * (1 + 1e-12)
         last = passed[is_within.sum(axis=1)][:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -193,7 +196,7 @@ class WeightedCurves:
         return np.where(total[:, 0] > 0, rate, np.nan)
 
     def _above(self, part: str) -> np.ndarray:
-        """Return the weight of the k highest samples, ``[B, size of part + 1]``."""
+        """Return the weights of the k highest samples, ``[B, size of part + 1]``."""
         if part not in self._sums:
             samples = self._ranking.samples[part]
             sums = np.zeros((len(self._weights), samples.size + 1))

@@ -1,4 +1,4 @@
-"""Signals of many models at once: the evaluation of a bank of shadow models."""
+"""Membership signals of a stack of shadow models."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -28,31 +28,30 @@ def shadow_signals(
 ) -> Array:
     """Return the membership signal of every model on every sample.
 
-    Prediction and signal are one compiled program per model, mapped over models and
-    devices; logits of one model only are in memory at a time with ``map`` and ``loop``.
-    A second call of equal settings and shapes compiles nothing.
+    Prediction and signal are one compiled program, mapped over models and devices. With
+    the mappers ``map`` and ``loop`` the logits of only one model are in memory at a
+    time. A second call with equal arguments and shapes compiles nothing.
 
     Args:
       apply_fn: ``(variables, images) -> logits`` in evaluation mode.
-      stacked_variables: any pytree of the models' variables, leaves ``[M, ...]``.
-      images: ``[N, ...]`` uint8 or float32 in [0, 1], the same for all models; such as
+      stacked_variables: any pytree of the models' variables, with leaves ``[M, ...]``.
+      images: ``[N, ...]`` uint8 or float32 in [0, 1], the same for all models, such as
         those of :func:`unlearn_jax.data.pool`.
       labels: ``[N]`` integers in 0..C-1.
-      signal: a name in :data:`~unlearn_jax.audit.SIGNALS`, or a function
+      signal: name in :data:`~unlearn_jax.audit.SIGNALS`, or a function
         ``(logits, labels) -> [N]``, higher = more likely member.
-      mapper: how to go through ``M`` models
-        (:func:`unlearn_jax.replicas.mapper`), by ``pmap`` over several devices; the
-        default of the backend if None.
-      batch_size: images at a time; changes memory, not values.
+      mapper: mapper over the ``M`` models, see :func:`unlearn_jax.replicas.mapper`;
+        ``pmap`` uses several devices. None uses the default of the backend.
+      batch_size: number of images per batch; affects memory, not values.
 
     Returns:
-      ``[M, N]``; models as given, so that row m belongs with ``member[m]``.
+      ``[M, N]``, in the order of the models, so that row m belongs to ``member[m]``.
 
     Raises:
       InputError: an unknown signal, no leaves, leaves with different numbers of models,
-        no images, a mapper of another type, or labels that do not fit: not one per
-        image, not integers, or outside 0..C-1. Traced labels are not checked: where one
-        is outside, the signals of SIGNALS are NaN.
+        no images, a mapper of another type, or labels that are not one per image, not
+        integers, or outside 0..C-1. Traced labels are not checked: the signals of
+        SIGNALS are NaN where a label is out of range.
 
     >>> import jax.numpy as jnp
     >>> variables = {"scale": jnp.array([1.0, 2.0])}
@@ -104,16 +103,19 @@ def _check_labels(
     stacked_variables: PyTree,
     images: ArrayLike,
 ) -> None:
-    """Raise unless the labels are classes of the models."""
+    """Raise unless the labels are integers below the models' number of classes."""
     shape = jax.eval_shape(_first_logits(apply_fn), stacked_variables, images).shape
-    # One output per image is no set of classes: its meaning is the signal's.
+    # A single output per image has no classes; the signal defines its meaning.
     num_classes = shape[-1] if len(shape) > 1 and shape[-1] > 1 else None
     check_labels(labels, len(labels), num_classes, "shadow_signals")
 
 
 @lru_cache(maxsize=16)
 def _first_logits(apply_fn: ApplyFn) -> Callable[[PyTree, Any], Array]:
-    """Return the logits of one model on one image, cached so as to be traced once."""
+    """Return a function of the first model's logits on the first image.
+
+    It is cached, so that JAX traces it once per ``apply_fn``.
+    """
 
     def evaluate(stacked_variables: PyTree, images: Array) -> Array:
         variables = jax.tree.map(lambda leaf: leaf[0], stacked_variables)
@@ -126,7 +128,7 @@ def _first_logits(apply_fn: ApplyFn) -> Callable[[PyTree, Any], Array]:
 def _evaluator(
     apply_fn: ApplyFn, signal: SignalFn, batch_size: int
 ) -> Callable[[PyTree, Any], Array]:
-    """Return the signals of one model, the same function for the same arguments."""
+    """Return a function of one model's signals, cached so that JAX compiles it once."""
 
     def evaluate(variables: PyTree, samples: tuple[Array, Array]) -> Array:
         images, labels = samples

@@ -1,13 +1,13 @@
-"""U-LiRA: likelihood ratios between unlearned and retrained models, per sample.
+"""U-LiRA: per-sample likelihood ratios of unlearned and retrained models.
 
 Hayes, Shumailov, Triantafillou, Khalifa and Papernot 2024, "Inexact Unlearning Needs
 More Careful Evaluations to Avoid a False Sense of Privacy" (arXiv 2403.01218), and its
 form for class unlearning in the released code of Kodge, Saha and Roy (arXiv
-2312.00761). The attacker has shadow models of both kinds, so this needs **ensembles**:
-S unlearned models, each from an original of its own, and S models retrained without the
-samples.
+2312.00761). The attacker has shadow models of both kinds, so the attack needs
+**ensembles**: S unlearned models, each from a different original, and S models
+retrained without the samples.
 
-Host-side NumPy, float64, no loop over samples.
+The functions use NumPy on the host in float64, without a loop over samples.
 """
 
 from typing import NamedTuple
@@ -25,15 +25,16 @@ _KODGE_FLOOR = 1e-32
 
 
 class KodgeResult(NamedTuple):
-    """Outcome of U-LiRA as the code of Kodge et al. computes it, on one pair of models.
+    """Result of U-LiRA as in the code of Kodge et al., for one pair of models.
 
     Attributes:
-      auc: of the held-out pair's density ratios.
-      accuracy: what that code prints as "Acc": fraction of the held-out unlearned
-        model's samples whose ratio reaches the threshold. A true positive rate, in [0,
-        1].
-      balanced_accuracy: of the held-out pair at the threshold that was chosen on it.
-      threshold: the density ratio at the equal-error point.
+      auc: area under the ROC curve of the held-out pair's density ratios.
+      accuracy: fraction of the held-out unlearned model's samples whose ratio is at
+        least the threshold, in [0, 1]. It is a true positive rate; the code prints it
+        as "Acc".
+      balanced_accuracy: balanced accuracy of the held-out pair, at the threshold that
+        was chosen on the same pair.
+      threshold: density ratio at the equal-error point.
     """
 
     auc: float
@@ -45,33 +46,35 @@ class KodgeResult(NamedTuple):
 def ulira(target: ArrayLike, reference: ArrayLike, *, min_std: float = 1e-3) -> ULira:
     """Classify models as unlearned or retrained by Gaussians, cross-fitted over pairs.
 
-    The pair (s-th unlearned model, s-th retrained model) is held out; for each sample n
-    and each side, mean and unbiased standard deviation of phi over the other S - 1
-    models give a Gaussian; the ratio of a held-out value is
-    ``log N(phi; mean_un, std_un) - log N(phi; mean_re, std_re)``, and above 0 it is
-    called unlearned (Hayes et al., with log-densities, a stated floor and every pair
-    held out in turn). No threshold is fitted, and no model is scored by a Gaussian that
-    it shaped: when both sides come from one law, the expected accuracy of every pair is
-    0.5 exactly, for any S and any law. The pairs' fits overlap, so the pairs are not
-    independent repetitions: see :func:`pair_influences`.
+    Each pair (s-th unlearned model, s-th retrained model) is held out in turn. For each
+    sample and each side, the mean and the unbiased standard deviation of phi over the
+    other S - 1 models give a Gaussian. The ratio of a held-out value is
+    ``log N(phi; mean_un, std_un) - log N(phi; mean_re, std_re)``; the value is called
+    unlearned if the ratio is above 0. (This is the attack of Hayes et al., with
+    log-densities, an explicit floor and every pair held out in turn.)
+
+    No threshold is fitted, and no model is scored by a Gaussian that was fitted to it.
+    So if both sides have the same distribution, the expected accuracy of every pair is
+    exactly 0.5, for any S and any distribution. The fits of different pairs overlap, so
+    the pairs are not independent repetitions; see :func:`pair_influences`.
 
     Args:
-      target: ``[S, N]`` a statistic of S unlearned models at N samples that all of them
-        forgot, one row per model: for class unlearning the
+      target: ``[S, N]`` statistic phi of S unlearned models at N samples that all of
+        them forgot, one row per model. For class unlearning it is the
         :func:`~unlearn_jax.audit.signals.logit_margin` of the forgotten class on its
         training samples (evaluation mode, no augmentation). S at least 3.
-      reference: ``[S, N]`` the same of models retrained without them.
-      min_std: least standard deviation, in the unit of phi; positive. A method that
-        drives a probability to a constant gives a point mass; with the floor it is told
-        apart from anything further than a few floors.
+      reference: ``[S, N]`` the same statistic of models retrained without the samples.
+      min_std: lower limit of the standard deviations, in the unit of phi; positive. A
+        method that drives a probability to a constant gives a point mass. With this
+        limit, values a few ``min_std`` away are still distinguished from it.
 
     Returns:
-      Ratios, calls, accuracies and areas; permuting the pairs permutes them, permuting
-      the samples permutes the columns.
+      Ratios, calls, accuracies and AUCs. Permuting the pairs permutes the rows,
+      permuting the samples permutes the columns.
 
     Raises:
       InputError: fewer than 3 models on a side, different shapes, NaN or infinite
-        values, a floor that is not positive and finite.
+        values, or a ``min_std`` that is not positive and finite.
 
     >>> target = [[4.0, 5.0], [5.0, 4.0], [4.5, 4.5]]
     >>> result = ulira(target, [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
@@ -109,24 +112,26 @@ def ulira(target: ArrayLike, reference: ArrayLike, *, min_std: float = 1e-3) -> 
 
 
 def pair_influences(accuracy: ArrayLike) -> np.ndarray:
-    """Return stand-ins for the pairs' accuracies in the variance of their mean.
+    """Return values that replace the pairs' accuracies in the variance of their mean.
 
-    Every pair is judged by Gaussians of the other S - 1, so their accuracies vary less
-    than their mean does. Nadeau and Bengio 2003, "Inference for the Generalization
-    Error", estimate the variance of such a mean by ``1 / S + 1 / (S - 1)`` of the
-    values' variance in place of ``1 / S``: deviations from the mean are scaled here by
-    the square root of the quotient. (No estimator is unbiased for every law.) On
-    Gaussian pairs Student's interval with it covers 91 to 98 % for 3 to 10 pairs, and
-    80 to 94 % without.
+    Every pair is scored by Gaussians fitted to the other S - 1 pairs, so the accuracies
+    are dependent, and their standard error is too small for their mean. Nadeau and
+    Bengio 2003, "Inference for the Generalization Error", estimate the variance of such
+    a mean by ``1 / S + 1 / (S - 1)`` times the variance of the values, in place of
+    ``1 / S`` times. Here deviations from the mean are scaled by the square root of the
+    quotient of both factors. (No estimator is unbiased for every distribution.) On
+    Gaussian pairs, the Student's t interval covers 91 to 98 % with this scaling for 3
+    to 10 pairs, and 80 to 94 % without.
 
     Args:
-      accuracy: ``[S]``, or ``[S, K]``, of each pair; S at least 2.
+      accuracy: ``[S]`` accuracy of each pair, or ``[S, K]`` several such numbers; S at
+        least 2.
 
     Returns:
-      The shape of ``accuracy``, with the same mean over pairs.
+      Array of the shape of ``accuracy``, with the same mean over pairs.
 
     Raises:
-      InputError: fewer than two pairs, NaN or infinite values.
+      InputError: fewer than two pairs, or NaN or infinite values.
 
     >>> pair_influences([0.4, 0.5, 0.6]).round(3)
     array([0.342, 0.5  , 0.658])
@@ -136,7 +141,7 @@ def pair_influences(accuracy: ArrayLike) -> np.ndarray:
     )
     refuse_infinite("accuracy", values)
     if len(values) < 2:
-        raise InputError("accuracy is of fewer than 2 pairs: pass one of each pair")
+        raise InputError("accuracy has fewer than 2 pairs: pass one value per pair")
     count = len(values)
     mean = values.mean(axis=0)
     return mean + np.sqrt(1 + count / (count - 1)) * (values - mean)
@@ -145,29 +150,32 @@ def pair_influences(accuracy: ArrayLike) -> np.ndarray:
 def ulira_kodge(target: ArrayLike, reference: ArrayLike) -> KodgeResult:
     """Return U-LiRA as the released code of Kodge et al. computes it.
 
-    To compare with numbers published in its style. Only the last pair of models is held
-    out. The statistic is ``log(p / (1 - p + 1e-32) + 1e-32)``, computed here from phi
-    without forming p. Densities are taken in probability space, ``N(phi; mean_un,
-    std_un + 1e-32) / (N(phi; mean_re, std_re + 1e-32) + 1e-32)``: a value far from both
-    Gaussians gets ratio 0, and point masses get ratios up to 4e63. The threshold is the
-    point of the held-out pair's own ROC curve, among its corners, where ``|fpr + tpr -
-    1|`` is least, and ``accuracy`` is then the true positive rate of the same held-out
-    model, although it is printed as a balanced accuracy. That code works in float32,
-    where a point mass of exactly equal values is not a number and stops it; here all is
-    float64. It also scores randomly augmented images, which is the caller's choice.
+    Use this function to compare with numbers that were published from such code. Only
+    the last pair of models is held out. The statistic is
+    ``log(p / (1 - p + 1e-32) + 1e-32)``, computed here from phi without forming p. The
+    score is the ratio of densities, not of their logarithms, ``N(phi; mean_un, std_un +
+    1e-32) / (N(phi; mean_re, std_re + 1e-32) + 1e-32)``. So a value far from both
+    Gaussians has ratio 0, and point masses have ratios up to 4e63.
+
+    The threshold is the corner of the held-out pair's ROC curve where ``|fpr + tpr -
+    1|`` is smallest. ``accuracy`` is the true positive rate of the same held-out
+    unlearned model at this threshold, although that code prints it as a balanced
+    accuracy. The released code works in float32, where a point mass of exactly equal
+    values gives NaN and stops it; this function works in float64. The released code
+    also scores randomly augmented images; here the caller chooses the images.
 
     Args:
       target: ``[S, N]`` logit margins phi of the forgotten class, as for :func:`ulira`;
         S at least 3.
-      reference: ``[S, N]`` the same of models retrained without the samples.
+      reference: ``[S, N]`` logit margins of models retrained without the samples.
 
     Returns:
-      Area, the printed fraction, balanced accuracy and threshold. The first three are
-      about 0.5 when the sides have one law, except that the fraction is 0 and the
-      threshold infinite when all ratios are equal.
+      AUC, true positive rate, balanced accuracy and threshold. The first three are
+      about 0.5 if both sides have the same distribution. If all ratios are equal, the
+      true positive rate is 0 and the threshold infinite.
 
     Raises:
-      InputError: as :func:`ulira`.
+      InputError: the same cases as :func:`ulira`.
 
     >>> target = [[4.0, 5.0], [5.0, 4.0], [4.5, 4.5]]
     >>> ulira_kodge(target, [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]).accuracy
@@ -197,6 +205,7 @@ def ulira_kodge(target: ArrayLike, reference: ArrayLike) -> KodgeResult:
 
 
 def _read_sides(target: ArrayLike, reference: ArrayLike) -> list[np.ndarray]:
+    """Return both sides as float64, checked."""
     sides = []
     for name, values in (("target", target), ("reference", reference)):
         side = real_array(name, values, ndim=(2,)).astype(np.float64, copy=False)
@@ -216,11 +225,11 @@ def _read_sides(target: ArrayLike, reference: ArrayLike) -> list[np.ndarray]:
 
 
 def _moments_of_others(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and unbiased std over all rows but one, ``[S, N]`` each.
+    """Return mean and unbiased std over all other rows, ``[S, N]`` each.
 
-    Moments of the rows before and of the rows after are merged (Chan, Golub and LeVeque
-    1983): linear in S like the sums less one term, and without their cancellation when
-    that row is far from the others.
+    Moments of the rows before and after a row are merged (Chan, Golub and LeVeque
+    1983). The work is linear in S, as when the row is subtracted from the sums of all
+    rows, but there is no cancellation if the row is far from the others.
     """
     before = _running_moments(values[:-1])
     after = _running_moments(values[:0:-1])
@@ -252,12 +261,12 @@ def _running_moments(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _log_normal(values: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return the log-density without its constant, which cancels in a ratio."""
+    """Return the normal log-density without its constant, which cancels in a ratio."""
     return -0.5 * ((values - mean) / std) ** 2 - np.log(std)
 
 
 def _pair_auc(target: np.ndarray, reference: np.ndarray) -> float:
-    """Return P(an unlearned model's ratio > a retrained one's), ties half."""
+    """Return P(unlearned model's ratio > retrained model's), with ties counted half."""
     pooled = np.concatenate([target, reference])
     return auc(pooled, np.repeat([True, False], target.size))
 
@@ -265,7 +274,7 @@ def _pair_auc(target: np.ndarray, reference: np.ndarray) -> float:
 def _kodge_statistic(phi: np.ndarray) -> np.ndarray:
     """Return ``log(p / (1 - p + 1e-32) + 1e-32)`` of ``p = sigmoid(phi)``.
 
-    It is phi between -73.7 and 73.7, and flat outside.
+    The statistic equals phi between -73.7 and 73.7, and is constant outside.
     """
     floor = np.log(_KODGE_FLOOR)
     log_p = -np.logaddexp(0.0, -phi)

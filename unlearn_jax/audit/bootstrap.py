@@ -33,8 +33,8 @@ a mean over seeds          Student's t, 2 to 20 seeds,   seeds                94
                            :func:`summarize_runs`
 samples that all agree,    Clopper-Pearson,              samples              90 to 100
 such as all correct        :func:`agreeing_interval`
-U-LiRA                     :func:`~unlearn_jax.audit     pairs of models,     96 to 100
-                           .pair_influences`             samples
+U-LiRA                     Wilson with Student's t and   pairs of models,     96 to 100
+                           ``pair_influences``           samples
 a rank correlation         Bonett and Wright's z         pairs, groups        91 to 99
 KLoM: mean                 Wilson with Student's t       samples              92 to 97
 KLoM: quantiles            order statistics              samples              95 to 99
@@ -47,8 +47,8 @@ rows                       differences of values and of
                            replicates
 =========================  ============================  ===================  ========
 
-MIS, MIA and MIA-NN have no interval if their SVMs are not refitted. A factor with a
-single level is held fixed, and the interval is for that level only.
+MIS, MIA and MIA-NN have no interval if their SVMs are not refitted (``audit.refits``).
+A factor with a single level is held fixed, and the interval is for that level only.
 :func:`run_weights` is the pigeonhole bootstrap of crossed runs (Owen 2007), for
 statistics that are not means; with few levels its intervals are too short. U-LiRA's
 pairs share shadow models, a dependence that no factor describes;

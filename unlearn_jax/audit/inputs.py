@@ -1,9 +1,9 @@
-"""Arguments of the host functions: checked before anything is computed.
+"""Checks of the host functions' arguments, before anything is computed.
 
-Signals are JAX (``signals.py``). What follows them sorts and counts: on a CPU NumPy
-does that 2 to 7 times faster than XLA, so the functions of this package take NumPy and
-JAX arrays alike and return NumPy. Inside ``jax.jit`` and ``jax.vmap`` they call
-:mod:`unlearn_jax.audit.device`, which gives NaN where they raise.
+Signals (``signals.py``) are JAX functions. The other functions of this package sort and
+count, which NumPy does 2 to 7 times faster than XLA on a CPU. They therefore accept
+NumPy and JAX arrays and return NumPy arrays. Under ``jax.jit`` and ``jax.vmap`` they
+call :mod:`unlearn_jax.audit.device`, which returns NaN where they would raise.
 """
 
 from typing import Any
@@ -21,19 +21,20 @@ def is_traced(*arrays: Any) -> bool:
 
 
 def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.ndarray:
-    """Return real numbers as float32 or float64, without copying either.
+    """Return real numbers as a float32 or float64 array, checked.
 
     Args:
-      name: what the message calls the argument.
-      values: an array of real numbers or booleans.
-      ndim: the allowed numbers of axes.
+      name: name of the argument in the error message.
+      values: array of real numbers or booleans.
+      ndim: allowed numbers of axes.
 
     Returns:
-      A float32 or float64 array with the shape of ``values``; every other dtype becomes
-      float64. NaN and infinity pass; see :func:`refuse_nan`.
+      Array with the shape of ``values``. float32 and float64 are not copied; every
+      other dtype becomes float64. NaN and infinity are accepted; see
+      :func:`refuse_nan`.
 
     Raises:
-      InputError: the number of axes is not in ``ndim``, there is no element, or the
+      InputError: the number of axes is not in ``ndim``, there are no elements, or the
         elements are not real numbers.
     """
     array = np.asarray(values)
@@ -55,7 +56,7 @@ def class_logits(values: ArrayLike) -> np.ndarray:
     """Return logits ``[N, C]``, or raise on fewer than two classes.
 
     Raises:
-      InputError: as :func:`real_array`, or a single output per sample.
+      InputError: the same cases as :func:`real_array`; a single output per sample.
     """
     logits = real_array("logits", values, ndim=(2,))
     if logits.shape[1] < 2:
@@ -66,19 +67,18 @@ def class_logits(values: ArrayLike) -> np.ndarray:
 
 
 def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a boolean mask.
+    """Return a boolean mask, checked.
 
     Args:
-      name: what the message calls the argument.
-      values: booleans; indices and 0/1 integers are refused, because a list of indices
-        would pass as a mask.
-      shape: the shape the mask must have.
+      name: name of the argument in the error message.
+      values: booleans; integers are refused, because indices could be taken for a mask.
+      shape: required shape of the mask.
 
     Returns:
-      A bool array of that shape.
+      Bool array of that shape.
 
     Raises:
-      InputError: other dtype or other shape.
+      InputError: another dtype or another shape.
     """
     array = np.asarray(values)
     if array.dtype != np.bool_:
@@ -93,7 +93,7 @@ def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarr
 
 
 def refuse_nan(name: str, array: np.ndarray) -> None:
-    """Raise an InputError that counts the NaNs of ``array``, if it has any."""
+    """Raise an InputError with the number of NaNs in ``array``, if there are any."""
     count = int(np.isnan(array).sum())
     if count:
         raise InputError(
@@ -103,7 +103,7 @@ def refuse_nan(name: str, array: np.ndarray) -> None:
 
 
 def refuse_infinite(name: str, array: np.ndarray) -> None:
-    """Raise an InputError that counts the NaNs and infinities of ``array``."""
+    """Raise an InputError with the number of NaNs and infinities, if there are any."""
     count = int((~np.isfinite(array)).sum())
     if count:
         raise InputError(
@@ -112,7 +112,7 @@ def refuse_infinite(name: str, array: np.ndarray) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise an InputError unless NumPy's generator takes the seed."""
+    """Raise an InputError unless NumPy's generator accepts the seed."""
     if not isinstance(seed, int | np.integer):
         raise InputError(f"seed is {seed!r}: pass an integer")
     if seed < 0:

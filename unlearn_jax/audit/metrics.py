@@ -1,4 +1,4 @@
-"""Numbers of an unlearning table: accuracies, AUCs between parts, and the Avg Gap."""
+"""Metrics of an unlearning table: accuracy, AUCs between parts, and the Avg Gap."""
 
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ class ForgetAucs(NamedTuple):
     """Areas under the ROC curve between the parts of the pool, in [0, 1].
 
     Attributes:
-      ft: forget (positive) against test; 0.5 when forget samples look like samples
-        never seen.
-      fr: retain (positive) against forget; higher when forget samples look unlike
+      ft: forget (positive) against test; 0.5 if forget samples look like samples that
+        the model was not trained on.
+      fr: retain (positive) against forget; higher if forget samples look less like
         members.
-      rt: retain (positive) against test; the attack's power on this model, the worst
-        case for ``ft``.
+      rt: retain (positive) against test; the power of the attack on this model, and the
+        worst case for ``ft``.
     """
 
     ft: float
@@ -37,19 +37,19 @@ class ForgetAucs(NamedTuple):
 def accuracy(
     logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
 ) -> float:
-    """Return the accuracy: how often the largest logit (the first of equals) is right.
+    """Return the fraction of samples whose largest logit is that of the true class.
 
     Args:
-      logits: ``[N, C]``.
-      labels: ``[N]`` integers.
+      logits: ``[N, C]``; the first of several equal largest logits is the prediction.
+      labels: ``[N]`` integers in 0..C-1, the true classes.
       mask: ``[N]`` bool, the samples to count; None counts all.
 
     Returns:
       The accuracy in [0, 1]. On the forget samples this is AMUN's "unlearn accuracy";
-      papers that report "UA" print 1 minus it.
+      papers that report "UA" print 1 minus this number.
 
     Raises:
-      InputError: NaN among the masked logits, an empty mask, shapes that do not fit,
+      InputError: NaN among the masked logits, an empty mask, shapes that do not match,
         fewer than two classes, or masked labels outside 0..C-1.
 
     >>> accuracy([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]], [0, 1, 1])
@@ -78,23 +78,23 @@ def forget_aucs(
 ) -> ForgetAucs:
     """Return the three AUCs of AMUN's audit.
 
-    Ebrahimpour-Boroojeny et al. 2025 (arXiv 2503.00917).
-    All samples of both sides are used; the paper's released code averages three random
-    subsamples of equal size, which has the same expectation and more noise.
+    Ebrahimpour-Boroojeny et al. 2025 (arXiv 2503.00917). All samples of both sides are
+    used. The paper's released code averages over three random subsamples of equal size,
+    which has the same expectation and more noise.
 
     Args:
       scores: ``[N]`` membership scores of the pool, higher = more likely member.
-      forget: ``[N]`` bool.
-      retain: ``[N]`` bool.
-      test: ``[N]`` bool; the three masks are disjoint, and together need not cover the
-        pool.
+      forget: ``[N]`` bool, the forget samples.
+      retain: ``[N]`` bool, the retain samples.
+      test: ``[N]`` bool, the test samples. The three masks are disjoint and need not
+        cover the pool.
 
     Returns:
       ``(ft, fr, rt)``.
 
     Raises:
-      InputError: overlapping or empty masks, NaN scores on marked samples, shapes that
-        do not fit.
+      InputError: overlapping or empty masks, NaN scores of masked samples, or shapes
+        that do not match.
 
     >>> parts = np.eye(3, dtype=bool)
     >>> forget_aucs([0.2, 0.9, 0.2], *parts)
@@ -123,28 +123,30 @@ def forget_aucs(
 
 
 def avg_gap(values: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    """Return AMUN's Avg Gap: each run's mean distance to the retrained models.
+    """Return AMUN's Avg Gap, the mean distance of each run to the retrained models.
 
     ``gap_r = mean_k |values[r, k] - mean_q reference[q, k]|`` for k in (unlearn
-    accuracy, retain accuracy, test accuracy, FT AUC): absolute differences to the
-    **mean** of the retrained runs, taken per run; a table prints the mean and spread of
-    ``gap_r`` over runs. Since a mean of absolute differences is at least the difference
-    of means, it is at least what the printed means of the four columns give.
+    accuracy, retain accuracy, test accuracy, FT AUC). Absolute differences to the
+    **mean** of the retrained runs are taken per run; a table prints the mean and spread
+    of ``gap_r`` over runs. A mean of absolute differences is at least the absolute
+    difference of means, so the printed Avg Gap is at least the gap computed from the
+    printed means of the columns.
 
-    The paper's Table 1 at 10 % follows from its printed means by this formula within
-    rounding; several of its rows at 50 % do not (printed 0.33 for AMUN, where the
-    printed means give 0.57), so compare with the columns there.
+    In the paper's Table 1, the rows at 10 % agree with this formula applied to the
+    printed means, within rounding. Several rows at 50 % do not (printed 0.33 for AMUN,
+    where the printed means give 0.57), so compare the other columns there.
 
     Args:
-      values: ``[R, 4]`` (any number of columns) numbers of a method's runs, in the
-        unit of ``reference``.
-      reference: ``[Q, 4]`` the same numbers of the retrained models; Q need not be R.
+      values: ``[R, 4]`` (any number of columns) metrics of a method's runs, in the
+        units of ``reference``.
+      reference: ``[Q, 4]`` the same metrics of the retrained models; Q need not be R.
 
     Returns:
-      ``[R]`` float64, at least 0, in the unit of the inputs; 0 is retraining itself.
+      ``[R]`` float64, at least 0, in the unit of the inputs; 0 equals the mean of the
+      retrained models.
 
     Raises:
-      InputError: NaN or infinite numbers, different numbers of columns.
+      InputError: NaN or infinite numbers, or different numbers of columns.
 
     >>> avg_gap([[95.45, 99.57, 93.45, 50.18]], [[94.49, 100.0, 94.33, 50.0]]).round(2)
     array([0.61])

@@ -1,9 +1,9 @@
 """Distances between predictions, and the confidence attack on a forgotten class.
 
-Host-side NumPy, float64. Distances take probabilities, so they compare models of any
-kind; a network's come from :func:`softmax`. On samples of a forgotten class they say
-what accuracies cannot: both models are wrong there, but a retrained one is wrong in its
-own way.
+The functions use NumPy on the host, in float64. Distances take probabilities, so they
+compare models of any kind; :func:`softmax` gives those of a network. On samples of a
+forgotten class, distances show differences that accuracy does not: an unlearned and a
+retrained model are both wrong there, but may predict different classes.
 """
 
 from typing import NamedTuple
@@ -22,14 +22,14 @@ from unlearn_jax.types import InputError
 
 
 class KodgeMiaResult(NamedTuple):
-    """Outcome of the confidence attack on a forgotten class.
+    """Result of the confidence attack on a forgotten class.
 
     Attributes:
       fraction: fraction of the forgotten class's **test** samples called non-members,
-        in [0, 1]; papers print it times 100. About 0 for the original model and 1 for a
-        retrained one: it grows with better forgetting.
-      called_member: ``[F]`` bool, the prediction for each of those samples.
-      num_per_side: members and non-members that the machine was trained on.
+        in [0, 1]; papers print it in percent. It rises with better forgetting, from
+        about 0 for the original model to about 1 for a retrained model.
+      called_member: ``[T]`` bool, True for test samples called members.
+      num_per_side: numbers of members and of non-members that the SVC was trained on.
     """
 
     fraction: float
@@ -44,8 +44,8 @@ def softmax(logits: ArrayLike) -> np.ndarray:
       logits: ``[..., C]``, finite.
 
     Returns:
-      ``[..., C]`` float64, which the small ones of a confident network need; rows sum
-      to 1, and are finite whatever the size of the logits.
+      ``[..., C]`` float64, since the small probabilities of a confident network need
+      it. Rows sum to 1 and are finite for logits of any size.
 
     Raises:
       InputError: NaN or infinite logits.
@@ -64,19 +64,19 @@ def softmax(logits: ArrayLike) -> np.ndarray:
 def total_variation(p: ArrayLike, q: ArrayLike) -> np.ndarray:
     """Return the total variation distance ``1/2 sum_k |p_k - q_k|``.
 
-    It is the largest gap between the probabilities of one event.
+    It is the largest difference between the probabilities of the same event.
 
     Args:
       p: ``[..., C]`` probabilities.
       q: ``[..., C]`` probabilities; leading axes broadcast against those of ``p``.
 
     Returns:
-      ``[...]`` float64 in [0, 1]; 0 where the two agree, 1 where they have no class in
-      common. Symmetric.
+      ``[...]`` float64 in [0, 1]; 0 where p and q are equal, 1 where no class has a
+      positive probability under both. The distance is symmetric.
 
     Raises:
-      InputError: different numbers of classes, or rows that are no distributions
-        (negative, or not summing to 1 within 0.001: logits, for instance).
+      InputError: different numbers of classes, or rows that are not distributions
+        (negative, or not summing to 1 within 0.001), such as logits.
 
     >>> print(total_variation([0.5, 0.5, 0.0], [0.25, 0.5, 0.25]))
     0.25
@@ -88,24 +88,25 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> np.ndarray:
 def kl_divergence(p: ArrayLike, q: ArrayLike, *, floor: float = 1e-12) -> np.ndarray:
     """Return the divergence ``KL(p || q) = sum_k p_k log(p_k / max(q_k, floor))``.
 
-    Kullback and Leibler 1951. Of probabilities; for logits see
+    Kullback and Leibler 1951. This function takes probabilities; for logits use
     :func:`unlearn_jax.losses.kl_from_logits`. The floor keeps the divergence finite
-    where q is 0, as it is for a class that a filter or a tree ensemble rules out; such
-    a class then counts ``p_k log(p_k / floor)``, 28 nats at most, so the mean over
-    samples depends on the floor wherever ``p_k`` is not small. q is not normalized
-    again after it (which would change less than C floor).
+    where q is 0, for example for a class that a filter or a tree ensemble rules out.
+    Such a class contributes ``p_k log(p_k / floor)``, at most 28 nats with the default
+    floor. So the mean over samples depends on the floor if ``p_k`` is not small there.
+    q is not renormalized after the floor is applied, which would change the divergence
+    by less than ``C * floor``.
 
     Args:
-      p: ``[..., C]`` probabilities, those of the retrained model when the question is
-        what a method gets wrong.
+      p: ``[..., C]`` probabilities; those of the retrained model, to measure the errors
+        of an unlearning method.
       q: ``[..., C]`` probabilities; leading axes broadcast against those of ``p``.
-      floor: smallest value that q is given, in (0, 1).
+      floor: lower limit applied to q, in (0, 1).
 
     Returns:
-      ``[...]`` float64 in nats, in [0, -log(floor)]; 0 where the two agree.
+      ``[...]`` float64 in nats, in [0, -log(floor)]; 0 where p and q are equal.
 
     Raises:
-      InputError: as :func:`total_variation`, or a floor outside (0, 1).
+      InputError: the same cases as :func:`total_variation`; a floor outside (0, 1).
 
     >>> kl_divergence([0.5, 0.5], [0.25, 0.75]).round(4)  # 0.5 log(4 / 3)
     np.float64(0.1438)
@@ -120,7 +121,7 @@ def kl_divergence(p: ArrayLike, q: ArrayLike, *, floor: float = 1e-12) -> np.nda
 
 
 def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 with equal classes and leading axes that broadcast."""
+    """Return both as float64, with equal numbers of classes and broadcastable axes."""
     p = _distribution("p", p)
     q = _distribution("q", q)
     if p.shape[-1] != q.shape[-1]:
@@ -139,11 +140,12 @@ def _distributions(p: ArrayLike, q: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distribution(name: str, values: ArrayLike) -> np.ndarray:
+    """Return the probabilities as float64, checked."""
     array = real_array(name, values, ndim=(1, 2, 3, 4)).astype(np.float64, copy=False)
     refuse_infinite(name, array)
     if (array < 0).any() or (np.abs(array.sum(-1) - 1) > 1e-3).any():
         raise InputError(
-            f"{name} has rows that are no distributions: pass probabilities, see"
+            f"{name} has rows that are not distributions: pass probabilities, see"
             " softmax"
         )
     return array
@@ -152,12 +154,12 @@ def _distribution(name: str, values: ArrayLike) -> np.ndarray:
 def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """Return the confusion matrix with every row divided by its sum.
 
-    On a forgotten class the row shows which neighbors took the class's samples over, to
-    be compared with the same row of a retrained model.
+    The row of a forgotten class shows the classes that its samples are now predicted
+    as. Compare it with the same row of a retrained model.
 
     Args:
-      logits: ``[N, C]`` logits or probabilities; the largest (the first of equals) is
-        the prediction.
+      logits: ``[N, C]`` logits or probabilities; the largest is the prediction, and of
+        several equal ones the first.
       labels: ``[N]`` integers in 0..C-1.
 
     Returns:
@@ -165,8 +167,8 @@ def confusion_rows(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
       are predicted as k. Rows sum to 1, or are 0 for a class without samples.
 
     Raises:
-      InputError: NaN or infinite logits, shapes that do not fit, labels that are no
-        classes.
+      InputError: NaN or infinite logits, shapes that do not match, or labels outside
+        0..C-1.
 
     >>> confusion_rows([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]], [0, 0, 0])
     array([[0.66666667, 0.33333333],
@@ -195,35 +197,39 @@ def kodge_mia(
     max_samples: int | None = 2000,
     seed: int = 0,
 ) -> KodgeMiaResult:
-    """Attack a forgotten class by an SVC on the true-class probability.
+    """Attack a forgotten class with an SVC on the true-class probability.
 
     ``SVC(C=3, gamma="auto", kernel="rbf")`` is trained on retained training samples
-    (members) against forgotten training samples (called non-members, for a model that
-    has forgotten them), and applied to test samples of the forgotten class (Kodge, Saha
-    and Roy 2024, "Deep Unlearning: Fast and Efficient Gradient-free Class Forgetting",
-    arXiv 2312.00761). Unlike :func:`~unlearn_jax.audit.svc.mis`, the two sides keep
-    their **natural proportion**, as in the released code: where the machine cannot tell
-    them apart, the larger side, the retained one, wins, and the value is 0. It
-    saturates: any model that takes the class's probability below that of the retained
-    classes scores
-    1. (That code takes random crops of the training images and none of the test images;
-       here the caller decides.)
+    (members) against forgotten training samples (labeled non-members, which they are
+    for a model that has forgotten them). It is applied to test samples of the forgotten
+    class (Kodge, Saha and Roy 2024, "Deep Unlearning: Fast and Efficient Gradient-free
+    Class Forgetting", arXiv 2312.00761).
+
+    Unlike :func:`~unlearn_jax.audit.svc.mis`, the two sides keep their **natural
+    proportion**, as in the released code. If the SVC cannot separate them, it predicts
+    the larger side, the members, and the fraction is 0. The fraction saturates at 1:
+    any model scores 1 if its probability of the forgotten class is below that of the
+    retained classes. (The released code randomly crops the training images, but not
+    the test images; here the caller decides.)
 
     Args:
       retain_train: ``[R]`` softmax probabilities of the true class on retained training
         samples.
-      forget_train: ``[F]`` the same on the training samples of the forgotten classes.
-      forget_test: ``[T]`` the same on their test samples.
-      max_samples: cap on the larger side, because an SVC's time grows with the square;
-        the other is thinned by the same factor. None uses all, as published values do.
-      seed: chooses the samples; the same seed gives the same result.
+      forget_train: ``[F]`` the same probabilities on training samples of the forgotten
+        classes.
+      forget_test: ``[T]`` the same probabilities on test samples of the forgotten
+        classes.
+      max_samples: upper limit of the size of the larger side, because the training time
+        of an SVC grows with its square; the other side is reduced by the same factor.
+        None uses all samples, as published values do.
+      seed: seed of the choice of samples; the same seed gives the same result.
 
     Returns:
       The fraction and the predictions behind it.
 
     Raises:
       InputError: arrays that are not one-dimensional, empty, or outside [0, 1];
-        ``max_samples`` below 1 or a negative seed.
+        ``max_samples`` below 1; or a negative seed.
 
     >>> kodge_mia([0.99, 0.98, 0.97], [0.0, 0.01], [0.0, 0.98]).fraction
     0.5

@@ -1,4 +1,4 @@
-"""Results that the host and the device functions of the audit share."""
+"""Result types shared by the audit's host and device functions."""
 
 from typing import NamedTuple, cast
 
@@ -12,7 +12,9 @@ AnyArray = np.ndarray | Array
 
 
 class Interval(NamedTuple):
-    """Confidence interval, printed by ``str`` or with a format: ``f"{interval:.2f}"``.
+    """Confidence interval.
+
+    It prints both ends, also in a given format: ``f"{interval:.2f}"``.
 
     Attributes:
       low: lower end; NaN if no replicate had a value.
@@ -38,11 +40,11 @@ class Interval(NamedTuple):
 def clopper_pearson(count: int, total: int, *, level: float = 0.95) -> Interval:
     """Return the exact binomial interval of a rate (Clopper and Pearson 1934).
 
-    For the TPR at a fixed threshold, say.
+    One use is the TPR at a fixed threshold.
 
     Args:
-      count: successes, in 0..total.
-      total: trials, at least 1.
+      count: number of successes, in 0..total.
+      total: number of trials, at least 1.
       level: confidence level, in (0, 1).
 
     Returns:
@@ -54,13 +56,13 @@ def clopper_pearson(count: int, total: int, *, level: float = 0.95) -> Interval:
     >>> print(f"{clopper_pearson(0, 100):.4f}")
     [0.0000, 0.0362]
     """
-    # scipy.stats.binomtest gives the same to 5e-13, by a search that takes 4 ms a call.
+    # scipy.stats.binomtest agrees to 5e-13, but its search takes 4 ms per call.
     from scipy.special import betaincinv
 
     check_level(level)
     if total < 1 or not 0 <= count <= total:
         raise InputError(
-            f"{count} of {total} is no rate: pass 0 <= count <= total with total at"
+            f"{count} of {total} is not a rate: pass 0 <= count <= total with total at"
             " least 1"
         )
     tail = (1 - level) / 2
@@ -72,18 +74,18 @@ def clopper_pearson(count: int, total: int, *, level: float = 0.95) -> Interval:
 
 
 class RocCurve(NamedTuple):
-    """ROC curve, one point per distinct score and one before them all.
+    """ROC curve, with one point per distinct score after a first point at (0, 0).
 
-    ``jax.vmap`` of :func:`~unlearn_jax.audit.roc` gives a batch of curves, each field
-    with leading axes; the methods then give one number per curve.
+    ``jax.vmap`` of :func:`~unlearn_jax.audit.roc` gives a batch of curves, in which
+    each field has leading axes; the methods then return one number per curve.
 
     Attributes:
       fpr: ``[P]``, fraction of non-members called members, ascending from 0 to 1.
       tpr: ``[P]``, fraction of members called members, ascending from 0 to 1.
-      thresholds: ``[P]``, descending; point 0 (nobody is called a member) has threshold
-        infinity.
+      thresholds: ``[P]``, descending; point 0, where no sample is called a member, has
+        threshold infinity.
       auc: area under the curve, which is the Mann-Whitney statistic: P(member's score >
-        non-member's), ties half.
+        non-member's score), with ties counted half.
     """
 
     fpr: AnyArray
@@ -94,16 +96,16 @@ class RocCurve(NamedTuple):
     def tpr_at_fpr(self, max_fpr: float) -> float:
         """Return the largest TPR of any threshold whose FPR is at most ``max_fpr``.
 
-        A conservative step: no interpolation, so with fewer than ``1 / max_fpr``
-        non-members this is the TPR at no false positive at all.
+        The curve is read conservatively, without interpolation. So with fewer than
+        ``1 / max_fpr`` non-members this is the TPR without any false positive.
 
         Args:
-          max_fpr: in [0, 1]; may be traced.
+          max_fpr: largest false positive rate, in [0, 1]; may be traced.
 
         Returns:
-          The TPR, in [0, 1]: a float of one curve, an array ``[...]`` of a batch of
-          curves or inside a trace. NaN where a traced ``max_fpr`` is outside [0, 1] or
-          a curve of a batch has no members or no non-members.
+          The TPR, in [0, 1]: a float for one curve, an array ``[...]`` for a batch of
+          curves or under a JAX trace. NaN where a traced ``max_fpr`` is outside [0, 1]
+          or a curve of a batch has no members or no non-members.
 
         Raises:
           InputError: ``max_fpr`` outside [0, 1].
@@ -113,26 +115,27 @@ class RocCurve(NamedTuple):
             raise InputError(
                 f"max_fpr is {max_fpr}: pass a rate in [0, 1], such as 0.001"
             )
-        # A Python number takes the dtype of the rates, so that 1 / 10 is at most 0.1
-        # in float32 too.
+        # A Python number takes the dtype of the rates, so that the rate 1 / 10 is at
+        # most 0.1 in float32 too.
         rate = float(max_fpr) if is_concrete else max_fpr
         xp = np if is_concrete and isinstance(self.fpr, np.ndarray) else jnp
         best = xp.where(self.fpr <= rate, self.tpr, 0).max(axis=-1)
-        # The last point has every sample: it is NaN where a class is empty.
+        # At the last point all samples are called; it is NaN where a class is empty.
         is_empty = xp.isnan(self.fpr[..., -1] + self.tpr[..., -1])
         is_outside = (rate < 0) | (rate > 1)
         return _float_of_one(xp.where(is_empty | is_outside, np.nan, best))
 
     @property
     def balanced_accuracy(self) -> float:
-        """Largest ``(TPR + 1 - FPR) / 2`` over thresholds, so an optimistic number.
+        """Largest ``(TPR + 1 - FPR) / 2`` over thresholds, an optimistic estimate.
 
-        A float of one curve, an array ``[...]`` of a batch of curves or inside a trace.
+        A float for one curve, an array ``[...]`` for a batch of curves or under a JAX
+        trace.
         """
         return _float_of_one((self.tpr + 1 - self.fpr).max(axis=-1) / 2)
 
     def __str__(self) -> str:
-        """Return the numbers that papers print of a curve, or the shapes of a batch."""
+        """Return AUC and TPRs of a curve as papers print them, or a batch's shapes."""
         if is_traced(*self) or np.ndim(self.auc):
             shapes = ", ".join(
                 f"{name} {np.shape(values)}"
@@ -146,23 +149,23 @@ class RocCurve(NamedTuple):
 
 
 def _float_of_one(values: AnyArray) -> float:
-    """Return a concrete number as a float; a batch or a traced value unchanged."""
+    """Return a concrete number as a float, a batch or a traced value unchanged."""
     if is_traced(values) or np.ndim(values):
         return cast(float, values)
     return float(values)
 
 
 class ULira(NamedTuple):
-    """Outcome of U-LiRA, each pair of models held out once.
+    """Result of U-LiRA, with each pair of models held out once.
 
     Attributes:
       target: ``[S, N]`` log-likelihood ratio
         ``log p(phi | unlearned) - log p(phi | retrained)`` of each held-out unlearned
-        model, in nats; higher = more likely unlearned, that is, was a member once.
-      reference: ``[S, N]`` the same of each held-out retrained model.
-      target_called: ``[S, N]`` 1 where ``target`` is above 0, 0 below, 0.5 at a tie.
-      reference_called: ``[S, N]`` 1 where ``reference`` is above 0: the attacker calls
-        it "unlearned" and is wrong.
+        model, in nats; higher = more likely unlearned, that is, once a member.
+      reference: ``[S, N]`` the same ratio of each held-out retrained model.
+      target_called: ``[S, N]`` 1 where ``target`` is above 0, 0 where below, 0.5 at 0.
+      reference_called: ``[S, N]`` the same for ``reference``; 1 means that the attacker
+        wrongly calls the retrained model "unlearned".
       accuracy: ``[S]`` balanced accuracy of each pair, the mean over samples of
         ``(target_called + 1 - reference_called) / 2``, in [0, 1]; 0.5 is chance.
       auc: ``[S]`` area under the ROC curve of each pair's ratios, samples pooled.

@@ -1,15 +1,15 @@
-"""Membership signals: one real number per sample, from logits and the label.
+"""Membership signals, one real number per sample from its logits and label.
 
-Every function is pure JAX (``jit``, ``vmap`` and ``grad`` apply; the keyword options
-are Python numbers) and has one convention: ``logits [..., C]``, integer ``labels`` that
-broadcast to ``[...]``, result ``[...]`` in float32 (or the logits' own dtype when it is
-wider). So ``[M, N, C]`` logits take ``[N]`` labels and give ``[M, N]``. NumPy arrays
-are accepted. Logits must be finite; a label outside 0..C-1 gives NaN, which the attacks
-refuse.
+Every function is pure JAX (``jit``, ``vmap`` and ``grad`` work; keyword options are
+Python numbers). All functions take ``logits [..., C]`` and integer ``labels`` that
+broadcast to ``[...]``. They return ``[...]`` in float32, or in the dtype of the logits
+if that is wider. So ``[M, N, C]`` logits with ``[N]`` labels give ``[M, N]``. NumPy
+arrays are accepted. Logits must be finite; a label outside 0..C-1 gives NaN, which the
+attacks refuse.
 
 Functions return the quantity they are named after. :data:`SIGNALS` holds the same
 quantities as **membership scores**, where higher means more likely member: losses and
-entropies appear there with their sign turned.
+entropies are negated there.
 """
 
 from collections.abc import Callable, Iterable, Sized
@@ -30,21 +30,21 @@ SignalFn = Callable[..., Array]
 def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Return logits in at least float32, and the labels' one-hot mask ``[..., C]``.
 
-    The mask is all False where a label is out of range.
+    All entries of a sample's mask are False if its label is out of range.
     """
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(
             f"labels have dtype {labels.dtype}: pass integer class numbers"
         )
-    # What float32 cannot hold is infinite.
+    # Values beyond the range of float32 become infinite.
     with np.errstate(over="ignore"):
         logits = jnp.asarray(logits)
     if logits.ndim < 1 or logits.shape[-1] < 2:
         raise InputError(
             f"logits have shape {logits.shape}: pass [..., C] with at least two classes"
         )
-    # int64 would lose its upper half on the way to JAX.
+    # JAX would cut int64 labels down to their lower 32 bits.
     if isinstance(labels, np.ndarray):
         labels = np.clip(labels.astype(np.int64), -1, logits.shape[-1]).astype(np.int32)
     labels = jnp.asarray(labels)
@@ -62,7 +62,7 @@ def _read(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
 
 
 def _pick(values: Array, hot: Array) -> Array:
-    """Return the value of the marked class; NaN where no class is marked."""
+    """Return the value of the class that ``hot`` marks; NaN where none is marked."""
     return jnp.where(hot.any(-1), jnp.where(hot, values, 0).sum(-1), jnp.nan)
 
 
@@ -111,14 +111,15 @@ def softmax_confidence(
     Args:
       logits: ``[..., C]``, finite.
       labels: ``[...]`` integers in 0..C-1.
-      temperature: the logits are divided by it; positive.
+      temperature: divisor of the logits; positive.
 
     Returns:
-      ``[...]`` in [0, 1]; higher = more likely member. Saturates at 1, see
-      :func:`logit_margin`.
+      ``[...]`` in [0, 1]; higher = more likely member. The confidence saturates at 1;
+      :func:`logit_margin` does not.
 
     Raises:
-      InputError: as :func:`logit_margin`, or a temperature that is not positive.
+      InputError: the same cases as :func:`logit_margin`; a temperature that is not
+        positive.
     """
     return soft_margin(logits, labels, temperature=temperature, margin=0.0)
 
@@ -130,11 +131,11 @@ def soft_margin(
     temperature: float = 2.0,
     margin: float = 0.6,
 ) -> Array:
-    """Return the soft-margin softmax, where the true logit must win by a margin.
+    """Return the soft-margin softmax, which subtracts a margin from the true logit.
 
     With ``u = z / T``: ``exp(u_y - m) / (exp(u_y - m) + sum_{j != y} exp(u_j))``
-    (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks"). A
-    constant added to all logits of a sample does not change it.
+    (Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks"). Adding
+    a constant to all logits of a sample does not change this signal.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -146,7 +147,7 @@ def soft_margin(
       ``[...]`` in [0, 1]; higher = more likely member.
 
     Raises:
-      InputError: as :func:`softmax_confidence`.
+      InputError: the same cases as :func:`softmax_confidence`.
     """
     _check_temperature(temperature)
     logits, hot = _read(logits, labels)
@@ -161,25 +162,26 @@ def taylor_softmax(
     margin: float = 0.6,
     order: int = 4,
 ) -> Array:
-    """Return SM-Taylor-softmax, the signal of RMIA: a polynomial in place of exp.
+    """Return the SM-Taylor-softmax, RMIA's signal, with a polynomial in place of exp.
 
     ``h(u_y - m) / (h(u_y - m) + sum_{j != y} h(u_j))``, with ``u = z / T`` and
     ``h(u) = sum_{k=0}^{order-1} u^k / k!`` (Zarifzadeh et al. 2024, "Low-Cost
     High-Power Membership Inference Attacks"; the defaults are those of its CIFAR-10
     runs and of AMUN's audit).
 
-    ``order`` counts terms, as in the released code: 4 is a **cubic**, negative below u
-    = -1.596, so the value can be negative or above 1, and is infinite or NaN if the
-    denominator vanishes. That is kept for parity; odd orders (``order=5`` is the
-    quartic) are positive everywhere and give values in (0, 1).
+    ``order`` counts terms, as in the released code. Order 4 is a **cubic** polynomial
+    that is negative for u < -1.596, so the signal can be negative or above 1, and is
+    infinite or NaN if the denominator vanishes. This is kept for parity with the
+    released code. Odd orders (``order=5`` is the quartic) are positive everywhere and
+    give values in (0, 1).
 
-    **A constant added to all logits of a sample** changes this signal, though no
-    softmax, so no prediction and no loss, contains it: ``h(u + c)`` is not
-    ``h(c) h(u)``, as it is for exp. Gradients of a softmax loss sum to 0 over the
-    classes, so training leaves the constant to chance and audits of trained models
-    agree; methods that change weights otherwise (SSD, Fisher forgetting, projections,
-    output filters) move it, and the score with it. :func:`soft_margin`, the same
-    signal with exp, does not change: read it next to this one for such methods.
+    **Adding a constant to all logits of a sample** changes this signal, because
+    ``h(u + c)`` is not ``h(c) h(u)``, unlike for exp. Predictions and softmax losses do
+    not change. Gradients of a softmax loss sum to 0 over the classes, so training does
+    not determine the constant, and audits of trained models agree. Methods that change
+    weights in other ways (SSD, Fisher forgetting, projections, output filters) change
+    the constant and with it the score. :func:`soft_margin`, the same signal with exp,
+    does not change; for such methods, compare both signals.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -192,7 +194,7 @@ def taylor_softmax(
       ``[...]``, any real for even orders; higher = more likely member.
 
     Raises:
-      InputError: as :func:`softmax_confidence`, or an order below 2.
+      InputError: the same cases as :func:`softmax_confidence`; an order below 2.
 
     >>> print(taylor_softmax(jnp.array([2.0, 1.0, -1.0]), 0).round(4))
     0.3985
@@ -200,20 +202,21 @@ def taylor_softmax(
     _check_temperature(temperature)
     if order < 2:
         raise InputError(
-            f"order is {order}: the series needs at least 2 terms to see the logits"
+            f"order is {order}: the series needs at least 2 terms to depend on the"
+            " logits"
         )
     logits, hot = _read(logits, labels)
     scaled = logits / temperature
     shifted = jnp.where(hot, scaled - margin, scaled)
     series = jnp.ones_like(shifted)
-    # Horner: 1 + u/1 (1 + u/2 (1 + u/3 ...)).
+    # Horner's scheme: 1 + u/1 (1 + u/2 (1 + u/3 ...)).
     for power in range(order - 1, 0, -1):
         series = 1 + shifted / power * series
     return _pick(series, hot) / series.sum(-1)
 
 
 def taylor(logits: ArrayLike, labels: ArrayLike, *, order: int = 4) -> Array:
-    """Return plain Taylor softmax: temperature 1 and no margin.
+    """Return the plain Taylor softmax, with temperature 1 and without a margin.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -224,7 +227,7 @@ def taylor(logits: ArrayLike, labels: ArrayLike, *, order: int = 4) -> Array:
       ``[...]``, any real for even orders; higher = more likely member.
 
     Raises:
-      InputError: as :func:`taylor_softmax`.
+      InputError: the same cases as :func:`taylor_softmax`.
     """
     return taylor_softmax(logits, labels, temperature=1.0, margin=0.0, order=order)
 
@@ -232,8 +235,8 @@ def taylor(logits: ArrayLike, labels: ArrayLike, *, order: int = 4) -> Array:
 def loss_signal(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Return the cross-entropy ``-log p_y`` in nats, **lower** for members.
 
-    Computed from the log-odds as ``log(1 + exp(-phi))``, so losses far below float32's
-    rounding of 1 keep their order instead of all becoming 0.
+    The loss is computed from the log-odds as ``log(1 + exp(-phi))``, so losses far
+    below the float32 resolution at 1 keep their order instead of all becoming 0.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -243,23 +246,23 @@ def loss_signal(logits: ArrayLike, labels: ArrayLike) -> Array:
       ``[...]``, at least 0.
 
     Raises:
-      InputError: as :func:`logit_margin`.
+      InputError: the same cases as :func:`logit_margin`.
     """
     return jax.nn.softplus(-logit_margin(logits, labels))
 
 
 def correctness(logits: ArrayLike, labels: ArrayLike) -> Array:
-    """Return 1 where the largest logit (the first of equals) is the true class's.
+    """Return 1 where the largest logit is that of the true class, and 0 elsewhere.
 
     Args:
-      logits: ``[..., C]``, finite.
+      logits: ``[..., C]``, finite; the first of several equal largest logits counts.
       labels: ``[...]`` integers in 0..C-1.
 
     Returns:
-      ``[...]`` float, 0 elsewhere; higher = more likely member.
+      ``[...]`` float, 0 or 1; higher = more likely member.
 
     Raises:
-      InputError: as :func:`logit_margin`.
+      InputError: the same cases as :func:`logit_margin`.
     """
     logits, hot = _read(logits, labels)
     return _pick(_top(logits).astype(logits.dtype), hot)
@@ -270,19 +273,19 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
     Args:
       logits: ``[..., C]``, finite.
-      labels: ``[...]`` integers in 0..C-1; checked, but the value does not depend on
+      labels: ``[...]`` integers in 0..C-1; checked, but the entropy does not depend on
         them.
 
     Returns:
       ``[...]`` in [0, log C].
 
     Raises:
-      InputError: as :func:`logit_margin`.
+      InputError: the same cases as :func:`logit_margin`.
     """
     logits, hot = _read(logits, labels)
     top = _top(logits)
-    # log p of a nearly certain class loses its digits in z - logsumexp(z), so it comes
-    # from the log-odds.
+    # For a nearly certain class, log p = z - logsumexp(z) loses its digits, so it is
+    # computed from the log-odds.
     sure = -jax.nn.softplus(-_margin(logits, top))[..., None]
     log_probs = jnp.where(top, sure, jax.nn.log_softmax(logits, axis=-1))
     value = -(jnp.exp(log_probs) * log_probs).sum(-1)
@@ -292,12 +295,12 @@ def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
     """Return the modified entropy in nats, **lower** for members.
 
-    0 when surely right, large when surely wrong:
     ``-(1 - p_y) log p_y - sum_{j != y} p_j log(1 - p_j)`` (Song and Mittal 2021,
-    "Systematic Evaluation of Privacy Risks of Machine Learning Models"). Widespread
-    ports take ``log p_j`` in the second sum or overwrite whole columns of it; this one
-    follows the paper. ``1 - p`` is formed from log-odds, so a confidently wrong
-    prediction gives the large finite value it should, not infinity.
+    "Systematic Evaluation of Privacy Risks of Machine Learning Models") is near 0 for a
+    confidently correct prediction and large for a confidently wrong one. Some widely
+    used implementations have ``log p_j`` in the second sum or overwrite whole columns
+    of it; this function follows the paper. ``1 - p`` is computed from log-odds, so a
+    confidently wrong prediction gives a large finite value, not infinity.
 
     Args:
       logits: ``[..., C]``, finite.
@@ -307,15 +310,15 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
       ``[...]``, at least 0, finite for finite logits.
 
     Raises:
-      InputError: as :func:`logit_margin`.
+      InputError: the same cases as :func:`logit_margin`.
     """
     logits, hot = _read(logits, labels)
     top = _top(logits)
     phi = _margin(logits, hot)
     phi_top = _margin(logits, top)
     probs = jax.nn.softmax(logits, axis=-1)
-    # Only the top class can exceed 1/2, where log1p(-p) loses digits: its term comes
-    # from its log-odds.
+    # log1p(-p) loses digits for p above 1/2, which only the top class can have, so its
+    # term is computed from its log-odds.
     others = -jnp.log1p(-jnp.where(top, 0, probs))
     surprise = jnp.where(top, jax.nn.softplus(phi_top)[..., None], others)
     wrong = jnp.where(hot, 0, probs * surprise).sum(-1)
@@ -323,13 +326,13 @@ def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> Array:
 
 
 def _top(logits: Array) -> Array:
-    """Return ``[..., C]`` bool that marks the largest logit, the first of equals."""
+    """Return ``[..., C]`` bool that marks the (first) largest logit."""
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     return logits.argmax(-1)[..., None].astype(jnp.int32) == classes
 
 
 def _negated(quantity: SignalFn) -> SignalFn:
-    """Return the score of a quantity that is lower for members."""
+    """Return the membership score of a quantity that is lower for members."""
 
     def score(logits: ArrayLike, labels: ArrayLike, **options: float) -> Array:
         return -quantity(logits, labels, **options)
@@ -348,26 +351,29 @@ SIGNALS: dict[str, SignalFn] = {
     "negative_entropy": _negated(entropy),
     "negative_modified_entropy": _negated(modified_entropy),
 }
-"""Membership scores by name, ``(logits, labels) -> [...]``, high for members."""
+"""Membership scores by name, ``(logits, labels) -> [...]``, higher for members."""
 
 
 def model_signals(
     signal: str, logits: Iterable[ArrayLike], labels: ArrayLike
 ) -> np.ndarray:
-    """Return a signal of many models, one model's logits in memory at a time.
+    """Return a signal of many models, with one model's logits in memory at a time.
 
     Args:
-      signal: a name in :data:`SIGNALS`, or ``package.module:function``, or an entry
-        point of ``unlearn_jax.signals``: ``(logits [N, C], labels [N]) -> [N]``.
-      logits: ``[N, C]`` of every model, at least one; may be a generator, which
-        takes half as much memory again, since the number of models is not known.
+      signal: name in :data:`SIGNALS`, ``package.module:function``, or an entry point of
+        the group ``unlearn_jax.signals``, of a function
+        ``(logits [N, C], labels [N]) -> [N]``.
+      logits: ``[N, C]`` logits of each model, at least one model. A generator works,
+        but needs up to 50 % more memory for the result, since the number of models is
+        not known in advance.
       labels: ``[N]`` integers in 0..C-1.
 
     Returns:
       ``[M, N]``, in the order of the models.
 
     Raises:
-      InputError: an unknown signal, and as the signal.
+      InputError: an unknown signal, no model, signals of different shapes, or an error
+        of the signal itself.
 
     >>> model_signals("correctness", iter([[[2.0, 1.0]], [[0.0, 1.0]]]), [0])
     array([[1.],
@@ -379,7 +385,8 @@ def model_signals(
             raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
         function = extensions.find("signals", signal)
 
-    # into the result at once: a list of rows would be in memory with their stack
+    # Rows go directly into the result: a list of rows and its stack would need twice
+    # the memory.
     values = np.empty((0,))
     count = 0
     for model_logits in logits:
@@ -400,5 +407,5 @@ def model_signals(
         values[count] = row
         count += 1
     if count == 0:
-        raise InputError("logits of no model: pass those of one at least")
+        raise InputError("logits has no models: pass those of at least one model")
     return values if count == len(values) else values[:count].copy()

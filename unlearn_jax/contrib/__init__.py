@@ -6,21 +6,9 @@ whose unlearning has an exact solution: ascent on logistic examples and diluted
 Boltzmann machines.
 """
 
-import importlib
-from types import ModuleType
+from unlearn_jax.lazy import on_first_use
 
 _SUBPACKAGES = ("coresets", "diffusion", "federated", "testbeds")
 
 __all__ = [*_SUBPACKAGES]
-
-
-def __getattr__(name: str) -> ModuleType:
-    """Import a sub-package on first use (PEP 562)."""
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"unlearn_jax.contrib.{name}")
-    raise AttributeError(f"module 'unlearn_jax.contrib' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the sub-packages, loaded or not."""
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, dict.fromkeys(_SUBPACKAGES, ""))

@@ -102,9 +102,9 @@ def load_arrays(
       train_images: ``[N, H, W]`` (one channel) or ``[N, H, W, ch]``, uint8 or floating
         in [0, 1].
       train_labels: ``[N]`` or ``[N, 1]`` integers in 0..C-1.
-      test_images: as ``train_images``, with the same image shape and the same type,
-        uint8 or floating.
-      test_labels: as ``train_labels``.
+      test_images: test images, with the same image shape and type (uint8 or floating)
+        as ``train_images``.
+      test_labels: ``[M]`` or ``[M, 1]`` integers in 0..C-1.
       name: name of the data set.
       num_classes: C; by default the number of class names, or without names the largest
         label + 1.

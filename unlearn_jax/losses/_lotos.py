@@ -188,8 +188,8 @@ def lotos_penalty(
     """Return :func:`lotos_similarity` over all layers and pairs of members.
 
     Args:
-      maps: for each of ``L`` layers, ``M`` members' maps.
-      vectors: for each layer, each member's top directions ``[K, ...]``.
+      maps: maps of ``M`` members, for each of ``L`` layers.
+      vectors: each member's top directions ``[K, ...]``, for each layer.
       max_length: the length up to which a foreign direction is tolerated.
       weights: ``[K]``, not increasing; :func:`direction_weights` by default.
       convention: ``"sum"`` is ``sum_layers sum_{i<j} S``. The released code adds it,

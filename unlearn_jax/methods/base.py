@@ -192,7 +192,7 @@ class Restriction(NamedTuple):
 
 
 class Constraint(Protocol):
-    """A limit on where a method may move the parameters.
+    """Limit on where a method may move the parameters.
 
     :class:`unlearn_jax.methods.Saliency` and
     :class:`unlearn_jax.methods.SpectralBound` are constraints.

@@ -43,7 +43,7 @@ class Widened(NamedTuple):
 
 @value
 class BoundaryExpand(FineTuning):
-    """Training of D_F towards a class of its own, whose logit is dropped afterwards.
+    """Training of D_F towards a new class, whose logit is dropped afterwards.
 
     Minimizes ``CE([z(x), w f(x) + b], C)`` on D_F over all parameters and ``w, b``,
     then drops ``w`` and ``b``. ``f(x)`` are the head's inputs and ``z(x)`` its ``C``

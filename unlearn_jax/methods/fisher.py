@@ -15,7 +15,7 @@ Information = Literal["model", "true", "batch"]
 
 @value
 class FisherForgetting:
-    """Noise of the inverse Fisher information over D_R; no training, D_F is not read.
+    """Noise scaled by the inverse Fisher information over D_R; no training, D_F unread.
 
     Adds ``sqrt(alpha) min(F^-power, sqrt(cap)) n`` with ``n ~ N(0, 1)``. ``F`` is the
     diagonal of the Fisher information over D_R, in evaluation mode. With ``power=0.5``

@@ -29,7 +29,7 @@ from unlearn_jax.values import Real, value
 
 @value
 class Influence:
-    """Influence unlearning: add ``alpha H^-1 v`` to the parameters, without training.
+    """Influence unlearning: one step ``alpha H^-1 v`` of the parameters, no training.
 
     Published in arXiv 2304.04934 (the method) and 2004.14340 (WoodFisher). Let ``g`` be
     the gradient of a sample's cross-entropy in evaluation mode. Over all of D_F and

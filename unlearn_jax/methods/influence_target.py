@@ -144,8 +144,8 @@ class InfluenceTarget(FineTuning):
         check_numbers(low=0, ridge=self.ridge, retain_weight=self.retain_weight)
         if is_zero(self.ridge):
             raise InputError(
-                "with a ridge of 0, separable features have no best classifier: choose a"
-                " positive ridge"
+                "with a ridge of 0, separable features have no best classifier: choose"
+                " a positive ridge"
             )
         if min(self.num_fit_steps, self.num_removal_steps, self.num_cg_steps) < 1:
             raise InputError(

@@ -57,7 +57,7 @@ PairLoss = Callable[[Variables, Any, Array], tuple[Array, ModelState]]
 
 @value
 class L2UL(FineTuning):
-    """Ascent on D_F, held by adversarial examples and by the importance of weights.
+    """Ascent on D_F, regularized by adversarial examples and weight importances.
 
     A step minimizes, over a batch of D_F and a batch of adversarial examples with the
     labels ``t`` that they were made for,

@@ -27,7 +27,7 @@ Kernels = Literal["convolutions", "all"]
 
 @value
 class MaskedSmallGradients(FineTuning):
-    """Redrawing of kernel entries where D_R and D_F pull alike, then training on D_R.
+    """Redrawing of kernel entries with like gradients on D_R and D_F, then fine-tuning.
 
     1. With the original's parameters,
        ``G = sum_b grad CE(b of S) - sum_b grad CE(b of D_F)`` over batches ``b``. S are

@@ -30,7 +30,7 @@ from unlearn_jax.values import Real, value
 
 @value
 class NTKInfluence:
-    """A Gauss-Newton step to the retrained parameters that influence functions predict.
+    """Gauss-Newton step to the retrained parameters that influence functions predict.
 
     The step is that of arXiv 2605.11239; there is no training. With
     ``L_S(theta) = mean_S CE + ridge/2 |theta|^2`` in evaluation mode, and the Jacobian

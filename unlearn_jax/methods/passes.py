@@ -66,7 +66,7 @@ class Pass(NamedTuple):
 
 
 class _SizedPass(NamedTuple):
-    """A pass with its static numbers.
+    """Pass with its static numbers.
 
     Attributes:
       number: position in the epoch, folded into the key.

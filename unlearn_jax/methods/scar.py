@@ -41,7 +41,7 @@ Surrogate = Literal["retain", "noise"]
 
 @value
 class SCAR(FineTuning):
-    """Mahalanobis distance of D_F to the nearest class, and distillation elsewhere.
+    """Descent on the distance of D_F to the nearest class, and distillation elsewhere.
 
     1. ``t(x)`` are the features (inputs of the last layer), raised to the power
        ``power`` with their sign kept, and scaled to length 1. Each class of D_R has the

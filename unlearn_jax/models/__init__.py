@@ -39,4 +39,4 @@ _NAMES = {
 """Module that defines each public name."""
 
 __all__ = sorted(_NAMES)
-__getattr__ = on_first_use(__name__, _NAMES)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)

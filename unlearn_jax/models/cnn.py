@@ -20,7 +20,8 @@ class CNN(nn.Module):
       num_classes: C, the number of logits.
       widths: channels of the stages.
       batch_norm: whether to normalize after every convolution.
-      conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
+      conv: function that convolves; if None, the default of
+        :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
     """
 

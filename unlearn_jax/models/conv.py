@@ -89,7 +89,7 @@ def adjoint_padding(
     )
     # Output o reads the inputs o * step - low + tap. The adjoint pads the dilated
     # outputs by taps - 1 - low before the first, so that its first result is input 0.
-    # The padding after the last makes the number of results that of the inputs.
+    # The padding after the last makes the numbers of results and of inputs equal.
     return tuple(
         (taps - 1 - low, side - (out - 1) * step - 1 + low)
         for side, taps, out, step, (low, _) in sides
@@ -130,8 +130,8 @@ def _canonical_backward(
     image_pads = adjoint_padding(image, flipped, cotangent, strides, padding)
     d_image = _plain(cotangent, flipped, (1, 1), image_pads, lhs_dilation=strides)
     # The kernel's gradient is a convolution of the images with the outputs' gradient,
-    # dilated by the strides. The padding at the end makes the number of results that of
-    # the kernel's taps; it is negative if the strides skip the last inputs.
+    # dilated by the strides. The padding at the end makes the numbers of results and of
+    # the kernel's taps equal; it is negative if the strides skip the last inputs.
     sides = zip(
         image.shape[1:3],
         flipped.shape[:2],

@@ -93,7 +93,7 @@ class ResidualDenoiser(nn.Module):
 
 
 class _Body(nn.Module):
-    """Velocities ``[B, D]`` of flat images, from signal ``[B]``, condition ``[B, E]``."""
+    """Network from flat images ``[B, D]``, signal and condition to velocities."""
 
     width: int
     depth: int

@@ -29,7 +29,8 @@ class DenseNet(nn.Module):
       blocks: number of layers in each dense block.
       growth: channels that each layer adds, the paper's k; the stem has ``2 * growth``.
       compression: fraction of the channels that a transition keeps, in (0, 1].
-      conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
+      conv: function that convolves; if None, the default of
+        :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
 
     Raises:

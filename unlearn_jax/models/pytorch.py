@@ -81,8 +81,8 @@ def from_torch(
         or ``.safetensors`` file. A prefix ``module.`` is dropped, and a dictionary
         ``{"state_dict": ...}`` is unwrapped.
       like: the model to convert for, or variables with its structure.
-      names: for other networks, mapping from the path of a module here, such as
-        ``Conv_0``, to the name of its counterpart, such as ``features.0``.
+      names: mapping from the path of a module here, such as ``Conv_0``, to the name of
+        its counterpart, such as ``features.0``; needed for other networks only.
       flattened_channels: number of channels of the flattened input of the first linear
         layer; by default the output channels of the last convolution.
 

@@ -25,7 +25,8 @@ class _Block(nn.Module):
         therefore of AMUN's radii.
       batch_norm: whether to normalize after every convolution; without it, convolutions
         have biases.
-      conv: convolution form.
+      conv: function that convolves; if None, the default of
+        :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type.
     """
 
@@ -116,7 +117,8 @@ class ResNet(nn.Module):
         stored.
       batch_norm: whether to normalize after every convolution. Networks with layers
         that FastClip clips do better without BatchNorm.
-      conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
+      conv: function that convolves; if None, the default of
+        :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
     """
 

@@ -24,7 +24,8 @@ class VGG(nn.Module):
       stages: widths of the convolutions, stage by stage;
         ``((64,), (128,), (256, 256), (512, 512), (512, 512))`` is VGG-11.
       head: units of a hidden ReLU layer before the logits; 0 for a single linear layer.
-      conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
+      conv: function that convolves; if None, the default of
+        :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
 
     Raises:

@@ -27,7 +27,8 @@ class ViT(nn.Module):
       mlp_ratio: hidden units of a block's perceptron, as a multiple of ``width``.
       remat: whether to recompute the activations inside each block in the backward
         pass, instead of storing them.
-      conv: convolution form, see :func:`unlearn_jax.models.conv.convolution`.
+      conv: function that convolves; if None, the default of
+        :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
     """
 

@@ -192,10 +192,10 @@ def estimate_all(
 
     Args:
       maps: one or more.
-      starts: ``[R, *in_shape]`` for each map, vectors to start from; Lanczos uses only the
-        first row.
-      last: spectrum for each map, returned if the map is not due; its ``K`` is the number
-        of vectors to return, at most ``num_iters`` for Lanczos.
+      starts: ``[R, *in_shape]`` for each map, vectors to start from; Lanczos uses only
+        the first row.
+      last: spectrum for each map, returned if the map is not due; its ``K`` is the
+        number of vectors to return, at most ``num_iters`` for Lanczos.
       is_due: ``[L]`` bool, the maps to estimate.
       method: the estimator.
       num_iters: number of iterations, at least 1.
@@ -356,7 +356,7 @@ def golub_kahan(
 def _next(
     vector: Array, basis: Array, size: Size, draws: Array, index: Array
 ) -> tuple[Array, Array]:
-    """Return the normalized remainder of a vector after orthogonalizing, and its length.
+    """Return a vector's normalized remainder after orthogonalization, and its length.
 
     One pass is enough if it removes little (Daniel, Gragg, Kaufman and Stewart, 1976).
     Otherwise there is a second pass ("twice is enough", Kahan). If that removes half of

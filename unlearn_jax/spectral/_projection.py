@@ -1,9 +1,9 @@
-"""Rules that change one layer's weights, applied to every layer of a model.
+"""Application of rules for one layer's weights to every layer of a model.
 
 A rule is applied once (:func:`project`), or at the end of an optimizer's chain
-(:func:`projection`). A layer that BatchNorm follows is one affine map in evaluation
-mode, its kernel times the scale of the output's channels. The rule is given that
-product; :func:`project` splits what it changes between the two factors.
+(:func:`projection`). A layer followed by BatchNorm is one affine map in evaluation
+mode: its kernel times the scale of the output's channels. The rule gets this product;
+:func:`project` splits the change between the two factors.
 """
 
 import dataclasses
@@ -44,13 +44,13 @@ Norm = float | Array
 class Rule(Protocol):
     """Change of layers' weights.
 
-    :class:`KernelRule` makes one of a function of one layer; a value with these two
-    methods is one as well.
+    :class:`KernelRule` turns a function of one layer into a rule; any object with these
+    two methods is a rule too.
     """
 
     @property
     def init(self) -> Callable[[Layer], PyTree]:
-        """``layer -> state``; reads shapes only."""
+        """``layer -> state``; only shapes are read."""
         ...
 
     def update(
@@ -59,10 +59,11 @@ class Rule(Protocol):
         max_norms: Sequence[Norm],
         states: Sequence[Any],
     ) -> tuple[list[Array], list[Any]]:
-        """Return the kernels and states of layers with different weights.
+        """Return the new kernels and states of layers with different weights.
 
-        Kernels in the form of :attr:`Layer.kernel`, the same bits where nothing has to
-        change. ``layer.scale`` is None: it is in ``layer.kernel`` already.
+        Kernels have the form of :attr:`unlearn_jax.layers.Layer.kernel`, and are
+        unchanged to the bit if nothing has to change. ``layer.scale`` is None, since
+        ``layer.kernel`` already includes it.
         """
         ...
 
@@ -72,9 +73,9 @@ class KernelRule:
     """A :class:`Rule` that treats layers one by one.
 
     Attributes:
-      init: ``layer -> state``; reads shapes only.
-      change: ``(layer, max_norm, state) -> (kernel, state)``, of :meth:`Rule.update`
-        for one layer.
+      init: ``layer -> state``; only shapes are read.
+      change: ``(layer, max_norm, state) -> (kernel, state)``, :meth:`Rule.update` for
+        one layer.
     """
 
     init: Callable[[Layer], PyTree]
@@ -94,11 +95,11 @@ class KernelRule:
 
 
 class ProjectionState(NamedTuple):
-    """Memory of the transformation; a pytree of arrays that a checkpoint can hold.
+    """State of the transformation, a pytree of arrays that a checkpoint can hold.
 
     Attributes:
       count: ``[]`` int32, training steps so far.
-      layers: what the rule remembers of each layer, by path; see
+      layers: state of the rule for each layer, by path; see
         :func:`unlearn_jax.spectral.norms.named`.
     """
 
@@ -108,12 +109,12 @@ class ProjectionState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """The norm that each layer may have.
+    """Largest norm of each layer.
 
     Attributes:
-      max_norm: of every layer that ``max_norms`` does not name; positive.
-      max_norms: by path of a weight, or of a leaf for all weights that are parts of it;
-        None leaves that layer unchanged.
+      max_norm: norm of every layer that ``max_norms`` does not name, positive.
+      max_norms: norms by path of a weight, or by path of a leaf for all weights that
+        are parts of it; None leaves the layer unchanged.
     """
 
     max_norm: Norm = 1.0
@@ -129,21 +130,21 @@ class Targets:
                 )
 
     def of(self, layer: Layer) -> Norm | None:
-        """Return the norm of one layer; None to leave it unchanged."""
+        """Return the norm of one layer; None to leave the layer unchanged."""
         norms = self.max_norms or {}
         return norms.get(layer.path, norms.get(layer.leaf_path, self.max_norm))
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Refuse paths that are no layer's.
+        """Raise on paths that are not the path of a layer.
 
         Raises:
-          InputError: naming the first, and the layers.
+          InputError: an unknown path; the message names it and the layers.
         """
         paths = [layer.path for layer in layers]
         known = {*paths, *(layer.leaf_path for layer in layers)}
         if unknown := sorted(set(self.max_norms or {}) - known):
             raise InputError(
-                f"max_norms names {unknown[0]!r}, which is no layer; layers are"
+                f"max_norms names {unknown[0]!r}, which is not a layer; layers are"
                 f" {', '.join(paths)}"
             )
 
@@ -161,33 +162,35 @@ def project(
     """Apply a rule to every layer whose weights are trained, in order of execution.
 
     With ``composite`` and a scale ``s`` of the output's channels, the rule turns
-    ``C = s K`` into ``C'``. The length of each channel goes into the scale, its
+    ``C = s K`` into ``C'``. The length of each channel goes into the scale and its
     direction into the kernel: ``s' = s |C'| / |C|`` and ``K' = C' / s'``, so that each
-    channel of the kernel keeps its length. A shorter kernel would be undone by
-    BatchNorm, whose statistics follow it within a few steps. The scale is moved through
-    the one trained leaf of its size that it depends on (BatchNorm's gamma); where there
-    is none, or where it is stacked for a scan, all of it goes into the kernel.
-    Statistics and biases are left unchanged.
+    channel of the kernel keeps its length. BatchNorm would undo a shorter kernel, since
+    its statistics follow the kernel within a few steps. The scale is changed through
+    the one trained leaf of its size that it depends on (BatchNorm's gamma). If there is
+    no such leaf, or if it is stacked for a scan, the whole change goes into the kernel.
+    Statistics and biases are unchanged.
 
-    Warns, where it is traced or run without ``jit``, of trained arrays that are left
-    unchanged because they belong to no layer or because a kernel is computed from them.
+    When it is traced, or run without ``jit``, the function warns of trained arrays that
+    it leaves unchanged because they belong to no layer or because a kernel is computed
+    from them.
 
     Args:
       apply_fn: ``(variables, images) -> logits`` in evaluation mode.
-      variables: any pytree. Trained are ``params`` where it has those, else all but
-        NNX's statistics and random streams.
+      variables: any pytree. The trained part is ``params`` if there is one, otherwise
+        everything except NNX's statistics and random streams.
       sample: ``[B, H, W, ch]``; only its shape is read.
-      rule: what to do with a layer.
-      targets: the norms.
-      memory: the rule's, by layer; fresh where None.
-      composite: see above; without, the rule sees the layer alone.
+      rule: rule to apply to each layer.
+      targets: norms of the layers.
+      memory: states of the rule by layer; new ones if None.
+      composite: treat a layer and the scale behind it as one map, as described above;
+        False applies the rule to the layer alone.
 
     Returns:
-      The variables, and the memory.
+      The new variables, and the new memory.
 
     Raises:
-      InputError: ``targets`` names a layer that is not there; a model in place of its
-        function.
+      InputError: ``targets`` names a layer that does not exist, or ``apply_fn`` is a
+        model.
     """
     return _projected(
         apply_fn,
@@ -212,7 +215,7 @@ def _projected(
     composite: bool,
     is_door: bool,
 ) -> tuple[PyTree, dict[str, PyTree]]:
-    """Apply a rule as :func:`project` does; its warnings come at the door alone."""
+    """Apply a rule as :func:`project` does; warn only if ``is_door``."""
     trained = _trained_layers(apply_fn, variables, sample, is_door=is_door)
     targets.check(trained)
     gains = _gains(apply_fn, variables, sample) if composite else {}
@@ -226,7 +229,8 @@ def _projected(
         if targets.of(layer) is not None
     }
     while waiting:
-        # a weight that is used twice is changed twice, the second time as it is by then
+        # a weight that is used twice is changed twice, the second time from the first
+        # result
         first = {layer.path: name for name, layer in reversed(waiting.items())}
         names = [name for name in waiting if name in first.values()]
         parts = []
@@ -272,38 +276,39 @@ def projection(
     num_steps: int | None = None,
     model_state: ModelState | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Make a transformation that projects the weights an update leads to.
+    """Return a transformation that projects the weights after an update.
 
-    Every ``period`` steps :func:`project` is applied to them; place it last in a chain.
-    The states of the transformations before it (momentum, decay) are not touched.
+    Every ``period`` steps :func:`project` is applied to the updated weights. Place the
+    transformation last in a chain. It does not change the states of the transformations
+    before it (momentum, decay).
 
-    Variables are made of what ``update`` is given as ``params``. Without
-    ``model_state``, ``apply_fn`` takes that tree itself: a bare tree of parameters, a
-    Linen ``{"params": ...}`` if that is what is optimized, an NNX state. With it,
-    ``apply_fn`` takes ``Variables(params, model_state)``, as ``Model.apply`` does, and
-    ``update`` takes the current ``model_state`` (the statistics of BatchNorm) as an
-    extra argument. A model that has statistics and is not given them in ``update`` has
-    its layers treated alone, with a warning when the program is traced.
+    Variables are built from the ``params`` of ``update``. Without ``model_state``,
+    ``apply_fn`` takes that tree itself: a bare tree of parameters, a Linen
+    ``{"params": ...}`` if that is what is optimized, or an NNX state. With
+    ``model_state``, ``apply_fn`` takes ``Variables(params, model_state)``, as
+    ``Model.apply`` does, and ``update`` takes the current ``model_state`` (the
+    statistics of BatchNorm) as an extra argument. If a model has statistics but
+    ``update`` does not get them, layers are treated alone, with a warning when the
+    program is traced.
 
     Args:
       apply_fn: ``(variables, images) -> logits`` in evaluation mode.
       sample: ``[B, H, W, ch]``; only its shape is read.
-      rule: what to do with a layer.
-      targets: the norms.
-      period: steps from one application to the next; the first is at step ``period``.
-      composite: see :func:`project`.
-      num_steps: a step at which the rule is applied whatever the period: the last one
-        of a training.
-      model_state: a state of the model, or its shapes (:func:`state_shapes`); ``{}``
-        for a model without one. None where ``apply_fn`` takes the parameters
-        themselves.
+      rule: rule to apply to each layer.
+      targets: norms of the layers.
+      period: number of steps between applications; the first is at step ``period``.
+      composite: treat a layer and the scale behind it as one map; see :func:`project`.
+      num_steps: number of steps of the whole training, at the last of which the rule is
+        applied whatever the period.
+      model_state: state of the model, or its shapes (:func:`state_shapes`); ``{}`` for
+        a model without state. None if ``apply_fn`` takes the parameters themselves.
 
     Returns:
-      The transformation, with a :class:`ProjectionState`.
+      The transformation, whose state is a :class:`ProjectionState`.
 
     Raises:
-      InputError: unusable ``period``; a model in place of its function; at ``init``,
-        an ``apply_fn`` that cannot be applied to the parameters alone.
+      InputError: an unusable ``period``, or a model instead of its function; at
+        ``init``, an ``apply_fn`` that cannot be applied to the parameters alone.
     """
     check_apply_fn(apply_fn)
     if period < 1:
@@ -327,7 +332,7 @@ def projection(
             targets.check(trained_layers)
             return memory_of(rule, trained_layers, targets)
 
-        # compiled, so that the pass itself, which nothing depends on, is dropped
+        # compiled, so that the unused forward pass is eliminated
         return ProjectionState(jnp.zeros((), jnp.int32), jax.jit(memory)(params))
 
     def update(
@@ -365,10 +370,10 @@ def projection(
                 composite=is_whole,
                 is_door=False,
             )
-            # what is optimized may itself be Variables, which then stays whole
+            # without model_state, params may be Variables, which are returned whole
             moved = moved.params if has_state else moved
-            # the difference added, not the target less the start: an untouched weight
-            # keeps its update to the bit
+            # adding the difference to the update keeps the update of an unchanged
+            # weight to the bit
             fixed = jax.tree.map(
                 lambda u, a, b: u + (a - b).astype(u.dtype), updates, moved, new
             )
@@ -394,7 +399,7 @@ def state_shapes(model: Model) -> ModelState:
     """Return the shapes of a model's state, for the argument ``model_state``.
 
     Args:
-      model: only its ``init`` is traced.
+      model: model of this library; only its ``init`` is traced.
 
     >>> from unlearn_jax import models
     >>> state_shapes(models.build("mlp", (8, 8, 1), 10))
@@ -406,7 +411,7 @@ def state_shapes(model: Model) -> ModelState:
 def memory_of(
     rule: Rule, trained_layers: Sequence[Layer], targets: Targets
 ) -> dict[str, PyTree]:
-    """Return what a rule remembers before its first application, by layer."""
+    """Return the rule's state before its first application, by layer."""
     return {
         name: rule.init(layer)
         for name, layer in named(trained_layers).items()
@@ -427,15 +432,15 @@ def _columns(scale: Array, kernel: Array) -> Array:
 
 
 def _check_applies(apply_fn: ApplyFn, params: Params, sample: Any) -> None:
-    """Raise unless a function can be traced on what is optimized.
+    """Raise unless a function can be traced on the optimized parameters.
 
     Args:
       apply_fn: ``(params, images) -> logits``.
-      params: what is optimized, all of the variables.
+      params: optimized parameters, which are all of the variables.
       sample: ``[B, H, W, ch]``; only its shape is read.
 
     Raises:
-      InputError: with the fault, and the ways to give it the rest of the variables.
+      InputError: the function cannot be traced; the message has the error and remedies.
     """
     try:
         jax.eval_shape(apply_fn, params, blank_image(sample))
@@ -451,15 +456,16 @@ def _check_applies(apply_fn: ApplyFn, params: Params, sample: Any) -> None:
 def _trained_layers(
     apply_fn: ApplyFn, variables: PyTree, sample: Any, *, is_door: bool = False
 ) -> list[Layer]:
-    """Return the layers whose weights are trained, and can be replaced.
+    """Return the layers whose weights are trained and can be replaced.
 
-    Inside a compiled program the pass itself is never run: nothing depends on it.
+    Inside a compiled program the forward pass is never run, since its outputs are
+    unused.
 
     Args:
       apply_fn: ``(variables, images) -> logits``.
       variables: any pytree.
       sample: ``[B, H, W, ch]``; only its shape is read.
-      is_door: warn of trained arrays that are not among them.
+      is_door: warn of trained arrays that belong to none of the layers.
     """
     check_apply_fn(apply_fn)
     image = blank_image(sample)
@@ -483,12 +489,12 @@ def _trained_layers(
 
 
 class _Gain(NamedTuple):
-    """A trained leaf that a layer's scale is affine in.
+    """Trained leaf in which a layer's scale is affine.
 
     Attributes:
-      path: of the leaf.
-      leaf: its value.
-      slope: ``[out]``, the derivative of the scale by it.
+      path: path of the leaf.
+      leaf: value of the leaf.
+      slope: ``[out]``, derivative of the scale by the leaf.
     """
 
     path: str
@@ -502,26 +508,26 @@ def _factors(
     """Split a composite kernel between the layer's kernel and its gain.
 
     Args:
-      layer: as it is.
-      scale: ``[out]``, the layer's.
-      before: the composite kernel as it is.
-      after: what it becomes.
-      gain: the leaf to move the scale through; None to move the kernel alone.
+      layer: layer before the change.
+      scale: ``[out]``, scale of the layer.
+      before: composite kernel before the change.
+      after: composite kernel after the change.
+      gain: leaf that changes the scale; None to change only the kernel.
 
     Returns:
-      The kernel, and the gain by path, whose product is ``after``; the present ones to
-      the bit where that is ``before``.
+      The kernel, and the gain by path, whose product is ``after``. Both are unchanged
+      to the bit if ``after`` equals ``before``.
     """
     leaves = {}
     if gain is not None:
         axes = tuple(range(before.ndim - 1))
         old = jnp.sqrt(jnp.sum(before**2, axes))
         new = jnp.sqrt(jnp.sum(after**2, axes))
-        # a channel of zeros has no direction: its scale stays
+        # a channel of zeros has no direction, so its scale does not change
         ratio = new / jnp.where(old > 0, old, 1.0)
         step = scale * jnp.where(old > 0, ratio - 1, 0.0)
-        # where the scale does not depend on the gain (a slope of 0), the scale is 0
-        # for this channel and so is the step
+        # if the scale does not depend on the gain (a slope of 0), the channel's scale
+        # is 0, and so is the step
         change = step / jnp.where(gain.slope == 0, 1.0, gain.slope)
         change = change.reshape(gain.leaf.shape).astype(gain.leaf.dtype)
         leaves[gain.path] = gain.leaf + change
@@ -534,9 +540,10 @@ def _factors(
 
 
 def _gains(apply_fn: ApplyFn, variables: PyTree, sample: Any) -> dict[str, _Gain]:
-    """Return, by layer with a scale, the one leaf that the scale is moved through.
+    """Return the one leaf through which each layer's scale is changed, by layer.
 
-    It has the scale's size, and no other layer's scale depends on it.
+    The leaf has the scale's size, and no other layer's scale depends on it. Layers
+    without such a leaf are not included.
     """
     leaves, structure = jax.tree.flatten(variables)
     paths = leaf_paths(variables)

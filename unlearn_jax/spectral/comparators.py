@@ -1,10 +1,11 @@
-"""Published rules and bounds for a layer's spectral norm, to compare FastClip with.
+"""Published rules and bounds for a layer's spectral norm, to compare with FastClip.
 
-One application leaves a convolution's true norm above the target, for the reasons each
-docstring gives; applied again and again some come close, at the price of directions
-that were inside. So report what :func:`unlearn_jax.spectral.spectral_norms` finds. The
-rules take the place of FastClip's in :func:`unlearn_jax.spectral.projection` (last in
-an optimizer's chain) and :func:`unlearn_jax.spectral.project` (once).
+One application leaves a convolution's true norm above the target, for the reasons that
+each docstring gives. Repeated applications of some rules come close, but also shrink
+directions that were below the target. So report the norms that
+:func:`unlearn_jax.spectral.spectral_norms` measures. The rules replace FastClip's in
+:func:`unlearn_jax.spectral.projection` (last in an optimizer's chain) and
+:func:`unlearn_jax.spectral.project` (once).
 """
 
 import math
@@ -23,15 +24,15 @@ from unlearn_jax.types import Array, InputError
 
 
 def miyato() -> KernelRule:
-    """Spectral normalization (Miyato et al., arXiv 1802.05957).
+    """Return the rule of spectral normalization (Miyato et al., arXiv 1802.05957).
 
-    ``W <- c W / sigma(W)``, always: layers below the target are raised to it.
+    ``W <- c W / sigma(W)`` is always applied: layers below the target are raised to it.
 
-    ``sigma`` is that of the kernel laid out as a matrix ``[kh kw in, out]``. For a
-    dense layer it is the layer's norm; for a convolution it is not: the true norm ends
-    above ``c``, by up to 1.8 for 3x3 kernels. The original divides in the forward pass
-    and estimates by one power iteration per step, which follows the exact value that is
-    used here; use it at every step (``period=1``).
+    ``sigma`` is the norm of the kernel as a matrix ``[kh kw in, out]``. For a dense
+    layer that is the layer's norm. For a convolution it is not: the true norm ends
+    above ``c``, by a factor of up to 1.8 for 3x3 kernels. The original divides in the
+    forward pass, and estimates by one power iteration per step, which approximates the
+    exact value used here. Apply the rule at every step (``period=1``).
     """
 
     def update(
@@ -49,20 +50,20 @@ def miyato() -> KernelRule:
 
 
 def gouk(*, num_iters: int = 5) -> KernelRule:
-    """Rescaling (Gouk et al., arXiv 1804.04368).
+    """Return the rescaling rule (Gouk et al., arXiv 1804.04368).
 
-    ``W <- W / max(1, sigma / c)``, where ``sigma`` is that of the map itself.
-    The estimate comes from a few iterations from a new random start, so it is below the
-    truth (0.81 to 0.98 of it for five), and the true norm ends above ``c`` by as much.
-    Every singular value shrinks, not the largest alone. The original does it after
-    every step (``period=1``); its code ignores dilation and padding modes, which are
-    honored here.
+    ``W <- W / max(1, sigma / c)``, where ``sigma`` is the norm of the map itself. The
+    estimate comes from a few iterations with a new random start, so it is below the
+    true norm (0.81 to 0.98 of it for five iterations), and the true norm ends above
+    ``c`` by the same factor. All singular values shrink, not only the largest. The
+    original applies the rule after every step (``period=1``). Its code ignores dilation
+    and padding modes, which are honored here.
 
     Args:
-      num_iters: iterations; 5 in the original's comparison.
+      num_iters: number of iterations; 5 in the original's comparison.
 
     Raises:
-      InputError: no iteration.
+      InputError: fewer than one iteration.
     """
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
@@ -79,20 +80,21 @@ def gouk(*, num_iters: int = 5) -> KernelRule:
 
 
 def sedghi() -> KernelRule:
-    """FFT clip: the spectrum on a torus is clipped, then the kernel cut to its size.
+    """Return the FFT clip: clip the spectrum on a torus, then cut the kernel to size.
 
-    For stride 1 it is Sedghi et al. (arXiv 1805.10408), for larger strides the blocks
-    of Senderovich et al. (arXiv 2211.13771), see :func:`frequency_blocks`; dense layers
-    are clipped by their singular value decomposition. Inexact twice: images are padded
-    otherwise than circularly, and the clipped operator is no convolution of the
-    kernel's size, so cutting lifts its norm again (to 1.2 to 1.6 times the target for
-    random 3x3 kernels). Each clip takes the decomposition of as many matrices as the
-    layer has output positions. On CPU, a program with it was seen to hang where models
-    were trained on two devices at once: use one (``mapper(devices=1)``).
+    For stride 1 this is the rule of Sedghi et al. (arXiv 1805.10408); for larger
+    strides it uses the blocks of Senderovich et al. (arXiv 2211.13771), see
+    :func:`frequency_blocks`. Dense layers are clipped by their singular value
+    decomposition. The rule is inexact for two reasons: images are not padded
+    circularly, and the clipped operator is not a convolution of the kernel's size, so
+    that cutting raises its norm again (to 1.2 to 1.6 times the target for random 3x3
+    kernels). Each clip decomposes as many matrices as the layer has output positions.
+    On CPU, a program with this rule was observed to hang when models were trained on
+    two devices at once: use one device (``mapper(devices=1)``).
 
     Raises:
-      InputError: in use, for a convolution with groups, dilation or other than two
-        axes.
+      InputError: raised on use, for a convolution with groups or dilation, or one that
+        does not have two axes.
     """
 
     def update(
@@ -113,20 +115,21 @@ def frequency_blocks(
 ) -> Array:
     """Return the blocks into which Fourier transforms split a convolution on a torus.
 
-    Their singular values together are those of the operator: one ``[in, out]`` matrix
-    per frequency for stride 1. With strides ``s, t`` the ``s t`` frequencies that
-    subsampling makes one are stacked, divided by ``sqrt(s t)``.
+    The singular values of all blocks are those of the operator. For stride 1 there is
+    one ``[in, out]`` matrix per frequency. With strides ``s, t``, the ``s t``
+    frequencies that subsampling maps to one are stacked and divided by ``sqrt(s t)``.
 
     Args:
       kernel: ``[kh, kw, in, out]``, no larger than the torus.
-      size: ``(H, W)`` of the torus, multiples of the strides.
-      strides: of the convolution.
+      size: ``(H, W)``, size of the torus, multiples of the strides.
+      strides: strides of the convolution.
 
     Returns:
       ``[H / s, W / t, s t in, out]`` complex.
 
     Raises:
-      InputError: a size that the strides do not divide, or smaller than the kernel.
+      InputError: a size that is not a multiple of the strides, or is smaller than the
+        kernel.
     """
     chex.assert_rank(kernel, 4)
     height, width = size
@@ -156,13 +159,13 @@ def fft_clip(
 
     Args:
       kernel: ``[kh, kw, in, out]``.
-      size: ``(H, W)`` of the torus, multiples of the strides.
-      strides: of the convolution.
-      max_norm: positive.
+      size: ``(H, W)``, size of the torus, multiples of the strides.
+      strides: strides of the convolution.
+      max_norm: largest singular value, positive.
 
     Returns:
-      As ``kernel``. With ``size`` that of the kernel nothing is cut, and the norm on
-      that torus is exact.
+      An array like ``kernel``. If ``size`` is that of the kernel, nothing is cut, and
+      the norm on that torus is exact.
     """
     chex.assert_rank(kernel, 4)
     height, width = size
@@ -180,18 +183,19 @@ def fft_clip(
 def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> Array:
     """Bound the norm of a convolution on a torus (Delattre et al., arXiv 2305.16173).
 
-    Gram iteration: ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies, where ``t`` times
-    ``G <- G^H G``; quadratic convergence from above. Holds for stride 1 and circular
-    padding (to about 2% for zero padding), and for larger strides, loosely; it is
-    **no** bound for reflected or repeated borders, where it can be a tenth too low.
+    The Gram iteration is ``max_w |G_w|_F^(1 / 2^t)`` over the frequencies after ``t``
+    iterations of ``G <- G^H G``; it converges quadratically from above. It is a bound
+    for stride 1 and circular padding (to about 2% for zero padding), and a loose one
+    for larger strides. It is **not** a bound for reflected or repeated borders, where
+    it can be a tenth too low.
 
     Args:
       kernel: ``[kh, kw, in, out]``.
-      size: ``(H, W)`` of the image.
-      num_iters: ``t``; 6 in the released code.
+      size: ``(H, W)``, size of the image.
+      num_iters: number of iterations ``t``; 6 in the released code.
 
     Returns:
-      ``[]``; 0 for a kernel of zeros.
+      ``[]``, 0 for a kernel of zeros.
     """
     gram = frequency_blocks(kernel, size)
     log_scale = jnp.zeros(size)
@@ -206,30 +210,31 @@ def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> A
 
 
 def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
-    """Bound the norm of a zero-padded convolution, images of any size.
+    """Bound the norm of a zero-padded convolution on images of any size.
 
-    The Gram iteration on kernels (arXiv 2402.00240): ``K <- K^T * K`` without cutting,
-    ``t`` times, then ``(max_i sum_{j, a, b} |K_t[a, b, i, j]|)^(1 / 2^t)``. Holds for
-    circular padding and larger strides too (1.4 times too large for stride 2); **no**
-    bound for reflected or repeated borders.
+    This is the Gram iteration on kernels (arXiv 2402.00240): ``K <- K^T * K`` without
+    cutting, ``t`` times, then ``(max_i sum_{j, a, b} |K_t[a, b, i, j]|)^(1 / 2^t)``.
+    The bound also holds for circular padding and larger strides (1.4 times too large
+    for stride 2). It is **not** a bound for reflected or repeated borders.
 
     Args:
       kernel: ``[kh, kw, in, out]``.
-      num_iters: ``t``, at least 1; the kernel's side grows to ``2^t`` times its own.
+      num_iters: number of iterations ``t``, at least 1; the kernel's side grows by a
+        factor of ``2^t``.
 
     Returns:
-      ``[]``; 0 for a kernel of zeros.
+      ``[]``, 0 for a kernel of zeros.
 
     Raises:
-      InputError: no iteration.
+      InputError: fewer than one iteration.
     """
     if num_iters < 1:
         raise InputError(f"num_iters must be at least 1, got {num_iters}")
     chex.assert_rank(kernel, 4)
     if kernel.shape[2] > kernel.shape[3]:
-        # the adjoint, of the same norm, iterates on the smaller side
+        # the adjoint has the same norm, and iterates on the smaller side
         kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    # powers of norms overflow: each step's length is kept as a logarithm
+    # powers of norms would overflow, so each step's length is kept as a logarithm
     log_scale = jnp.zeros(())
     for _ in range(num_iters):
         norm = jnp.linalg.norm(kernel.ravel())
@@ -265,7 +270,8 @@ def _clip_singular_values(matrix: Array, max_norm: Norm) -> Array:
 def _torus(layer: Layer) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the smallest torus for a convolution, and the strides.
 
-    It holds the images and the kernel and is a multiple of the strides.
+    The torus holds the images and the kernel, and its size is a multiple of the
+    strides.
     """
     options = layer.options
     is_plain = (
@@ -274,8 +280,8 @@ def _torus(layer: Layer) -> tuple[tuple[int, int], tuple[int, int]]:
     )
     if layer.kernel.ndim != 4 or not is_plain:
         raise InputError(
-            f"the FFT clip knows no groups nor dilation, as {layer.path!r} has; set its"
-            " norm to None"
+            "the FFT clip needs a convolution over two axes without groups or dilation,"
+            f" unlike {layer.path!r}; set its norm to None"
         )
     s, t = options["window_strides"]
     images = (

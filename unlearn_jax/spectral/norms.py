@@ -17,22 +17,22 @@ from unlearn_jax.spectral.operators import layer_map
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 
 NUM_ITERS: dict[str, int] = {"lanczos": 60, "power_qr": 100}
-"""Iterations from a random start."""
+"""Number of iterations from a random start, by method."""
 
 INTERNAL = ("unlearn_jax", "jax", "optax", "flax", "contextlib", "functools")
-"""Packages whose lines no warning points at."""
+"""Packages whose lines warnings do not point at."""
 
 
 def named(records: Sequence[Layer]) -> dict[str, Layer]:
     """Name layers by the path of their weight.
 
-    A second use of the same weight is called ``path (2)``.
+    A second use of the same weight is named ``path (2)``.
 
     Args:
-      records: of :func:`unlearn_jax.layers.layers`.
+      records: layers from :func:`unlearn_jax.layers.layers`.
 
     Returns:
-      In order of execution.
+      Layers by name, in order of execution.
 
     Raises:
       InputError: no layer was found.
@@ -61,29 +61,31 @@ def spectral_norms(
     """Estimate the largest singular value of every affine layer.
 
     Kernels that are computed from trained leaves (weight standardization) are measured
-    as they are used. Compiled once per ``apply_fn`` (so pass the same function again,
-    not a new lambda), shape and option; can be traced. Warns, when it is compiled, of
-    trained arrays that belong to no layer (:func:`unlearn_jax.layers.unfound`).
+    as they are used. The function is compiled once per ``apply_fn`` (so pass the same
+    function again, not a new lambda), shape and option, and can be traced. When it is
+    compiled, it warns of trained arrays that belong to no layer
+    (:func:`unlearn_jax.layers.unfound`).
 
     Args:
       apply_fn: ``(variables, images) -> logits`` in evaluation mode.
       variables: any pytree.
-      sample: ``[B, H, W, ch]``, images or anything of their shape: their values do not
+      sample: ``[B, H, W, ch]``, images or any array of their shape; the values do not
         matter.
-      method: ``lanczos``, to 1e-4 or better and for reports, see
-        :func:`unlearn_jax.spectral.lanczos`; or ``power_qr``, which is lower than the
-        truth by per cents after tens of iterations. Say which was used.
-      num_iters: at least 1; None for 60 and 100.
-      composite: take a layer and the BatchNorm after it for one map, see
+      method: ``lanczos``, accurate to 1e-4 or better and meant for reports, see
+        :func:`unlearn_jax.spectral.lanczos`; or ``power_qr``, which is a few percent
+        below the true norm after tens of iterations. Report the method with the norms.
+      num_iters: number of iterations, at least 1; None for 60 (``lanczos``) or 100
+        (``power_qr``).
+      composite: treat a layer and the BatchNorm after it as one map, see
         :func:`unlearn_jax.spectral.operators.layer_map`.
 
     Returns:
-      ``[]`` float32 by path of the layer's weight, in order of execution; see
+      Norms, ``[]`` float32, by path of the layer's weight, in order of execution; see
       :func:`named`.
 
     Raises:
-      InputError: no layer, an unknown method, no iteration, or a model in place of its
-        function.
+      InputError: no layer, an unknown method, fewer than one iteration, or a model
+        instead of its function.
     """
     check_apply_fn(apply_fn)
     if method not in NUM_ITERS:
@@ -106,25 +108,28 @@ def top_spectrum(
     composite: bool = True,
     warm: Mapping[str, Array] | None = None,
 ) -> dict[str, Spectrum]:
-    """Estimate every affine layer's largest singular values and vectors, by PowerQR.
+    """Estimate every affine layer's largest singular values and vectors by PowerQR.
 
-    Compiled once, as :func:`spectral_norms`.
+    The function is compiled once, as :func:`spectral_norms` is.
 
     Args:
       apply_fn: ``(variables, images) -> logits`` in evaluation mode.
       variables: any pytree.
       sample: ``[B, H, W, ch]``; the values do not matter.
-      num_vectors: K, at least 1; fewer for layers with fewer inputs.
-      num_iters: at least 1.
-      shift: see :func:`unlearn_jax.spectral.power_qr`.
-      composite: with the BatchNorm that follows.
-      warm: vectors by path, of the last call; None for normal draws (always the same).
+      num_vectors: number of vectors per layer, K, at least 1; capped at the layer's
+        number of inputs.
+      num_iters: number of iterations, at least 1.
+      shift: shift of :func:`unlearn_jax.spectral.power_qr`.
+      composite: treat a layer and the BatchNorm after it as one map.
+      warm: vectors to start from, by path, from the last call; None for normal draws
+        (always the same).
 
     Returns:
       Spectra by path, in order of execution.
 
     Raises:
-      InputError: no layer, no iteration, or a model in place of its function.
+      InputError: no layer, fewer than one iteration or vector, or a model instead of
+        its function.
     """
     check_apply_fn(apply_fn)
     if num_vectors < 1:
@@ -139,9 +144,9 @@ def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
 
     The product bounds the Lipschitz constant of a chain of the given layers, biases,
     and functions of constant at most 1 (ReLU, pooling without overlap, global average
-    pooling). For a residual network it is **no** bound but an index, since a sum adds
-    its branches' constants; nor does it include a normalization of the images inside
-    the model. The norms must be converged.
+    pooling). For a residual network it is **not** a bound but only an index, since a
+    sum adds its branches' constants. A normalization of the images inside the model is
+    not included. The norms must be converged.
 
     >>> norms = {"a": jnp.array(10.0), "b": jnp.array(0.1), "c": jnp.array(100.0)}
     >>> float(log10_lipschitz_product(norms))
@@ -151,12 +156,12 @@ def log10_lipschitz_product(norms: Mapping[str, Array]) -> Array:
 
 
 def start_vectors(index: int | Array, count: int, shape: tuple[int, ...]) -> Array:
-    """Draw normal vectors ``[count, *shape]``, where an iteration starts.
+    """Draw normal vectors ``[count, *shape]`` to start an iteration from.
 
     Args:
-      index: of the layer; each has its own draws, always the same.
-      count: vectors.
-      shape: of one.
+      index: index of the layer; each layer has its own draws, always the same.
+      count: number of vectors.
+      shape: shape of one vector.
     """
     return jax.random.normal(
         jax.random.fold_in(jax.random.key(0), index), (count, *shape), jnp.float32
@@ -173,8 +178,8 @@ def warn_of_unfound(walked: Walk, *, purpose: str) -> None:
     """Warn of the trained arrays that belong to no layer.
 
     Args:
-      walked: the layers of a model.
-      purpose: what is not done to the others, such as ``measured``.
+      walked: layers of a model.
+      purpose: participle for what is not done to these arrays, such as ``measured``.
     """
     if walked.unfound:
         warn_at_caller(
@@ -187,11 +192,11 @@ def warn_of_unfound(walked: Walk, *, purpose: str) -> None:
 def warn_at_caller(message: str) -> None:
     """Warn at the line of the user's code that led here.
 
-    It is the innermost frame outside of this package and of the libraries that trace
-    and chain its functions, however many of their frames lie between.
+    That line is in the innermost frame outside this package and outside the libraries
+    that trace and chain its functions, however many of their frames lie between.
 
     Args:
-      message: the warning.
+      message: text of the warning.
     """
     level = 1
     frame = inspect.currentframe()

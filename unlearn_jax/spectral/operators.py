@@ -1,4 +1,4 @@
-"""Affine layers as linear maps that are applied, never written out as matrices."""
+"""Affine layers as linear maps that are applied but never written out as matrices."""
 
 import itertools
 import math
@@ -22,13 +22,13 @@ from unlearn_jax.types import Array
 
 
 class LinearMap(NamedTuple):
-    """The linear part of an affine map, on one example.
+    """Linear part of an affine map, on one example.
 
     Attributes:
       matvec: ``[*in_shape] -> [*out_shape]``, ``f(x) - f(0)``.
-      rmatvec: ``[*out_shape] -> [*in_shape]``, its adjoint.
-      in_shape: of one input, without a batch axis.
-      out_shape: of one output.
+      rmatvec: ``[*out_shape] -> [*in_shape]``, adjoint of ``matvec``.
+      in_shape: shape of one input, without a batch axis.
+      out_shape: shape of one output.
     """
 
     matvec: Callable[[Array], Array]
@@ -40,11 +40,11 @@ class LinearMap(NamedTuple):
 def linear_map(
     matvec: Callable[[Array], Array], in_shape: tuple[int, ...]
 ) -> LinearMap:
-    """Return a linear function with its adjoint, which ``jax.vjp`` derives.
+    """Return a linear function with its adjoint, derived by ``jax.vjp``.
 
     Args:
-      matvec: linear, from ``[*in_shape]``. It must allow reverse mode.
-      in_shape: of its input.
+      matvec: linear function of ``[*in_shape]``; it must allow reverse mode.
+      in_shape: shape of its input.
 
     Returns:
       The map, in float32.
@@ -68,11 +68,11 @@ def affine_map(
     """Return the linear part of any affine function, ``f(x) - f(0)``.
 
     Args:
-      function: affine, from ``[*in_shape]``, one example without a batch axis.
-      in_shape: of its input.
+      function: affine function of ``[*in_shape]``, one example without a batch axis.
+      in_shape: shape of its input.
 
     Returns:
-      The map; for a function that is not affine its values mean nothing.
+      The map. If the function is not affine, the values of the map are meaningless.
 
     >>> affine_map(lambda x: 2 * x + 1, (3,)).matvec(jnp.ones(3)).tolist()
     [2.0, 2.0, 2.0]
@@ -81,10 +81,10 @@ def affine_map(
 
 
 def prepared(operator: LinearMap) -> LinearMap:
-    """Return the map with an adjoint that is derived here, not at each use.
+    """Return the map with an adjoint that is derived once, not at each use.
 
-    The adjoint is the same at every point. What it prepares (a convolution's flipped
-    kernel) is then prepared once, outside of the loops that apply it.
+    The adjoint is the same at every point. Its preparation (a convolution's flipped
+    kernel) is then done once, outside the loops that apply it.
 
     Args:
       operator: any map.
@@ -95,16 +95,17 @@ def prepared(operator: LinearMap) -> LinearMap:
 
 
 def one_of(maps: Sequence[LinearMap], index: Array) -> LinearMap:
-    """Return the map that an index chooses, between flat vectors padded with zeros.
+    """Return the map that an index selects, between flat vectors padded with zeros.
 
-    So a loop over maps of different shapes is compiled once.
+    A loop over maps of different shapes is then compiled once.
 
     Args:
-      maps: one or more, with adjoints to be used in a loop (:func:`prepared`).
-      index: ``[]`` int, the same for all models of a ``vmap``.
+      maps: one or more maps, with adjoints for use in a loop (:func:`prepared`).
+      index: ``[]`` int, position among the maps, the same for all models of a ``vmap``.
 
     Returns:
-      The map from ``[n]`` to ``[m]``, the largest numbers of inputs and outputs.
+      The map from ``[n]`` to ``[m]``, where ``n`` and ``m`` are the largest numbers of
+      inputs and outputs.
     """
     num_inputs = max(math.prod(operator.in_shape) for operator in maps)
     num_outputs = max(math.prod(operator.out_shape) for operator in maps)
@@ -114,7 +115,7 @@ def one_of(maps: Sequence[LinearMap], index: Array) -> LinearMap:
     ) -> Callable[[Array], Array]:
         def apply(vector: Array) -> Array:
             result = function(vector[: math.prod(shape)].reshape(shape))
-            # two copies, where XLA:CPU would pad entry by entry
+            # two copies; XLA:CPU would pad entry by entry
             zeros = jnp.zeros(size, result.dtype)
             return lax.dynamic_update_slice(zeros, result.ravel(), (0,))
 
@@ -139,22 +140,23 @@ def layer_map(
 ) -> LinearMap:
     """Return a layer without its bias as a map of one example.
 
-    Differentiable in the kernel.
+    The map is differentiable in the kernel.
 
     Args:
-      layer: of :func:`unlearn_jax.layers.layers`.
-      kernel: another weight in the form of ``layer.kernel``; None for its own.
+      layer: layer from :func:`unlearn_jax.layers.layers`.
+      kernel: another weight in the form of ``layer.kernel``; None for the layer's own.
       composite: apply ``layer.scale`` to the output's channels, so that a layer
-        followed by BatchNorm in evaluation mode is one map. Its norm is not the product
-        of the two norms, but at most that.
-      form: of a convolution without groups and dilation, see
+        followed by BatchNorm in evaluation mode is one map. The norm of that map is at
+        most the product of the two norms.
+      form: form of a convolution without groups and dilation, see
         :func:`unlearn_jax.models.convolution`; ``auto`` is ``canonical`` on CPU.
 
     Returns:
-      The map. From ``[D_in]`` to ``[D_out]`` for a dense layer, from ``[H, W, in]`` to
-      ``[H', W', out]`` for a convolution; where the layer's inputs are made of copies
-      of an activation (``layer.copies``: reflected borders, patches of images), from
-      that activation, and for a dense layer to ``[positions, D_out]``.
+      The map, from ``[D_in]`` to ``[D_out]`` for a dense layer and from ``[H, W, in]``
+      to ``[H', W', out]`` for a convolution. If the layer's inputs are copies of an
+      activation (``layer.copies``: reflected borders, patches of images), the map
+      starts from that activation, and the outputs of a dense layer are
+      ``[positions, D_out]``.
     """
     if layer.copies is not None:
         shape = layer.copies.shape[1:]
@@ -181,15 +183,15 @@ def layer_product(
 ) -> Array:
     """Apply the map of :func:`layer_map` to a batch.
 
-    For gradients of the kernel: those of a mapped convolution are grouped ones, a
-    hundred times slower on CPU.
+    Use it for gradients of the kernel: a convolution mapped by ``vmap`` has grouped
+    convolutions as gradients, which are a hundred times slower on CPU.
 
     Args:
-      layer: of :func:`unlearn_jax.layers.layers`.
-      examples: ``[K, *in_shape]``.
-      kernel: as in :func:`layer_map`.
-      composite: as in :func:`layer_map`.
-      form: as in :func:`layer_map`.
+      layer: layer from :func:`unlearn_jax.layers.layers`.
+      examples: ``[K, *in_shape]`` inputs.
+      kernel: another weight; see :func:`layer_map`.
+      composite: apply ``layer.scale``; see :func:`layer_map`.
+      form: form of a convolution; see :func:`layer_map`.
 
     Returns:
       ``[K, *out_shape]``.
@@ -217,7 +219,7 @@ def layer_product(
 
 
 def _convolve(images: Array, kernel: Array, layer: Layer, form: str) -> Array:
-    """Apply the layer's convolution; a plain one in the form that models take."""
+    """Apply the layer's convolution; a plain one in the form that models use."""
     options = dict(layer.options)
     dilations = (*options["lhs_dilation"], *options["rhs_dilation"])
     is_plain = set(dilations) == {1} and options["feature_group_count"] == 1
@@ -231,11 +233,12 @@ def _convolve(images: Array, kernel: Array, layer: Layer, form: str) -> Array:
             counts = [
                 (side + sum(pad) - taps) // step + 1 for side, taps, step, pad in sides
             ]
-            # one slice for each tap: of large kernels XLA's convolution compiles faster
+            # there is one slice per tap, so XLA's convolution compiles faster for large
+            # kernels
             is_small = math.prod(kernel.shape[:2]) <= MOST_TAPS
             if is_small and math.prod(counts) <= kernel.shape[2]:
                 return _multiply_patches(images, kernel, strides, padding, counts)
-            # of one image, XLA's convolutions are faster than oneDNN's
+            # for one image, XLA's convolutions are faster than oneDNN's
             form = "canonical"
         convolve = convolution(form)
         return convolve(
@@ -254,7 +257,7 @@ def _convolve(images: Array, kernel: Array, layer: Layer, form: str) -> Array:
 
 
 MOST_TAPS = 64
-"""Taps of the largest kernels that are multiplied with patches."""
+"""Largest number of taps of a kernel that is multiplied with patches."""
 
 
 def _multiply_patches(
@@ -264,18 +267,18 @@ def _multiply_patches(
     padding: Padding,
     counts: Sequence[int],
 ) -> Array:
-    """Convolve as a product of patches and the kernel as a matrix.
+    """Convolve by multiplying patches with the kernel as a matrix.
 
-    The adjoint is the product with the transposed matrix. So both read one array, which
-    is what takes the time where a kernel is much larger than an image; and a stride
-    multiplies nothing by zero.
+    The adjoint is the product with the transposed matrix. So both directions read one
+    array, and reading dominates the time if the kernel is much larger than an image. A
+    stride causes no multiplications by zero.
 
     Args:
       images: ``[K, H, W, in]``.
       kernel: ``[kh, kw, in, out]``.
-      strides: of rows and columns.
-      padding: of rows and columns.
-      counts: ``(H', W')``.
+      strides: strides of rows and columns.
+      padding: padding of rows and columns.
+      counts: ``(H', W')``, size of the output.
 
     Returns:
       ``[K, H', W', out]``.

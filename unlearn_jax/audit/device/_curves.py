@@ -20,9 +20,9 @@ def roc(scores: ArrayLike, is_member: ArrayLike) -> RocCurve:
       is_member: ``[N]`` bool.
 
     Returns:
-      The curve with ``N + 1`` points: :func:`unlearn_jax.audit.roc` has one point for
-      all samples of one score, which is here repeated for each of them, because a
-      compiled program's shapes do not depend on values.
+      The curve with ``N + 1`` points. :func:`unlearn_jax.audit.roc` has one point per
+      distinct score; here the point is repeated for each sample with that score,
+      because the shapes of a compiled program cannot depend on values.
     """
     scores = floating(scores)
     member = jnp.asarray(is_member)
@@ -49,7 +49,7 @@ def roc(scores: ArrayLike, is_member: ArrayLike) -> RocCurve:
 
 @jax.jit
 def auc(scores: ArrayLike, is_member: ArrayLike) -> Array:
-    """Return the area under the ROC curve, half credit for ties.
+    """Return the area under the ROC curve, with half credit for ties.
 
     Args:
       scores: ``[..., N]``, higher = more likely member.
@@ -79,7 +79,8 @@ def weighted_auc(
     """Return the AUC of the same scores under many weightings of the samples.
 
     Args:
-      scores: ``[N]``, higher = more likely positive; only marked samples are read.
+      scores: ``[N]``, higher = more likely positive; only scores of positives and
+        negatives are read.
       positive: ``[N]`` bool.
       negative: ``[N]`` bool, disjoint from ``positive``.
       weights: ``[B, N]``, not negative.
@@ -95,7 +96,7 @@ def weighted_auc(
     below = jnp.where(negative[None], weights, 0)[:, order]
     total_above = sum_over_samples(above)
     total_below = sum_over_samples(below)
-    # Weight of the negatives before each position, zero before the first one.
+    # Weight of the negatives before each position, starting with 0.
     passed = jnp.pad(jnp.cumsum(below, axis=1), ((0, 0), (1, 0)))
     credit = (passed[:, first] + passed[:, after]) / 2
     credit = credit / total_below[:, None]
@@ -114,11 +115,12 @@ def weighted_tpr(
     """Return the TPR at an FPR of at most ``max_fpr``, under many weightings.
 
     Args:
-      scores: ``[N]``, higher = more likely positive; only marked samples are read.
+      scores: ``[N]``, higher = more likely positive; only scores of positives and
+        negatives are read.
       positive: ``[N]`` bool.
       negative: ``[N]`` bool, disjoint from ``positive``.
       weights: ``[B, N]``, not negative.
-      max_fpr: in [0, 1]; may be traced.
+      max_fpr: largest false positive rate, in [0, 1]; may be traced.
 
     Returns:
       ``[B]``; NaN where the positives or the negatives have no weight.
@@ -130,7 +132,7 @@ def weighted_tpr(
     hits = jnp.cumsum(jnp.where(positive[None], weights, 0)[:, order], axis=1)
     alarms = jnp.cumsum(jnp.where(negative[None], weights, 0)[:, order], axis=1)
     total = alarms[:, -1:]
-    # The tolerance keeps max_fpr = k / n on the side of k alarms.
+    # With the tolerance, max_fpr = k / n allows k false alarms despite rounding.
     tolerance = 1e-12 if scores.dtype == jnp.float64 else 1e-6
     is_within = alarms[:, after - 1] <= max_fpr * total * (1 + tolerance)
     best = jnp.where(is_within, hits[:, after - 1], 0).max(axis=1)
@@ -164,7 +166,7 @@ def weighted_mean(values: ArrayLike, mask: ArrayLike, weights: ArrayLike) -> Arr
 def _read(
     scores: ArrayLike, positive: ArrayLike, negative: ArrayLike, weights: ArrayLike
 ) -> tuple[Array, Array, Array, Array]:
-    """Return the arguments of a weighted curve as arrays, their shapes checked."""
+    """Return the arguments of a weighted curve as arrays, with shapes checked."""
     scores = floating(scores)
     positive = jnp.asarray(positive)
     negative = jnp.asarray(negative)
@@ -172,7 +174,7 @@ def _read(
     chex.assert_equal_shape([scores, positive, negative])
     chex.assert_type([positive, negative], bool)
     chex.assert_shape(weights, (None, scores.size))
-    # A NaN score would be sorted somewhere: let it reach the result instead.
+    # Sorting would hide a NaN score, so NaN weights carry it into the result.
     is_nan = (jnp.isnan(scores) & (positive | negative)).any()
     weights = jnp.asarray(weights).astype(scores.dtype)
     weights = jnp.where(is_nan, lax.full_like(weights, jnp.nan), weights)

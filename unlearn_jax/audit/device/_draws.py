@@ -1,4 +1,4 @@
-"""Bootstrap draws on a device, from a typed key."""
+"""Bootstrap draws on a device."""
 
 from functools import partial
 
@@ -15,11 +15,12 @@ from unlearn_jax.types import Array
 def sample_weights(key: Array, num_replicates: int, strata: ArrayLike) -> Array:
     """Return bootstrap counts of samples, drawn with replacement within each stratum.
 
-    The law of :func:`unlearn_jax.audit.sample_weights`, from other random bits.
+    The counts have the distribution of :func:`unlearn_jax.audit.sample_weights`, but
+    come from other random numbers.
 
     Args:
-      key: a typed key.
-      num_replicates: B; static.
+      key: typed PRNG key for the draws.
+      num_replicates: number of replicates B; static.
       strata: ``[N]`` integers or booleans, the stratum (or cluster) of each sample.
 
     Returns:
@@ -45,15 +46,16 @@ def sample_weights(key: Array, num_replicates: int, strata: ArrayLike) -> Array:
 def run_weights(key: Array, num_replicates: int, factors: ArrayLike) -> Array:
     """Return the pigeonhole bootstrap's weights of crossed runs (Owen 2007).
 
-    The law of :func:`unlearn_jax.audit.run_weights`, from other random bits.
+    The weights have the distribution of :func:`unlearn_jax.audit.run_weights`, but come
+    from other random numbers.
 
     Args:
-      key: a typed key.
-      num_replicates: B; static.
-      factors: ``[R, J]`` integers, each run's level of each factor.
+      key: typed PRNG key for the draws.
+      num_replicates: number of replicates B; static.
+      factors: ``[R, J]`` integers, the level of each run in each factor.
 
     Returns:
-      ``[B, R]`` int32, the product over factors of how often the level was drawn.
+      ``[B, R]`` int32, the product over factors of the count of the run's level.
     """
     factors = jnp.asarray(factors)
     chex.assert_rank(factors, 2)
@@ -65,7 +67,8 @@ def run_weights(key: Array, num_replicates: int, factors: ArrayLike) -> Array:
         level_of_position = jnp.cumsum(is_new) - 1
         num_levels = level_of_position[-1] + 1
         level = level_of_position[jnp.searchsorted(ordered, factor)]
-        # As many draws as levels; the number of levels is not a static shape.
+        # The number of draws equals the number of levels, which depends on values, so
+        # draws are masked instead of shaped.
         drawn = jax.random.randint(key, (num_runs,), 0, num_levels)
         is_drawn = jnp.arange(num_runs) < num_levels
         counts = jnp.zeros(num_runs, jnp.int32).at[drawn].add(is_drawn)

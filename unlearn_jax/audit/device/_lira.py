@@ -31,10 +31,12 @@ STATIC = ("mode", "variance", "center", "offline_score")
 class _Side(NamedTuple):
     """Statistics of one side, IN or OUT, for each of the K columns.
 
-    ``middle [4, K]`` holds the order statistics around the median, ascending: the one
-    below the upper median, both medians, and the one above the lower median. They give
-    the median of the others when any one model is left out. ``last`` is the value of
-    the side's last model.
+    ``middle [4, K]`` holds the order statistics around the median, ascending: the value
+    just below the upper median, the lower median, the upper median, and the value just
+    above the lower median. They determine the median of the other models when any one
+    model is left out. ``middle`` has no rows if the center is the mean. ``last`` is the
+    value of the side's last model. ``size``, ``mean`` and ``squares`` are as in
+    :class:`_Fit`.
     """
 
     size: Array
@@ -45,7 +47,11 @@ class _Side(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """Number, mean, squared deviations and center of a side, ``[1 or M, K]``."""
+    """Statistics of a side, ``[1, K]``, or ``[M, K]`` with one row per target.
+
+    ``size`` is the number of models, ``squares`` the sum of squared deviations from
+    ``mean``.
+    """
 
     size: Array
     mean: Array
@@ -69,15 +75,15 @@ def lira(
 
     Args:
       target: ``[N]`` or ``[T, N]`` signals of the audited models, or ``[N, A]`` or
-        ``[T, N, A]`` over augmentations.
+        ``[T, N, A]`` with augmentations.
       reference: ``[M, N]`` or ``[M, N, A]`` the same signal under the references.
       member: ``[M, N]`` bool, True where the reference was trained on the sample.
-      mode: ``"online"`` or ``"offline"``.
-      variance: ``"per_sample"``, ``"fixed"`` (``"fixed_centered"``),
-        ``"fixed_global"`` or ``"fixed_separate"``.
-      center: ``"median"`` or ``"mean"``.
-      offline_score: ``"density"`` or ``"cdf"``.
-      min_std: least standard deviation; may be traced.
+      mode: ``"online"`` or ``"offline"``; static.
+      variance: ``"per_sample"``, ``"fixed"`` (the same as ``"fixed_centered"``),
+        ``"fixed_global"`` or ``"fixed_separate"``; static.
+      center: ``"median"`` or ``"mean"``; static.
+      offline_score: ``"density"`` or ``"cdf"``; static.
+      min_std: lower limit of the standard deviations; may be traced.
 
     Returns:
       ``[N]`` or ``[T, N]`` in the dtype of the signals; NaN for a sample without models
@@ -116,18 +122,18 @@ def lira_leave_one_out(
     min_std: ArrayLike = 1e-6,
     balance: bool = True,
 ) -> Array:
-    """Return LiRA scores of every reference model by all the others.
+    """Return LiRA scores of each model, with all other models as references.
 
     Args:
-      reference: ``[M, N]`` or ``[M, N, A]`` signals.
-      member: ``[M, N]`` bool.
+      reference: ``[M, N]`` or ``[M, N, A]`` signals of the models.
+      member: ``[M, N]`` bool, True where the model was trained on the sample.
       mode: as in :func:`lira`.
       variance: as in :func:`lira`.
       center: as in :func:`lira`.
       offline_score: as in :func:`lira`.
       min_std: as in :func:`lira`.
-      balance: also leave out the last model of the other side, as
-        :func:`unlearn_jax.audit.lira_leave_one_out` explains.
+      balance: whether to also leave out the last model of the other side, see
+        :func:`unlearn_jax.audit.lira_leave_one_out`; static.
 
     Returns:
       ``[M, N]`` in the dtype of the signals.
@@ -167,7 +173,7 @@ def _columns(reference: Array, member: Array) -> tuple[Array, Array]:
 
 
 def _mean_over_augmentations(scores: Array, reference: Array) -> Array:
-    """Return ``[..., N * A] -> [..., N]``."""
+    """Average scores over augmentations, ``[..., N * A] -> [..., N]``."""
     if reference.ndim == 2:
         return scores
     return scores.reshape(*scores.shape[:-1], *reference.shape[1:]).mean(-1)
@@ -202,9 +208,10 @@ def _whole(side: _Side) -> _Fit:
 
 
 def _without(side: _Side, values: Array, inside: Array, balance: bool) -> _Fit:
-    """Return the fit to the others, ``values [M, K]`` left out where ``inside``.
+    """Return the fit to the side without ``values [M, K]``.
 
-    With ``balance``, the side's last model is left out elsewhere.
+    Values are left out where ``inside`` is True, that is where the target belongs to
+    the side. With ``balance``, the side's last model is left out elsewhere.
     """
     side_size = side.size[None]
     side_mean = side.mean[None]
@@ -219,8 +226,8 @@ def _without(side: _Side, values: Array, inside: Array, balance: bool) -> _Fit:
     if not side.middle.size:
         return _Fit(size, mean, squares, mean)
     before, low, high, after = (row[None] for row in side.middle)
-    # Without v, what was of rank r or r + 1 takes rank r: the former if v was above it.
-    # At a tie they are equal.
+    # Without v, the value of rank r is the old value of rank r if v was above it, and
+    # otherwise the old value of rank r + 1. At a tie both are equal.
     new_low = jnp.where(inside, jnp.where(values > before, before, high), low)
     new_high = jnp.where(inside, jnp.where(values > low, low, after), high)
     return _Fit(size, mean, squares, (new_low + new_high) / 2)
@@ -231,7 +238,8 @@ def _std(fit: _Fit, variance: Variance, min_std: ArrayLike) -> Array:
     if variance == "per_sample":
         squared = fit.squares / fit.size
     else:
-        # Of all values less an origin of each sample: within samples, and between them.
+        # Variance of all values minus an origin per sample: the part within samples
+        # plus the part between them.
         is_centered = variance in ("fixed", "fixed_centered")
         offset = fit.mean - fit.center if is_centered else fit.mean
         total = sum_over_samples(fit.size)[..., None]
@@ -249,7 +257,7 @@ def _score(
     offline_score: OfflineScore,
     min_std: ArrayLike,
 ) -> Array:
-    """Return scores ``[T, K]``; offline without ``inside``."""
+    """Return scores ``[T, K]`` of ``target [T, K]``; offline if no ``inside``."""
     if inside is not None:
         std_in = _std(inside, variance, min_std)
         is_shared = variance == "fixed_global"

@@ -40,22 +40,24 @@ def rmia(
       target: ``[N]`` or ``[T, N]`` signals of the audited models.
       reference: ``[M, N]`` the same signal under the reference models.
       member: ``[M, N]`` bool, True where the reference was trained on the sample.
-      population: ``[Z]`` or ``[T, Z]`` signals on other samples; None compares each
-        sample with all others of ``target``.
-      reference_population: ``[M, Z]``, given exactly when ``population`` is.
-      gamma: how much larger the ratio must be; may be traced.
+      population: ``[Z]`` or ``[T, Z]`` signals of the audited models on other samples;
+        None compares each sample with all others of ``target``.
+      reference_population: ``[M, Z]`` signals of the references on the same samples;
+        required if and only if ``population`` is given.
+      gamma: factor by which ratio(x) must exceed ratio(z); may be traced.
       mode: ``"online"`` or ``"offline"``; static.
-      offline_a: the a of the offline correction; may be traced.
-      trim: fraction of references cut at each end of the mean; static.
+      offline_a: coefficient a of the offline correction; may be traced.
+      trim: fraction of references cut at each end before the mean; static.
       comparison: as in :func:`dominated_fraction`; static.
 
     Returns:
       ``[N]`` or ``[T, N]`` in the dtype of the signals, multiples of 1 / (N - 1) or 1 /
-      Z to a rounding. In float32 two ratios that are equal to 1e-7 may compare
-      otherwise than in float64, which moves a score by 1 / (N - 1) for each such pair.
+      Z up to rounding. Two ratios that agree to 1e-7 may compare differently in float32
+      and in float64; each such pair changes a score by 1 / (N - 1).
 
     Raises:
-      InputError: a mode that does not exist, or a population without its references.
+      InputError: an unknown mode, or ``population`` without ``reference_population`` or
+        the reverse.
 
     >>> member = jnp.array([[True, False, False], [False, True, True]])
     >>> reference = jnp.array([[0.3, 0.6, 0.4], [0.1, 0.4, 0.4]])
@@ -87,12 +89,12 @@ def rmia_ratio(
     offline_a: ArrayLike = 0.3,
     trim: float = 0.0,
 ) -> Array:
-    """Return the target's signal over the references' average.
+    """Return the target's signal divided by the references' average.
 
     Args:
-      target: ``[N]`` or ``[T, N]``.
-      reference: ``[M, N]``.
-      member: ``[M, N]`` bool.
+      target: ``[N]`` or ``[T, N]`` signals of the audited models.
+      reference: ``[M, N]`` the same signal under the reference models.
+      member: ``[M, N]`` bool, True where the reference was trained on the sample.
       mode: as in :func:`rmia`.
       offline_a: as in :func:`rmia`.
       trim: as in :func:`rmia`.
@@ -123,7 +125,7 @@ def rmia_ratio(
         raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
     average = jnp.broadcast_to(average, target.shape)
     ratio = target / average
-    # Only 0 / 0 is without evidence; a NaN signal stays NaN.
+    # Only 0 / 0 means no evidence; a NaN signal stays NaN.
     return jnp.where((target == 0) & (average == 0), 1, ratio)
 
 
@@ -135,18 +137,20 @@ def dominated_fraction(
     gamma: ArrayLike = 2.0,
     comparison: Comparison = "product",
 ) -> Array:
-    """Return the fraction of the population whose ratio, times gamma, is smaller.
+    """Return the fraction of the population that each sample's ratio dominates.
 
-    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``, exactly the pairwise comparison
-    of the numbers in their dtype: one sort and one binary search per row. The counts
-    are exact; XLA divides by multiplying with the reciprocal, which may round the last
-    digit otherwise than NumPy, and flushes subnormal products to zero.
+    ``score(x) = mean_z [ratio(x) > gamma * ratio(z)]``. The counts exactly equal those
+    of pairwise comparisons in the input's dtype, with one sort and one binary search
+    per row. XLA divides by multiplying with the reciprocal, so the last digit may
+    differ from NumPy's, and it flushes subnormal products to zero.
 
     Args:
       ratio: ``[N]`` or ``[T, N]``; infinities are allowed.
-      population_ratio: ``[Z]`` or ``[T, Z]``; None takes all other samples of the row.
-      gamma: positive; may be traced.
-      comparison: as in :func:`unlearn_jax.audit.dominated_fraction`; static.
+      population_ratio: ``[Z]`` or ``[T, Z]`` ratios of the population; None takes all
+        other samples of the row.
+      gamma: factor by which ratio(x) must exceed ratio(z); positive; may be traced.
+      comparison: ``"product"`` or ``"quotient"``, see
+        :func:`unlearn_jax.audit.dominated_fraction`; static.
 
     Returns:
       ``[N]`` or ``[T, N]`` in [0, 1]; NaN where a ratio of the row is NaN.
@@ -164,7 +168,7 @@ def dominated_fraction(
         bounds = factor * jnp.sort(population)
         counts = jnp.searchsorted(bounds, row, side="left")
         if is_quotient:
-            # Below zero the division turns the comparison around.
+            # Dividing by a negative number reverses the comparison.
             num_negative = jnp.sum(population < 0)
             smaller = jnp.minimum(counts, num_negative)
             larger = num_negative - jnp.minimum(
@@ -177,7 +181,7 @@ def dominated_fraction(
     counts = jnp.vectorize(count, signature="(n),(z)->(n)")(ratio, others)
     num_others = others.shape[-1]
     if population_ratio is None:
-        # A sample can dominate itself (gamma < 1, or a negative ratio): not counted.
+        # A sample may dominate itself (gamma < 1, or a negative ratio); not counted.
         itself = ratio > factor * ratio
         if is_quotient:
             itself = jnp.where(ratio < 0, ratio < factor * ratio, itself)

@@ -16,15 +16,15 @@ from unlearn_jax.types import Array
 def ulira(
     target: ArrayLike, reference: ArrayLike, *, min_std: ArrayLike = 1e-3
 ) -> ULira:
-    """Return U-LiRA's ratios, calls, accuracies and areas, cross-fitted over pairs.
+    """Return U-LiRA's ratios, calls, accuracies and AUCs, cross-fitted over pairs.
 
     Args:
       target: ``[S, N]`` statistic of S unlearned models, S at least 3.
-      reference: ``[S, N]`` the same of models retrained without the samples.
-      min_std: least standard deviation; may be traced.
+      reference: ``[S, N]`` the same statistic of models retrained without the samples.
+      min_std: lower limit of the standard deviations; may be traced.
 
     Returns:
-      Arrays in the dtype of the input, as :class:`unlearn_jax.audit.ULira` says.
+      The fields of :class:`unlearn_jax.audit.ULira`, in the dtype of the input.
     """
     target = floating(target)
     reference = floating(reference)
@@ -58,10 +58,10 @@ def ulira(
 
 
 def _moments_of_others(values: Array, min_std: ArrayLike) -> tuple[Array, Array]:
-    """Return mean and unbiased std over all rows but one, ``[S, N]`` each.
+    """Return mean and unbiased std over all other rows, ``[S, N]`` each.
 
-    Moments of the rows before and after are merged (Chan, Golub and LeVeque 1983), so
-    nothing cancels when a row is far from the others.
+    Moments of the rows before and after a row are merged (Chan, Golub and LeVeque
+    1983), so there is no cancellation if the row is far from the others.
     """
     num_others = values.shape[0] - 1
     mean_before, squares_before = _running_moments(values[:-1])
@@ -97,5 +97,5 @@ def _running_moments(values: Array) -> tuple[Array, Array]:
 
 
 def _log_normal(values: Array, mean: Array, std: Array) -> Array:
-    """Return the log-density without its constant, which cancels in a ratio."""
+    """Return the normal log-density without its constant, which cancels in a ratio."""
     return -0.5 * ((values - mean) / std) ** 2 - jnp.log(std)

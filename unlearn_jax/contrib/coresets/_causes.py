@@ -56,11 +56,11 @@ def margins(outputs: Array, labels: Array) -> Array:
     """Return the true class's output minus the largest other output.
 
     Args:
-      outputs: ``[..., Z, C]``.
+      outputs: ``[..., Z, C]`` logits, probabilities or other scores.
       labels: ``[Z]`` integers.
 
     Returns:
-      ``[..., Z]``.
+      ``[..., Z]`` margins.
 
     Raises:
       InputError: shapes that do not fit, no samples, or labels that are not classes.
@@ -138,7 +138,7 @@ def causes(sufficient: ArrayLike, complement: ArrayLike) -> Causes:
       size.
 
     Raises:
-      InputError: not two boolean arrays of the same worlds.
+      InputError: arguments that are not boolean arrays over the same worlds.
 
     >>> causes([True, True, False, True], [False, True, False, False])
     Causes(sufficiency=0.75, necessity=0.75, both=0.5, bounds=(0.5, 0.75))
@@ -172,7 +172,7 @@ def tian_pearl_bounds(sufficient: float, complement: float) -> tuple[float, floa
       complement: P(S(F without C) = 1), in [0, 1].
 
     Raises:
-      InputError: not probabilities.
+      InputError: arguments that are not probabilities.
 
     >>> tian_pearl_bounds(0.75, 0.25)
     (0.5, 0.75)

@@ -93,7 +93,7 @@ def rank_by_influence(
       knowledge: measure of a model's knowledge of the forget set.
 
     Returns:
-      ``[F]`` positions in the forget set.
+      ``[F]`` positions in the forget set, the most influential first.
 
     Raises:
       InputError: as :func:`suppression_without`.

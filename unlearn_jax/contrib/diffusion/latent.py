@@ -281,10 +281,10 @@ def latent_attack(
 ) -> LatentAttack:
     """Find the nearest condition outside the concept for every image.
 
-    :func:`unlearn_jax.attacks.pgd` searches each radius ``radius * 2**k, k <
-    num_radii`` from ``delta = 0``. The success in the smallest radius is returned. An
-    image without a success in any radius keeps its last iterate; its status is
-    ``NOT_FOUND``.
+    :func:`unlearn_jax.attacks.pgd` searches the balls of radius ``radius * 2**k``,
+    ``k < num_radii``, each from ``delta = 0``. The success in the smallest radius is
+    returned. An image without a success in any radius keeps its last iterate, and its
+    status is ``NOT_FOUND``.
 
     Args:
       judge: classifier of conditions.

@@ -1,7 +1,7 @@
 """Methods that make a conditional denoiser forget a concept, and retraining.
 
-Methods are values, and calling one is a pure function ``(key, problem) -> (variables,
-info)`` that can be jitted or mapped over problems. All except retraining minimize ::
+Methods are values and pure functions ``(key, problem) -> (variables, info)``, which can
+be jitted or mapped over problems. All except retraining minimize ::
 
     E |eps_theta(x_t, t, f) - stop(target(x_t, t))|^2 + gamma * (loss on other classes)
 

@@ -214,7 +214,7 @@ def split_client(
     members = np.flatnonzero(split == client)
     if members.size < 2:
         raise InputError(
-            f"client {client} has {members.size} samples: splitting a client takes at"
+            f"client {client} has {members.size} samples: splitting a client needs at"
             " least 2"
         )
     if not 0 < fraction < 1:

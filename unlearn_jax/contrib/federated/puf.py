@@ -125,8 +125,8 @@ def puf_round(
       remaining: ``[K]`` bool, as in :func:`puf_weights`.
 
     Returns:
-      The state after unlearning. The learning rate has decayed once more, as after any
-      round.
+      The state after unlearning. As after any round, the learning rate of the next
+      round is decayed by one more step.
     """
     weights = puf_weights(
         federation.clients, forget, mode=mode, eta_u=eta_u, remaining=remaining
