@@ -17,11 +17,9 @@ from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
 from unlearn_jax.pipeline import choices, presets, published
-from unlearn_jax.pipeline.config.resolve import (
-    choose_values,
-    resolve_rows,
-    unfollow,
-)
+from unlearn_jax.pipeline.config.command_line import parse
+from unlearn_jax.pipeline.config.overrides import choose_values, pin_overridden_fields
+from unlearn_jax.pipeline.config.resolve import resolve_rows
 from unlearn_jax.pipeline.config.schema import RMIA_SIGNALS, AttackConfig
 from unlearn_jax.pipeline.report import run as report
 from unlearn_jax.replicas import Form
@@ -329,7 +327,7 @@ def test_every_field_of_a_value_is_an_option(preset_of_values):
         "--only",
         "salun",
     ]
-    read = cli._parse(type(config), fields, "prog", config)
+    read = parse(type(config), fields, "prog", config)
     assert read.training.objective.beta == 2.0
     assert read.rows["mine"].method == type(config.rows["mine"].method)(factor=0.25)
     assert read.rows["salun"].method.constraints[0].fraction == 0.3
@@ -342,7 +340,7 @@ def test_every_field_of_a_value_is_an_option(preset_of_values):
     assert read.audit.discriminators[0].gamma == "scale"
     assert read.model.widths == (4, 8)
     assert read.only == ("salun",)
-    assert cli._parse(type(config), [], "prog", config) == config
+    assert parse(type(config), [], "prog", config) == config
 
 
 def test_registered_values_are_named_on_the_command_line(tiny):
@@ -351,7 +349,8 @@ def test_registered_values_are_named_on_the_command_line(tiny):
     fields += ["--rows.amun.method.optimizer=adam", "--training.objective.beta=2"]
     fields += ["--training.batch-size=8"]
     chosen, others = choose_values(config, fields)
-    read = unfollow(cli._parse(type(config), others, "prog", chosen), fields)
+    read = parse(type(config), others, "prog", chosen)
+    read = pin_overridden_fields(read, fields)
     assert read.training.objective == TRADES(beta=2)
     rows, attacks = resolve_rows(read)
     assert rows["amun"].name == rows["amun"].label == "finetune"

@@ -34,6 +34,12 @@ def test_every_public_name_imports(name):
     assert name in dir(uj)
 
 
+@pytest.mark.parametrize("name", ["", ".contrib", ".models", ".pipeline", ".studies"])
+def test_a_lazy_package_lists_its_public_names(name):
+    package = importlib.import_module(f"unlearn_jax{name}")
+    assert dir(package) == sorted(package.__all__)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'amum'"):
         _ = uj.amum

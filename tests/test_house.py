@@ -42,6 +42,7 @@ FLOOR = {
     "contrib": 12,
     "figures": 12,
     "pipeline": 13,
+    "runtime": 14,
     "studies": 14,
     "cli": 15,
     "__main__": 16,

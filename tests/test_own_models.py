@@ -14,7 +14,9 @@ from flax import serialization
 from support.runs import TINY
 
 from unlearn_jax import cli, pipeline
-from unlearn_jax.pipeline.config.resolve import choose_values, complete
+from unlearn_jax.pipeline.config.command_line import parse
+from unlearn_jax.pipeline.config.overrides import choose_values
+from unlearn_jax.pipeline.config.resolve import complete
 from unlearn_jax.pipeline.measure.columns import columns_of
 from unlearn_jax.types import Variables
 
@@ -140,7 +142,7 @@ def test_the_pages_of_methods_and_columns_run(tmp_path, monkeypatch):
     assert command[:3] == ["unlearn-jax", "run", "digits"]
     words = [*command[5:], "my_columns:BRIER"]
     config, others = choose_values(complete(pipeline.RunConfig()), words)
-    config = cli._parse(pipeline.RunConfig, others, "run", config)
+    config = parse(pipeline.RunConfig, others, "run", config)
     method = config.rows["shrink"].method
     assert method.factor == 0.8
     variables, info = method(

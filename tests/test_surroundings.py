@@ -16,7 +16,8 @@ import pytest
 import unlearn_jax
 from unlearn_jax import cli, pipeline
 from unlearn_jax.pipeline import presets
-from unlearn_jax.pipeline.config.resolve import choose_values
+from unlearn_jax.pipeline.config.command_line import parse
+from unlearn_jax.pipeline.config.overrides import choose_values
 from unlearn_jax.types import InputError
 
 ROOT = pathlib.Path(cli.__file__).parents[1]
@@ -175,7 +176,7 @@ def test_any_network_and_any_row_on_a_preset():
     ]
     words += ["--rows.mine.method.learning_rate=0.5"]
     chosen, others = choose_values(config, words)
-    read = cli._parse(type(config), others, "prog", chosen)
+    read = parse(type(config), others, "prog", chosen)
     assert (read.model.name, read.model.widths) == ("resnet", None)
     assert read.rows["mine"].method.learning_rate == 0.5
     assert type(read.rows["x"].method).__name__ == "TRW"

@@ -111,9 +111,4 @@ _NAMES = {
 """Top-level names, each with the subpackage that defines it."""
 
 __all__ = [*sorted([*_NAMES, *_SUBPACKAGES]), "__version__"]
-__getattr__ = on_first_use(__name__, dict.fromkeys(_SUBPACKAGES, "") | _NAMES)
-
-
-def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, dict.fromkeys(_SUBPACKAGES, "") | _NAMES)

@@ -32,7 +32,14 @@ def _any_of_batch(
 
 @custom_vmap
 def _is_single(flag: Array) -> Array:
-    """Return True, or False under ``vmap``."""
+    """Return True, or False if ``vmap`` maps the flag over several models.
+
+    Without a mapped flag the result is the constant True, whatever the flag. XLA folds
+    ``flag | True`` to True and ``where(True, chosen, other)`` to ``chosen``, and drops
+    ``other``, which nothing reads: the compiled program is that of ``lax.cond``. Under
+    ``vmap`` the rule below takes the place of this function, so ``flag | False`` is
+    each model's own flag and the selection remains.
+    """
     return jnp.ones_like(flag)
 
 
@@ -71,7 +78,7 @@ def cond(
     >>> jax.vmap(root)(jnp.array([4.0, -1.0])).tolist()
     [2.0, 0.0]
     """
-    # without vmap, _is_single is the constant True and XLA removes the selection
+    # True for a single model, which reaches `both` only if its predicate holds
     is_chosen = predicate | _is_single(predicate)
 
     def both(*operands: Any) -> Any:

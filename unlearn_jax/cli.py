@@ -5,16 +5,13 @@ A new command is a function with typed parameters and a docstring, and a line in
 functions, so that ``unlearn-jax --help`` is quick.
 """
 
-import contextlib
 import dataclasses
 import errno
-import functools
 import io
 import itertools
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import sys
@@ -23,12 +20,18 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unlearn_jax.runtime import (
+    SWITCHES,
+    configure_jax,
+    missing_platform,
+    show_warning,
+)
+
 if TYPE_CHECKING:
     from unlearn_jax.pipeline import RunConfig
     from unlearn_jax.pipeline.measure.records import Check, RunResult
     from unlearn_jax.pipeline.presets import Preset
 
-SWITCHES = {"--debug-nans": "jax_debug_nans", "--debug-keys": "jax_debug_key_reuse"}
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
 
 
@@ -67,24 +70,19 @@ def run(arguments: list[str]) -> int:
         fields of the configuration.
     """
     from unlearn_jax.pipeline import presets
+    from unlearn_jax.pipeline.config.command_line import parse, parse_known
     from unlearn_jax.types import InputError
 
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
-            _parse(RunOptions, arguments, "unlearn-jax run PRESET", has_flags=True)
+            parse(RunOptions, arguments, "unlearn-jax run PRESET", has_flags=True)
         names = ", ".join(sorted(presets.names()))
         raise InputError(f"run needs a preset: choose one of {names}")
     name = arguments[0]
     presets.find(name)
     from unlearn_jax.pipeline.store import hosts
 
-    options, fields = _parse(
-        RunOptions,
-        arguments[1:],
-        "unlearn-jax run",
-        has_fields=True,
-        has_flags=True,
-    )
+    options, fields = parse_known(RunOptions, arguments[1:], "unlearn-jax run")
     address = (options.coordinator, options.num_processes, options.process_id)
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
@@ -97,7 +95,7 @@ def run(arguments: list[str]) -> int:
     prog = f"unlearn-jax run {name} --workdir DIR"
     if preset.experiment is not None:
         experiment = preset.experiment
-        config = _parse(type(experiment.config), fields, prog, experiment.config)
+        config = parse(type(experiment.config), fields, prog, experiment.config)
         return _run_experiment(preset, config, _workdir(options), options)
     variants = _variants(preset, fields, prog)
     workdir = _workdir(options)
@@ -189,7 +187,7 @@ def _run_study(
     except ReportError:
         _print_file(tables)
         raise
-    if hosts.here().first:
+    if hosts.current_process().first:
         _print_file(tables)
         print(f"report: {workdir / 'study.html'}")
     checks = [check for result in results.values() for check in result.checks]
@@ -210,13 +208,23 @@ def _status(checks: Sequence["Check"], options: RunOptions) -> int:
 def _variants(preset: "Preset", fields: list[str], prog: str) -> dict[str, "RunConfig"]:
     """Return a preset's configurations, changed by the fields of the command line."""
     from unlearn_jax import pipeline
-    from unlearn_jax.pipeline.config.resolve import choose_values, unfollow
+    from unlearn_jax.pipeline.config.command_line import parse
+    from unlearn_jax.pipeline.config.overrides import (
+        choose_values,
+        pin_overridden_fields,
+    )
 
     variants = {}
     for name, default in preset.variants.items():
         default, others = choose_values(default, fields)
-        config = _parse(pipeline.RunConfig, others, prog, default, has_names=True)
-        variants[name] = unfollow(config, fields)
+        try:
+            config = parse(pipeline.RunConfig, others, prog, default)
+        except SystemExit:  # the help is printed
+            from unlearn_jax.pipeline import choices
+
+            print(choices.text())
+            raise
+        variants[name] = pin_overridden_fields(config, fields)
     return variants
 
 
@@ -302,18 +310,17 @@ def compile_preset(arguments: list[str]) -> int:
 
     from unlearn_jax import targets
     from unlearn_jax.pipeline import compiling, pods, presets
+    from unlearn_jax.pipeline.config.command_line import parse, parse_known
     from unlearn_jax.types import InputError
 
     prog = "unlearn-jax compile PRESET --target TARGET"
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
-            _parse(CompileOptions, arguments, prog)
+            parse(CompileOptions, arguments, prog)
         raise InputError(f"compile needs a preset and a target: {prog}")
     name = arguments[0]
     presets.find(name)
-    options, fields = _parse(
-        CompileOptions, arguments[1:], prog, has_fields=True, has_flags=True
-    )
+    options, fields = parse_known(CompileOptions, arguments[1:], prog)
     target = targets.parse(options.target)
     # nothing runs on a device; one that is present may not be the target
     jax.config.update("jax_platforms", "cpu")
@@ -325,7 +332,7 @@ def compile_preset(arguments: list[str]) -> int:
     shared = {"preset": preset.name, "only": options.only, "progress": progress}
     if preset.experiment is not None:
         experiment = preset.experiment
-        config = _parse(type(experiment.config), fields, prog, experiment.config)
+        config = parse(type(experiment.config), fields, prog, experiment.config)
         report = compiling.compile_experiment(
             experiment, target, config=config, **shared
         )
@@ -362,7 +369,7 @@ def list_presets() -> int:
     for name, summary in presets.methods().items():
         print(f"  {name:24} {summary}")
     for name in extensions.names("methods"):
-        print(f"  {name:24} of another package")
+        print(f"  {name:24} defined by another package")
     print(f"augmentations, joined with +: {', '.join(augmentations)}")
     print(f"models (model.name):          {', '.join(models)}")
     signals += extensions.names("signals")
@@ -411,6 +418,7 @@ def audit(arguments: list[str]) -> int:
       arguments: options of the command.
     """
     from unlearn_jax import pipeline
+    from unlearn_jax.pipeline.config.command_line import parse
     from unlearn_jax.types import ReportError
 
     defaults = pipeline.AuditConfig()
@@ -433,7 +441,7 @@ def audit(arguments: list[str]) -> int:
         title: str = "Audit of logits"
         audit: pipeline.AuditConfig = defaults
 
-    options = _parse(Options, arguments, "unlearn-jax audit")
+    options = parse(Options, arguments, "unlearn-jax audit")
     arrays = pipeline.AuditArrays.load(options.logits)
     try:
         result = pipeline.audit_arrays(
@@ -598,7 +606,7 @@ def _main(argv: list[str]) -> int:
 
         print(f"unlearn-jax {__version__}")
         return 0
-    warnings.showwarning = _warn
+    warnings.showwarning = show_warning
     # reports are drawn to files; subprocesses of a notebook inherit its backend
     os.environ["MPLBACKEND"] = "agg"
     try:
@@ -626,7 +634,7 @@ def _main(argv: list[str]) -> int:
         if isinstance(error, UnlearnError):
             _print_error(error)
             return 2 if isinstance(error, InputError) else 1
-        if fault := _missing_platform():
+        if fault := missing_platform():
             _print_error(fault)
             return 2
         raise
@@ -678,8 +686,11 @@ def _run_command(argv: list[str], switches: Sequence[str]) -> int:
 
         with log_lines():
             return COMMANDS[name](arguments)
+    from unlearn_jax.pipeline.config.command_line import delayed, parse
+
     prog = f"unlearn-jax {name}"
-    return _parse(_delayed(COMMANDS[name]), arguments, prog, has_flags=True)()
+    command = parse(delayed(COMMANDS[name]), arguments, prog, has_flags=True)
+    return command()
 
 
 def _misspelled(argv: list[str]) -> str:
@@ -695,174 +706,6 @@ def _misspelled(argv: list[str]) -> str:
 
     options = [field.name for field in dataclasses.fields(RunOptions)]
     return presets.misspelled(argv[1:], options)
-
-
-def _missing_platform() -> str:
-    """Return the fault of a ``JAX_PLATFORMS`` without devices; empty if there is none.
-
-    This is called after a failure only, because asking for devices starts JAX.
-    """
-    import jax
-
-    wanted = jax.config.values["jax_platforms"]
-    if not wanted:
-        return ""
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError):
-        return (
-            f"JAX_PLATFORMS={wanted}, and JAX finds no such device: unset it, or"
-            " install JAX's plugin, as in pip install 'unlearn-jax[cuda]'"
-        )
-    return ""
-
-
-def _delayed(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
-    """Return a function that binds arguments, so that tyro parses but does not run."""
-
-    @functools.wraps(command)
-    def delayed(*args: Any, **options: Any) -> Callable[[], int]:
-        return functools.partial(command, *args, **options)
-
-    return delayed
-
-
-def _parse(
-    kind: Any,
-    argv: Sequence[str],
-    prog: str,
-    default: Any = None,
-    *,
-    has_fields: bool = False,
-    has_flags: bool = False,
-    has_names: bool = False,
-) -> Any:
-    """Return the value of ``kind`` that tyro reads from arguments.
-
-    Args:
-      kind: class or function of the options.
-      argv: arguments.
-      prog: command that precedes the arguments.
-      default: value whose fields are the defaults.
-      has_fields: whether to return unknown arguments as a second value; by default they
-        are an error.
-      has_flags: whether booleans are given as ``--check``, not as ``--check=True``.
-      has_names: whether the help ends with the names that options of a run accept.
-
-    Raises:
-      InputError: unknown options, or values of the wrong type, in one line.
-    """
-    import tyro
-
-    from unlearn_jax.pipeline.config.command_line import REGISTRY
-    from unlearn_jax.types import InputError
-
-    output = io.StringIO()
-    defaults: dict[str, Any] = {}
-    markers: tuple[Any, ...] = (tyro.conf.AvoidSubcommands,)
-    if not has_flags:
-        markers += (tyro.conf.FlagConversionOff,)
-    if default is not None:
-        description = (
-            "Fields of the configuration; further options: unlearn-jax run --help."
-            " Also --training.objective=NAME, --rows.ROW.method=METHOD (with a new ROW"
-            " it adds the row), --rows.ROW.method.optimizer=NAME; the names that they"
-            " take are at the end."
-        )
-        defaults = {"default": default, "description": description}
-    try:
-        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-            value, unknown = tyro.cli(
-                kind,
-                args=list(argv),
-                prog=prog,
-                config=markers,
-                registry=REGISTRY,
-                return_unknown_args=True,
-                add_help=not has_fields,
-                **defaults,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            print(output.getvalue())
-            if default is not None and has_names:
-                from unlearn_jax.pipeline import choices
-
-                print(choices.text())
-            raise
-        message = _unboxed(output.getvalue())
-        raise InputError(f"{message} (see {prog} --help)") from None
-    if has_fields:
-        return value, unknown
-    if unknown:
-        raise InputError(f"unknown argument {unknown[0]} (see {prog} --help)")
-    return value
-
-
-def _unboxed(text: str) -> str:
-    """Return tyro's error as one line.
-
-    tyro draws a box with a title, the fault, rules, and a hint at more help.
-    """
-    words: list[str] = []
-    for line in text.splitlines()[1:]:
-        line = line.strip("│╭╮╰╯─ ")
-        if line.startswith(("Argument helptext", "For full helptext")):
-            break
-        if line.strip("-"):
-            words += line.split()
-    return " ".join(words)
-
-
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning as one line, without the place in the code."""
-    print(f"unlearn-jax: warning: {message}", file=sys.stderr)
-    unread = re.match(
-        r"Error reading persistent compilation cache entry for '(\w+)'", str(message)
-    )
-    if unread is None:
-        return
-    # the entry was cut short when a run was killed; JAX would keep it, and compile and
-    # warn again in every run
-    for entry in _programs().glob(f"{unread[1]}-*-cache"):
-        with contextlib.suppress(OSError):  # the cache may belong to another user
-            entry.unlink()
-
-
-def _programs() -> pathlib.Path:
-    """Return the folder of JAX's compilation cache."""
-    import jax
-
-    return pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
-
-
-def configure_jax(switches: Sequence[str] = ()) -> None:
-    """Give JAX one CPU device per core and a compilation cache, before it starts.
-
-    Args:
-      switches: keys of ``SWITCHES`` to turn on.
-    """
-    import jax
-
-    for switch in switches:
-        jax.config.update(SWITCHES[switch], True)
-    flags = os.environ.get("XLA_FLAGS", "")
-    if (
-        "JAX_NUM_CPU_DEVICES" not in os.environ
-        and "host_platform_device_count" not in flags
-    ):
-        from unlearn_jax.pipeline.store.folders import num_cores
-
-        with contextlib.suppress(RuntimeError):  # JAX has started: its devices stay
-            jax.config.update("jax_num_cpu_devices", num_cores())
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        from unlearn_jax.data.tfds_reader import cache_folder
-        from unlearn_jax.types import InputError
-
-        with contextlib.suppress(InputError):  # without a home folder, no cache
-            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 if __name__ == "__main__":

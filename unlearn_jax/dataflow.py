@@ -6,11 +6,13 @@ an operation's outputs from those about its inputs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend import core
 
 from unlearn_jax import onednn
@@ -82,11 +84,11 @@ class Leaf(NamedTuple):
     axes: tuple[int | None, ...] | None
 
 
-class Tail(NamedTuple):
-    """Value that is a layer's output up to an affine function of each channel.
+class LayerOutput(NamedTuple):
+    """Output of a layer, up to an affine function of each channel.
 
     Attributes:
-      layer: position of the layer among those found so far.
+      layer: position of the layer in order of execution.
       axis: axis of the channels.
     """
 
@@ -95,31 +97,32 @@ class Tail(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Moved:
-    """Value made of the entries of one earlier value, its source.
+class Activation:
+    """Value that depends on the images, with the origin of its entries.
 
-    A value that an operation computes is its own source.
+    An activation that an operation moves or copies is made of the entries of an earlier
+    one, its source. An activation that an operation computes is its own source.
 
     Attributes:
-      shape: shape of the value.
-      source: value that the entries come from; None if the value is its own source.
-      step: function that makes the value from ``parents``; None for a source.
-      parents: values with the same source.
-      copied: whether entries may occur more than once, or next to constants.
+      shape: shape of the activation.
+      source: activation that the entries come from; None if it is its own source.
+      step: function that makes the activation from ``parents``; None for a source.
+      parents: activations with the same source.
+      has_copies: whether entries may occur more than once, or next to constants.
     """
 
     shape: tuple[int, ...]
-    source: "Moved | None" = None
+    source: "Activation | None" = None
     step: Callable[[Sequence[Array]], Array] | None = None
-    parents: tuple["Moved", ...] = ()
-    copied: bool = False
+    parents: tuple["Activation", ...] = ()
+    has_copies: bool = False
 
-    def replay(self, source: Array, done: dict["Moved", Array]) -> Array:
-        """Return the value that another source gives.
+    def replay(self, source: Array, done: dict["Activation", Array]) -> Array:
+        """Return the activation that another source gives.
 
         Args:
           source: array in place of the original source.
-          done: values computed so far, extended in place.
+          done: activations computed so far, extended in place.
         """
         if self.step is None:
             return source
@@ -136,38 +139,51 @@ class Facts(NamedTuple):
     Attributes:
       leaf: set if the value is a leaf of the variables, or a part of one, rearranged or
         not.
-      moved: set if the value depends on the images.
-      tail: set if the value is a layer's output up to an affine function of each
-        channel.
-      since: positions of the layers whose outputs the value is made of, without a
-        product, convolution, loop or branch in between.
+      activation: set if the value depends on the images.
+      layer_output: set if the value is a layer's output up to an affine function of
+        each channel.
+      source_layers: positions of the layers whose outputs the value is made of, without
+        a product, convolution, loop or branch in between.
       weights: paths of the trained leaves with more than one axis that the value
         depends on; empty if the value depends on the images.
     """
 
     leaf: Leaf | None = None
-    moved: Moved | None = None
-    tail: Tail | None = None
-    since: frozenset[int] = frozenset()
+    activation: Activation | None = None
+    layer_output: LayerOutput | None = None
+    source_layers: frozenset[int] = frozenset()
     weights: frozenset[str] = frozenset()
 
 
-def run(jaxpr: core.Jaxpr, eqn: Any, inputs: Sequence[Any]) -> list[Any]:
-    """Evaluate one operation, as it runs inside the traced function."""
-    taken = {
+def shape_of(variable: core.Var) -> tuple[int, ...]:
+    """Return the shape of a variable of a traced function."""
+    return cast(ShapedArray, variable.aval).shape
+
+
+def evaluate_eqn(
+    jaxpr: core.Jaxpr, eqn: core.JaxprEqn, inputs: Sequence[Array]
+) -> list[Array]:
+    """Evaluate one operation, as it runs inside the traced function.
+
+    Args:
+      jaxpr: traced function that the operation belongs to.
+      eqn: operation.
+      inputs: its operands, literals included.
+    """
+    operands = {
         atom: value
         for atom, value in zip(eqn.invars, inputs, strict=True)
         if not isinstance(atom, core.Literal)
     }
-    parts = {
-        "invars": list(taken),
-        "outvars": eqn.outvars,
-        "eqns": [eqn],
-        "effects": eqn.effects,
-    }
-    names = jaxpr.debug_info.with_unknown_names()
-    program = jaxpr.replace(constvars=[], debug_info=names, **parts)
-    return core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*taken.values())
+    program = jaxpr.replace(
+        constvars=[],
+        invars=list(operands),
+        outvars=eqn.outvars,
+        eqns=[eqn],
+        effects=eqn.effects,
+        debug_info=jaxpr.debug_info.with_unknown_names(),
+    )
+    return core.jaxpr_as_fun(core.ClosedJaxpr(program, ()))(*operands.values())
 
 
 def whole_leaf(path: str, num_axes: int) -> Leaf:
@@ -265,13 +281,18 @@ def index_name(index: Index) -> str:
     return f"[{','.join(names)}]" if names else ""
 
 
-def rearranged(
-    eqn: Any, inputs: Sequence[Any], leaves: Sequence[Leaf | None]
+def rearranged_leaves(
+    eqn: core.JaxprEqn, inputs: Sequence[Array], leaves: Sequence[Leaf | None]
 ) -> list[Leaf | None]:
     """Return each output's leaf if an operation only rearranges a leaf, else Nones.
 
     Casts, copies, reshapes, transposes, slices of stride 1 and splits count as
     rearrangements.
+
+    Args:
+      eqn: operation.
+      inputs: its operands.
+      leaves: leaf that each operand is.
     """
     nothing: list[Leaf | None] = [None] * len(eqn.outvars)
     leaf = leaves[0] if leaves else None
@@ -280,7 +301,7 @@ def rearranged(
     undo = leaf.undo
     shape = jnp.shape(inputs[0])
     name = eqn.primitive.name
-    result = eqn.outvars[0].aval.shape
+    result = shape_of(eqn.outvars[0])
     if name in CASTS and len(inputs) == 1:
         return [leaf]
     if name in SHAPES or (
@@ -308,7 +329,8 @@ def rearranged(
         axis = eqn.params["axis"]
         starts = [0] * len(shape)
         for variable in eqn.outvars:
-            limits = [s + n for s, n in zip(starts, variable.aval.shape, strict=True)]
+            sizes = shape_of(variable)
+            limits = [start + size for start, size in zip(starts, sizes, strict=True)]
             parts.append(part_of_leaf(leaf, shape, starts, limits))
             starts[axis] = limits[axis]
         return parts
@@ -316,10 +338,10 @@ def rearranged(
 
 
 def _axes_after(
-    eqn: Any, leaf: Leaf, shape: tuple[int, ...]
+    eqn: core.JaxprEqn, leaf: Leaf, shape: tuple[int, ...]
 ) -> tuple[int | None, ...] | None:
     """Return the leaf's axes after a reshape that drops or adds axes of length 1."""
-    result = eqn.outvars[0].aval.shape
+    result = shape_of(eqn.outvars[0])
     if leaf.axes is None:
         return None
     pairs = zip(shape, leaf.axes, strict=True)
@@ -335,87 +357,106 @@ def _axes_after(
     return None if remaining else tuple(axes)
 
 
-def moved(
-    jaxpr: core.Jaxpr, eqn: Any, inputs: Sequence[Any], known: Sequence[Moved | None]
-) -> list[Moved | None]:
-    """Return the origin of the entries of each output of an operation.
+def trace_sources(
+    jaxpr: core.Jaxpr,
+    eqn: core.JaxprEqn,
+    inputs: Sequence[Array],
+    activations: Sequence[Activation | None],
+) -> list[Activation | None]:
+    """Return each output of an operation as an activation, with its source.
 
-    It is None for an output that does not depend on the images. Constants next to the
+    An output that does not depend on the images gives None. Constants next to the
     entries (padding) are treated as 0, because only the linear part of the operation
     matters.
+
+    Args:
+      jaxpr: traced function that the operation belongs to.
+      eqn: operation.
+      inputs: its operands.
+      activations: activation that each operand is.
     """
     name = eqn.primitive.name
-    shapes = [variable.aval.shape for variable in eqn.outvars]
-    parents = tuple(item for item in known if item is not None)
+    shapes = [shape_of(variable) for variable in eqn.outvars]
+    parents = tuple(item for item in activations if item is not None)
     if not parents:
         return [None] * len(shapes)
-    if name in CASTS and len(known) == 1:
+    if name in CASTS and len(activations) == 1:
         return [parents[0]]
     sources = {parent.source or parent for parent in parents}
     if (
         name not in (*SHAPES, *_MOVES)
         or len(sources) > 1
-        or (known[0] is None and name != "concatenate")
+        or (activations[0] is None and name != "concatenate")
     ):
-        return [Moved(shape) for shape in shapes]
+        return [Activation(shape) for shape in shapes]
     has_border = name in ("pad", "concatenate")
 
     def step(index: int, values: Sequence[Array]) -> Array:
         rest = iter(values)
         arguments = []
-        for value, item in zip(inputs, known, strict=True):
-            if item is not None:
+        for value, activation in zip(inputs, activations, strict=True):
+            if activation is not None:
                 arguments.append(next(rest))
             else:
                 arguments.append(jnp.zeros_like(value) if has_border else value)
-        return run(jaxpr, eqn, arguments)[index]
+        return evaluate_eqn(jaxpr, eqn, arguments)[index]
 
-    grows = name in ("gather", "concatenate") or any(
-        np.prod(shape) > np.size(inputs[0]) for shape in shapes
+    has_copies = (
+        name in ("gather", "concatenate")
+        or any(np.prod(shape) > np.size(inputs[0]) for shape in shapes)
+        or any(parent.has_copies for parent in parents)
     )
-    copied = grows or any(parent.copied for parent in parents)
     (source,) = sources
     return [
-        Moved(shape, source, lambda values, i=i: step(i, values), parents, copied)
-        for i, shape in enumerate(shapes)
+        Activation(shape, source, functools.partial(step, index), parents, has_copies)
+        for index, shape in enumerate(shapes)
     ]
 
 
-def follow(
-    eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]
-) -> tuple[Tail | None, Array | None]:
-    """Return the tail that an operation continues, and its factor.
+def channelwise_affine(
+    eqn: core.JaxprEqn, inputs: Sequence[Array], facts: Sequence[Facts]
+) -> tuple[LayerOutput | None, Array | None]:
+    """Return the layer's output that an operation maps channel by channel.
 
-    The operation multiplies the channels by the factor ``[out]``; None if it does not
-    multiply them. The tail is None if the operation continues none.
+    Args:
+      eqn: operation.
+      inputs: its operands.
+      facts: facts about each operand.
+
+    Returns:
+      The layer's output, with the axis that its channels have after the operation, and
+      the factor ``[out]`` that multiplies them; None for no factor. Both are None if
+      the operation is not an affine function of each channel of a layer's output.
     """
-    side = next((i for i, item in enumerate(facts) if item.tail is not None), None)
+    side = next(
+        (i for i, item in enumerate(facts) if item.layer_output is not None), None
+    )
     if side is None or any(
-        item.moved is not None for i, item in enumerate(facts) if i != side
+        item.activation is not None for i, item in enumerate(facts) if i != side
     ):
         return None, None
-    tail = facts[side].tail
-    assert tail is not None
+    output = facts[side].layer_output
+    assert output is not None
     name = eqn.primitive.name
     shape = jnp.shape(inputs[side])
-    result = eqn.outvars[0].aval.shape
+    result = shape_of(eqn.outvars[0])
     if name in CASTS and len(facts) == 1:
-        return tail, None
+        return output, None
     if name == "transpose":
-        return tail._replace(axis=eqn.params["permutation"].index(tail.axis)), None
-    if name in SHAPES and tail.axis == len(shape) - 1 and result[-1:] == shape[-1:]:
-        return tail._replace(axis=len(result) - 1), None
+        return output._replace(axis=eqn.params["permutation"].index(output.axis)), None
+    if name in SHAPES and output.axis == len(shape) - 1 and result[-1:] == shape[-1:]:
+        return output._replace(axis=len(result) - 1), None
     if shape != result or name not in ("add", "sub", "mul", "div", "neg"):
         return None, None
     if name == "neg" or (name, side) == ("sub", 1):
-        return tail, jnp.full((shape[tail.axis],), -1.0)
+        return output, jnp.full((shape[output.axis],), -1.0)
     if name in ("add", "sub"):
-        return tail, None
+        return output, None
     other = jnp.asarray(inputs[1 - side])
     is_uneven = any(
-        size != 1 for axis, size in enumerate(other.shape) if axis != tail.axis
+        size != 1 for axis, size in enumerate(other.shape) if axis != output.axis
     )
     if is_uneven or (name, side) == ("div", 1):
         return None, None
-    factor = jnp.broadcast_to(other.reshape(-1), (shape[tail.axis],))
-    return tail, factor if name == "mul" else 1 / factor
+    factor = jnp.broadcast_to(other.reshape(-1), (shape[output.axis],))
+    return output, factor if name == "mul" else 1 / factor

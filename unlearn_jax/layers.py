@@ -39,18 +39,19 @@ from unlearn_jax.dataflow import (
     ADDITIVE,
     CONVOLUTIONS,
     MIXING,
+    Activation,
     Facts,
     Index,
+    LayerOutput,
     Leaf,
-    Moved,
-    Tail,
+    channelwise_affine,
     entry_of_leaf,
-    follow,
+    evaluate_eqn,
     index_name,
-    moved,
     part_of_leaf,
-    rearranged,
-    run,
+    rearranged_leaves,
+    shape_of,
+    trace_sources,
     whole_leaf,
 )
 from unlearn_jax.models.adapters import is_trained, leaf_paths
@@ -135,13 +136,14 @@ class Walk(NamedTuple):
     Attributes:
       layers: layers in order of execution, including those with a computed kernel.
       outputs: return value of the pass.
-      since: positions of the layers whose outputs the first returned array is made of.
+      source_layers: positions of the layers whose outputs the first returned array is
+        made of.
       unfound: paths of the trained leaves that :func:`unfound` names.
     """
 
     layers: list[Layer]
-    outputs: Any
-    since: frozenset[int]
+    outputs: PyTree
+    source_layers: frozenset[int]
     unfound: list[str]
 
 
@@ -173,7 +175,9 @@ def layers(
     return [layer for layer in walked if computed or layer.store is not None]
 
 
-def unfound(apply_fn: ApplyFn, variables: PyTree, images: Any) -> list[str]:
+def unfound(
+    apply_fn: ApplyFn, variables: PyTree, images: Array | jax.ShapeDtypeStruct
+) -> list[str]:
     """Name the trained arrays that multiply activations and belong to no layer.
 
     Arrays with fewer than two axes longer than 1 act on channels one by one and are not
@@ -286,12 +290,13 @@ def by_path(records: Sequence[Layer]) -> dict[str, Layer]:
     return known
 
 
-def _places(layer: Layer) -> Any:
+def _places(layer: Layer) -> np.ndarray:
     """Return the position in the kernel of each entry of the stored weight."""
     shape = layer.kernel.shape
     assert layer.store is not None
+    # NumPy, because arrays of JAX have no values inside a traced function
     places: Any = np.arange(math.prod(shape)).reshape(shape)
-    return layer.store(places)
+    return np.asarray(layer.store(places))
 
 
 def _overlap(one: Index, other: Index) -> bool:
@@ -305,14 +310,15 @@ def _overlap(one: Index, other: Index) -> bool:
 
 
 def _interval(item: int | slice) -> tuple[float, float]:
+    """Return the start and the end of one entry of an index."""
     if isinstance(item, int):
         return item, item + 1
     return (0, math.inf) if item.start is None else (item.start, item.stop)
 
 
 def head(
-    apply_fn: Callable[[Any, Array], Any], variables: PyTree, images: Array
-) -> tuple[Any, Layer]:
+    apply_fn: Callable[[PyTree, Array], PyTree], variables: PyTree, images: Array
+) -> tuple[PyTree, Layer]:
     """Return the outputs of a pass, and the linear layer whose outputs are the logits.
 
     After that layer, biases may be added and functions applied entry by entry, but no
@@ -328,15 +334,16 @@ def head(
       InputError: the model does not end in a linear layer, or ends in the sum of
         several.
     """
-    records, outputs, since, _ = walk(apply_fn, variables, to_float(images))
-    batch, *_, num_classes = jax.tree.leaves(outputs)[0].shape
+    walked = walk(apply_fn, variables, to_float(images))
+    batch, *_, num_classes = jax.tree.leaves(walked.outputs)[0].shape
+    candidates = [walked.layers[place] for place in sorted(walked.source_layers)]
     heads = [
-        records[place]
-        for place in sorted(since)
-        if records[place].kind == "dense"
-        and records[place].store is not None
-        and records[place].inputs.shape[:-1] == (batch,)
-        and records[place].kernel.shape[-1] == num_classes
+        layer
+        for layer in candidates
+        if layer.kind == "dense"
+        and layer.store is not None
+        and layer.inputs.shape[:-1] == (batch,)
+        and layer.kernel.shape[-1] == num_classes
     ]
     if len(heads) != 1:
         raise InputError(
@@ -345,11 +352,11 @@ def head(
             " weights [D, C] that are an unmodified parameter, outside loops and"
             " branches"
         )
-    return outputs, heads[0]
+    return walked.outputs, heads[0]
 
 
 def walk(
-    apply_fn: Callable[[Any, Array], Any], variables: PyTree, images: Array
+    apply_fn: Callable[[PyTree, Array], PyTree], variables: PyTree, images: Array
 ) -> Walk:
     """Trace a pass and evaluate it, recording its layers.
 
@@ -370,9 +377,12 @@ def walk(
     for leaf, path, trained in zip(leaves, paths, is_trained(variables), strict=True):
         weights = frozenset({path}) if trained and jnp.ndim(leaf) > 1 else frozenset()
         facts.append(Facts(whole_leaf(path, jnp.ndim(leaf)), weights=weights))
-    facts += [Facts(moved=Moved(jnp.shape(value))) for value in values[len(leaves) :]]
+    facts += [
+        Facts(activation=Activation(jnp.shape(value)))
+        for value in values[len(leaves) :]
+    ]
     record = _Record([], set())
-    outputs, after = _evaluate(closed, values, facts, record)
+    outputs, facts_of_outputs = _evaluate(closed, values, facts, record)
     covered = {path for layer in record.layers for path in layer.leaf_path.split("+")}
     matrices = {
         path
@@ -381,7 +391,7 @@ def walk(
     }
     missing = sorted((record.factors & matrices) - covered)
     tree = jax.tree.unflatten(jax.tree.structure(shape), outputs)
-    return Walk(record.layers, tree, after[0].since, missing)
+    return Walk(record.layers, tree, facts_of_outputs[0].source_layers, missing)
 
 
 class _Record(NamedTuple):
@@ -399,55 +409,56 @@ class _Record(NamedTuple):
 
 def _evaluate(
     closed: core.ClosedJaxpr,
-    values: Sequence[Any],
+    values: Sequence[Array],
     facts: Sequence[Facts],
     record: _Record,
-) -> tuple[list[Any], list[Facts]]:
+) -> tuple[list[Array], list[Facts]]:
     """Run a traced function and record its layers; return its outputs with facts."""
     jaxpr = closed.jaxpr
-    value_of: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    value_of: dict[core.Var, Array] = {}
+    value_of |= dict(zip(jaxpr.constvars, closed.consts, strict=True))
     value_of |= dict(zip(jaxpr.invars, values, strict=True))
-    facts_of: dict[Any, Facts] = dict(zip(jaxpr.invars, facts, strict=True))
-    uses = _uses(jaxpr)
+    facts_of: dict[core.Var, Facts] = dict(zip(jaxpr.invars, facts, strict=True))
+    uses = _count_uses(jaxpr)
 
-    def read(atom: Any) -> Any:
+    def read(atom: core.Var | core.Literal) -> Array:
         return atom.val if isinstance(atom, core.Literal) else value_of[atom]
 
-    def facts_about(atom: Any) -> Facts:
+    def facts_about(atom: core.Var | core.Literal) -> Facts:
         if isinstance(atom, core.Literal):
             return Facts()
-        item = facts_of.get(atom, Facts())
+        facts = facts_of.get(atom, Facts())
         # a factor on one of several uses does not apply to the others
-        return item if uses[atom] == 1 else item._replace(tail=None)
+        return facts if uses[atom] == 1 else facts._replace(layer_output=None)
 
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        items = [facts_about(atom) for atom in eqn.invars]
+        facts_of_inputs = [facts_about(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        inner = _called(eqn) if name in (*_CALLS, *_CUSTOM) else None
+        inner = _inner_function(eqn) if name in (*_CALLS, *_CUSTOM) else None
         results = [Facts()] * len(eqn.outvars)
         if inner is not None:
-            outputs, results = _evaluate(inner, inputs, items, record)
+            outputs, results = _evaluate(inner, inputs, facts_of_inputs, record)
             # a custom derivative must stay in place: the values from inside are
             # discarded
             if name in _CUSTOM:
-                outputs = run(jaxpr, eqn, inputs)
-        elif name == "scan" and _has_layers(eqn, items):
-            outputs, results = _evaluate_scan(eqn, inputs, items, record)
+                outputs = evaluate_eqn(jaxpr, eqn, inputs)
+        elif name == "scan" and _has_layers(eqn, facts_of_inputs):
+            outputs, results = _evaluate_scan(eqn, inputs, facts_of_inputs, record)
         else:
-            outputs = run(jaxpr, eqn, inputs)
-            if any(item != Facts() for item in items):
-                results = _learn(jaxpr, eqn, inputs, items, record)
+            outputs = evaluate_eqn(jaxpr, eqn, inputs)
+            if any(item != Facts() for item in facts_of_inputs):
+                results = _derive_facts(jaxpr, eqn, inputs, facts_of_inputs, record)
         value_of |= dict(zip(eqn.outvars, outputs, strict=True))
         facts_of |= dict(zip(eqn.outvars, results, strict=True))
     outputs = [read(atom) for atom in jaxpr.outvars]
     return outputs, [facts_about(atom) for atom in jaxpr.outvars]
 
 
-def _has_layers(eqn: Any, facts: Sequence[Facts]) -> bool:
+def _has_layers(eqn: core.JaxprEqn, facts: Sequence[Facts]) -> bool:
     """Return whether weights meet activations in products inside a scan."""
     return (
-        any(item.moved is not None for item in facts)
+        any(item.activation is not None for item in facts)
         and any(item.weights for item in facts)
         and 0 < eqn.params["length"] <= MAX_STEPS
         and _has_products(eqn.params["jaxpr"].jaxpr)
@@ -455,32 +466,35 @@ def _has_layers(eqn: Any, facts: Sequence[Facts]) -> bool:
 
 
 def _has_products(jaxpr: core.Jaxpr) -> bool:
+    """Return whether a function has matrix products or convolutions, calls included."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ("dot_general", *CONVOLUTIONS):
             return True
-        inner = _called(eqn)
+        inner = _inner_function(eqn)
         if inner is not None and _has_products(inner.jaxpr):
             return True
     return False
 
 
 def _evaluate_scan(
-    eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts], record: _Record
-) -> tuple[list[Any], list[Facts]]:
+    eqn: core.JaxprEqn,
+    inputs: Sequence[Array],
+    facts: Sequence[Facts],
+    record: _Record,
+) -> tuple[list[Array], list[Facts]]:
     """Run a scan step by step, so that each step's layers are recorded."""
     params = eqn.params
     num_fixed = params["num_consts"]
     num_carry = params["num_carry"]
-    length = params["length"]
+    fixed = inputs[:num_fixed]
     # every step uses these values: a factor would not apply to a single use
-    fixed_facts = [item._replace(tail=None) for item in facts[:num_fixed]]
-    fixed = list(inputs[:num_fixed])
-    carry = list(inputs[num_fixed : num_fixed + num_carry])
-    carry_facts = list(facts[num_fixed : num_fixed + num_carry])
+    fixed_facts = [item._replace(layer_output=None) for item in facts[:num_fixed]]
+    carry = inputs[num_fixed : num_fixed + num_carry]
+    carry_facts = facts[num_fixed : num_fixed + num_carry]
     stacked = inputs[num_fixed + num_carry :]
     stacked_facts = facts[num_fixed + num_carry :]
-    steps = range(length)
-    rows: dict[int, list[Any]] = {}
+    steps = range(params["length"])
+    rows: dict[int, list[Array]] = {}
     rows_facts: list[list[Facts]] = []
     for step in reversed(steps) if params["reverse"] else steps:
         entries = [lax.index_in_dim(value, step, keepdims=False) for value in stacked]
@@ -513,19 +527,20 @@ def _facts_of_entry(facts: Facts, shape: tuple[int, ...], position: int) -> Fact
     is_vector = leaf is not None and len(shape) < 2
     return Facts(
         leaf=leaf,
-        moved=None if facts.moved is None else Moved(shape),
-        since=facts.since,
+        activation=None if facts.activation is None else Activation(shape),
+        source_layers=facts.source_layers,
         weights=frozenset() if is_vector else facts.weights,
     )
 
 
 def _facts_of_stack(facts: Sequence[Facts], shape: tuple[int, ...]) -> Facts:
-    if any(item.moved is not None for item in facts):
-        return Facts(moved=Moved(shape))
+    """Return the facts about a stack of values, given those about each value."""
+    if any(item.activation is not None for item in facts):
+        return Facts(activation=Activation(shape))
     return Facts(weights=frozenset().union(*(item.weights for item in facts)))
 
 
-def _uses(jaxpr: core.Jaxpr) -> Counter[Any]:
+def _count_uses(jaxpr: core.Jaxpr) -> Counter[core.Var]:
     """Count how often each value is read on the way to an output."""
     uses = Counter(atom for atom in jaxpr.outvars if not isinstance(atom, core.Literal))
     for eqn in reversed(jaxpr.eqns):
@@ -536,10 +551,10 @@ def _uses(jaxpr: core.Jaxpr) -> Counter[Any]:
     return uses
 
 
-def _learn(
+def _derive_facts(
     jaxpr: core.Jaxpr,
-    eqn: Any,
-    inputs: Sequence[Any],
+    eqn: core.JaxprEqn,
+    inputs: Sequence[Array],
     facts: Sequence[Facts],
     record: _Record,
 ) -> list[Facts]:
@@ -547,36 +562,45 @@ def _learn(
 
     The operation is recorded if it is a layer; otherwise its weights are.
     """
-    leaves = rearranged(eqn, inputs, [item.leaf for item in facts])
-    tail, factor = follow(eqn, inputs, facts)
-    if tail is not None and factor is not None:
-        layer = record.layers[tail.layer]
+    leaves = rearranged_leaves(eqn, inputs, [item.leaf for item in facts])
+    layer_output, factor = channelwise_affine(eqn, inputs, facts)
+    if layer_output is not None and factor is not None:
+        layer = record.layers[layer_output.layer]
         scale = factor if layer.scale is None else layer.scale * factor
-        record.layers[tail.layer] = dataclasses.replace(layer, scale=scale)
-    new, axis = _as_layers(eqn, inputs, facts)
+        record.layers[layer_output.layer] = dataclasses.replace(layer, scale=scale)
+    new_layers, axis = _layers_of(eqn, inputs, facts)
     first = len(record.layers)
-    record.layers.extend(new)
-    sources = moved(jaxpr, eqn, inputs, [item.moved for item in facts])
+    record.layers.extend(new_layers)
+    activations = trace_sources(jaxpr, eqn, inputs, [item.activation for item in facts])
+    is_activation = any(item.activation is not None for item in facts)
     weights = frozenset().union(*(item.weights for item in facts))
-    since = frozenset().union(*(item.since for item in facts))
+    source_layers = frozenset().union(*(item.source_layers for item in facts))
     name = eqn.primitive.name
-    depends = any(item.moved is not None for item in facts)
-    if new:
-        tail = None if axis is None else Tail(first, axis)
-        since = frozenset(range(first, len(record.layers)))
+    if new_layers:
+        layer_output = None if axis is None else LayerOutput(first, axis)
+        source_layers = frozenset(range(first, len(record.layers)))
     elif name in MIXING:
-        since = frozenset()
-    if not new and depends and name not in ADDITIVE:
+        source_layers = frozenset()
+    if not new_layers and is_activation and name not in ADDITIVE:
         record.factors.update(weights)
     results = []
-    for leaf, source, variable in zip(leaves, sources, eqn.outvars, strict=True):
-        is_vector = leaf is not None and variable.aval.ndim < 2
-        remaining = frozenset() if depends or is_vector else weights
-        results.append(Facts(leaf, source, tail, since, remaining))
+    for leaf, activation, variable in zip(
+        leaves, activations, eqn.outvars, strict=True
+    ):
+        is_vector = leaf is not None and len(shape_of(variable)) < 2
+        results.append(
+            Facts(
+                leaf=leaf,
+                activation=activation,
+                layer_output=layer_output,
+                source_layers=source_layers,
+                weights=frozenset() if is_activation or is_vector else weights,
+            )
+        )
     return results
 
 
-def _called(eqn: Any) -> core.ClosedJaxpr | None:
+def _inner_function(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """Return the function inside an operation, if it has one."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = eqn.params.get(key)
@@ -586,46 +610,47 @@ def _called(eqn: Any) -> core.ClosedJaxpr | None:
     return None
 
 
-def _as_layers(
-    eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]
+def _layers_of(
+    eqn: core.JaxprEqn, inputs: Sequence[Array], facts: Sequence[Facts]
 ) -> tuple[list[Layer], int | None]:
     """Return the layers of an operation, and the axis of its output's channels.
 
     The axis is None for several layers, and for channels on several axes.
     """
     if eqn.primitive.name == "dot_general":
-        return _dense(eqn, inputs, facts)
+        return _dense_layers(eqn, inputs, facts)
     if (
         eqn.primitive.name in CONVOLUTIONS
         and eqn.params["batch_group_count"] == 1
-        and _is_weight(facts[1], facts[0])
+        and _is_kernel(facts[1], facts[0])
     ):
-        return [_conv(eqn, inputs, facts)], eqn.params["dimension_numbers"].out_spec[1]
+        axis = eqn.params["dimension_numbers"].out_spec[1]
+        return [_conv_layer(eqn, inputs, facts)], axis
     return [], None
 
 
-def _is_weight(facts: Facts, other: Facts) -> bool:
+def _is_kernel(facts: Facts, other: Facts) -> bool:
     """Return whether an operand is a layer's kernel, given facts about the other."""
     if facts.leaf is not None:
         return other.leaf is None and not other.weights
-    return bool(facts.weights) and other.moved is not None
+    return bool(facts.weights) and other.activation is not None
 
 
-def _dense(
-    eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]
+def _dense_layers(
+    eqn: core.JaxprEqn, inputs: Sequence[Array], facts: Sequence[Facts]
 ) -> tuple[list[Layer], int | None]:
-    contracted, batched = eqn.params["dimension_numbers"]
-    for weight in (1, 0):
-        other = 1 - weight
-        is_matrix = contracted[0] and jnp.ndim(inputs[weight]) > 1
-        if is_matrix and _is_weight(facts[weight], facts[other]):
-            break
-    else:
-        return [], None
+    """Return the layers of a matrix product, and the axis of its output's channels.
 
-    kernel = inputs[weight]
-    inner = tuple(contracted[weight])
-    blocks = tuple(batched[weight])
+    The kernel is read as blocks (batched axes) of matrices (contracted axes times free
+    axes), and each block is a layer.
+    """
+    side = _kernel_operand(eqn, inputs, facts)
+    if side is None:
+        return [], None
+    contracted, batched = eqn.params["dimension_numbers"]
+    kernel = inputs[side]
+    inner = tuple(contracted[side])
+    blocks = tuple(batched[side])
     free = tuple(i for i in range(kernel.ndim) if i not in (*inner, *blocks))
     order = (*blocks, *inner, *free)
     back = tuple(int(i) for i in np.argsort(order))
@@ -636,9 +661,14 @@ def _dense(
     sizes = (*[1] * len(blocks), *inner_sizes, *(kernel.shape[axis] for axis in free))
     width = math.prod(inner_sizes)
     matrices = kernel.transpose(order).reshape(*block_sizes, width, -1)
+
+    other = 1 - side
     ndim = jnp.ndim(inputs[other])
     rest = [i for i in range(ndim) if i not in (*contracted[other], *batched[other])]
     order_of_inputs = (*batched[other], *rest, *contracted[other])
+
+    def restore(matrix: Array) -> Array:
+        return matrix.reshape(sizes).transpose(back)
 
     dense_layers = []
     for block in np.ndindex(*block_sizes):
@@ -649,38 +679,64 @@ def _dense(
                 arranged = arranged[block]
             return arranged.reshape(*arranged.shape[: len(rest)], width)
 
-        def unarrange(kernel: Array) -> Array:
-            return kernel.reshape(sizes).transpose(back)
-
-        leaf = facts[weight].leaf
-        if leaf is not None and blocks:
-            starts = [0] * kernel.ndim
-            limits = list(kernel.shape)
-            for axis, position in zip(blocks, block, strict=True):
-                starts[axis] = position
-                limits[axis] = position + 1
-            leaf = part_of_leaf(leaf, kernel.shape, starts, limits)
-        suffix = index_name(block) if leaf is None else ""
-        copies = _copies(facts[other].moved, arrange)
+        leaf = _leaf_of_block(facts[side].leaf, kernel.shape, blocks, block)
+        path, index, store = _storage(facts[side], leaf, restore)
+        if leaf is None:
+            path += index_name(block)
         dense_layers.append(
-            _layer(
-                facts[weight],
-                leaf,
-                "dense",
-                matrices[block] if block else matrices,
-                arrange(inputs[other]),
-                {},
-                unarrange,
-                copies,
-                suffix,
+            Layer(
+                path=path,
+                kind="dense",
+                kernel=matrices[block] if block else matrices,
+                inputs=arrange(inputs[other]),
+                options={},
+                store=store,
+                copies=_copies(facts[other].activation, arrange),
+                index=index,
             )
         )
     if blocks or len(free) != 1:
         return dense_layers, None
-    return dense_layers, 0 if weight == 0 else eqn.outvars[0].aval.ndim - 1
+    return dense_layers, 0 if side == 0 else len(shape_of(eqn.outvars[0])) - 1
 
 
-def _conv(eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]) -> Layer:
+def _kernel_operand(
+    eqn: core.JaxprEqn, inputs: Sequence[Array], facts: Sequence[Facts]
+) -> int | None:
+    """Return which operand of a matrix product is a layer's kernel, if one is."""
+    contracted, _ = eqn.params["dimension_numbers"]
+    for side in (1, 0):
+        is_matrix = contracted[0] and jnp.ndim(inputs[side]) > 1
+        if is_matrix and _is_kernel(facts[side], facts[1 - side]):
+            return side
+    return None
+
+
+def _leaf_of_block(
+    leaf: Leaf | None, shape: tuple[int, ...], axes: Sequence[int], block: Sequence[int]
+) -> Leaf | None:
+    """Return the part of a kernel's leaf that one block is.
+
+    Args:
+      leaf: leaf that the whole kernel is.
+      shape: shape of the kernel.
+      axes: axes that the blocks run along.
+      block: position of the block along each of them.
+    """
+    if leaf is None or not axes:
+        return leaf
+    starts = [0] * len(shape)
+    limits = list(shape)
+    for axis, position in zip(axes, block, strict=True):
+        starts[axis] = position
+        limits[axis] = position + 1
+    return part_of_leaf(leaf, shape, starts, limits)
+
+
+def _conv_layer(
+    eqn: core.JaxprEqn, inputs: Sequence[Array], facts: Sequence[Facts]
+) -> Layer:
+    """Return the layer of a convolution, in the layout NHWC."""
     numbers = eqn.params["dimension_numbers"]
     batch, channels, *space = numbers.lhs_spec
     out, into, *window = numbers.rhs_spec
@@ -697,61 +753,53 @@ def _conv(eqn: Any, inputs: Sequence[Any], facts: Sequence[Facts]) -> Layer:
     def arrange(value: Array) -> Array:
         return value.transpose((batch, *space, channels))
 
-    def unarrange(kernel: Array) -> Array:
+    def restore(kernel: Array) -> Array:
         return kernel.transpose(back)
 
-    options = {name: eqn.params[name] for name in names}
-    copies = _copies(facts[0].moved, arrange)
-    kernel = inputs[1].transpose(order)
-    return _layer(
-        facts[1],
-        facts[1].leaf,
-        "conv",
-        kernel,
-        arrange(inputs[0]),
-        options,
-        unarrange,
-        copies,
+    path, index, store = _storage(facts[1], facts[1].leaf, restore)
+    return Layer(
+        path=path,
+        kind="conv",
+        kernel=inputs[1].transpose(order),
+        inputs=arrange(inputs[0]),
+        options={name: eqn.params[name] for name in names},
+        store=store,
+        copies=_copies(facts[0].activation, arrange),
+        index=index,
     )
 
 
-def _layer(
-    facts: Facts,
-    leaf: Leaf | None,
-    kind: Literal["dense", "conv"],
-    kernel: Array,
-    inputs: Array,
-    options: Mapping[str, Any],
-    unarrange: Callable[[Array], Array],
-    copies: Copies | None,
-    suffix: str = "",
-) -> Layer:
-    """Return a layer whose kernel is a leaf, or a part of it, or computed."""
+def _storage(
+    facts: Facts, leaf: Leaf | None, restore: Callable[[Array], Array]
+) -> tuple[str, Index, Callable[[Array], Array] | None]:
+    """Return ``path``, ``index`` and ``store`` of a :class:`Layer`.
+
+    Args:
+      facts: facts about the operand that holds the kernel.
+      leaf: leaf that the kernel is, or a part of one; None for a computed kernel.
+      restore: function from the layer's form of the kernel to the operand's.
+    """
     if leaf is None:
-        path = "+".join(sorted(facts.weights)) + suffix
-        return Layer(path, kind, kernel, inputs, options, None, copies=copies)
+        return "+".join(sorted(facts.weights)), (), None
     undo = leaf.undo
 
     def store(kernel: Array) -> Array:
-        return undo(unarrange(kernel))
+        return undo(restore(kernel))
 
     name = index_name(leaf.part)
-    path = leaf.path + name
-    return Layer(
-        path,
-        kind,
-        kernel,
-        inputs,
-        options,
-        store,
-        None,
-        copies,
-        leaf.part if name else (),
-    )
+    return leaf.path + name, leaf.part if name else (), store
 
 
-def _copies(inputs: Moved | None, arrange: Callable[[Array], Array]) -> Copies | None:
-    if inputs is None or inputs.source is None or not inputs.copied:
+def _copies(
+    inputs: Activation | None, arrange: Callable[[Array], Array]
+) -> Copies | None:
+    """Return the origin of a layer's inputs if they hold copies, else None.
+
+    Args:
+      inputs: operand that is the layer's input, as an activation.
+      arrange: function from the operand to :attr:`Layer.inputs`.
+    """
+    if inputs is None or inputs.source is None or not inputs.has_copies:
         return None
 
     def copy(activation: Array) -> Array:

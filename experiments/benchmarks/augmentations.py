@@ -9,7 +9,6 @@ operations per image, is exempt. Reached, by processor time.
 """
 
 import argparse
-import os
 import platform
 import statistics
 import sys
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax.data import AUGMENTATIONS, augmentation
+from unlearn_jax.pipeline.store.folders import num_cores
 
 POLICIES = [
     "trivial_augment",
@@ -86,13 +86,9 @@ def main() -> int:
     images = jnp.asarray(levels / 255, jnp.float32)
     keys = jax.random.split(jax.random.key(0), size)
 
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
     print(
-        f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}",
+        f"{num_cores()} CPU cores ({platform.machine()}),"
+        f" Python {platform.python_version()}",
         end=", ",
     )
     print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}", end="; ")

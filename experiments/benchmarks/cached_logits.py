@@ -46,6 +46,7 @@ from unlearn_jax.audit import (
     rmia,
 )
 from unlearn_jax.data import membership_design
+from unlearn_jax.pipeline.store.folders import num_cores
 
 CHECKED = 2  # models that are also audited alone, each removed from the bank
 LOOP = 2_000  # samples of the Python loop
@@ -291,16 +292,16 @@ def main() -> int:
     parser.add_argument(
         "--logits",
         type=Path,
-        help="[M, N, C] of your own, a .npy file; generated if absent",
+        help=".npy file of logits [M, N, C]; generated if absent",
     )
     parser.add_argument(
-        "--labels", type=Path, help="[N] integers, a .npy file; with --logits"
+        "--labels", type=Path, help=".npy file of labels [N], integers; with --logits"
     )
     parser.add_argument(
-        "--member", type=Path, help="[M, N] bool, a .npy file; with --logits"
+        "--member", type=Path, help=".npy file of a mask [M, N]; with --logits"
     )
     parser.add_argument(
-        "--scale", action="store_true", help="the cost of a table's audit by size"
+        "--scale", action="store_true", help="cost of a table's audit by size"
     )
     parser.add_argument("--case", type=int, nargs=2, help="one size of --scale")
     args = parser.parse_args()
@@ -320,13 +321,9 @@ def main() -> int:
         else:
             labels, member = generate(path, args.models, args.samples, args.classes)
         logits = np.load(path, mmap_mode="r")
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count()
-        )
         print(
-            f"{cores} CPU cores ({platform.machine()}), load {os.getloadavg()[0]:.1f}",
+            f"{num_cores()} CPU cores ({platform.machine()}),"
+            f" load {os.getloadavg()[0]:.1f}",
             end=", ",
         )
         print(

@@ -279,12 +279,19 @@ def main() -> None:
     """Compile rows, or publish them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("compile", "publish"))
-    parser.add_argument("folder", type=pathlib.Path, help="of the rows")
+    parser.add_argument("folder", type=pathlib.Path, help="folder of the rows")
     parser.add_argument(
-        "--timeout", type=float, default=3600.0, help="seconds of a row"
+        "--timeout",
+        type=float,
+        default=3600.0,
+        help="longest time of a row, in seconds",
     )
-    parser.add_argument("--effort", type=float, default=0.0, help="-1 to 1")
-    parser.add_argument("--rows", default="", help="a regular expression of names")
+    parser.add_argument(
+        "--effort", type=float, default=0.0, help="effort of the compiler, from -1 to 1"
+    )
+    parser.add_argument(
+        "--rows", default="", help="regular expression of names of rows"
+    )
     options = parser.parse_args()
     if options.command == "compile":
         compile_rows(options.folder, options.timeout, options.effort, options.rows)

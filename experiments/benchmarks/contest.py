@@ -80,14 +80,14 @@ def contests(
         "--only",
         nargs="+",
         metavar="ROW",
-        help="these rows only, by the beginnings of their names",
+        help="beginnings of the names of the rows to run; all by default",
     )
     if len(tables) > 1:
         parser.add_argument(
             "--tables",
             nargs="+",
             metavar="TABLE",
-            help="these tables only, by their names' beginnings",
+            help="beginnings of the names of the tables to run; all by default",
         )
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -606,11 +606,21 @@ def rank_correlations(num_tables: int, seed: int) -> list[list]:
 def main() -> None:
     """Measure, print, and store the tables of the page."""
     parser = argparse.ArgumentParser(description="Measure coverage and power.")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON file")
-    parser.add_argument("--tables", type=int, default=300, help="of each setting")
-    parser.add_argument("--refit-tables", type=int, default=100, help="of MIS")
+    parser.add_argument(
+        "--out", type=pathlib.Path, required=True, help="JSON file to write"
+    )
+    parser.add_argument(
+        "--tables", type=int, default=300, help="number of tables of each setting"
+    )
+    parser.add_argument(
+        "--refit-tables", type=int, default=100, help="number of tables of MIS"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", nargs="*", help="words of the titles of some")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        help="words of the titles of the parts to measure; all by default",
+    )
     args = parser.parse_args()
     both = ["Before", "After"]
     crossed_columns = [f"{key}, {when}" for key in ("accuracy", "AUC") for when in both]

@@ -91,7 +91,9 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--mappers", nargs="+", default=["map", "vmap"])
     parser.add_argument("--models", nargs="+", type=int, default=[1, 2, 4, 8])
-    parser.add_argument("--variants", nargs="*", help="of a study; all by default")
+    parser.add_argument(
+        "--variants", nargs="*", help="variants of a study; all by default"
+    )
     options = parser.parse_args()
     loaded = presets.load(options.preset)
     configs = dict(loaded.variants)

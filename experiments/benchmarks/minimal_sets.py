@@ -26,7 +26,7 @@ import unlearn_jax
 from unlearn_jax import attacks, train
 from unlearn_jax.pipeline import presets, published
 from unlearn_jax.pipeline.code_digest import code_digest
-from unlearn_jax.pipeline.config import resolve
+from unlearn_jax.pipeline.config import forget_sets, resolve
 from unlearn_jax.theory import log10_lipschitz_bound
 from unlearn_jax.types import ApplyFn, Array, AttackResult, Variables, to_float
 
@@ -93,7 +93,7 @@ def trained(
         recipe,
         epochs_per_call=recipe.num_epochs,
     )
-    masks, _ = resolve.forget_masks(config.forget, np.asarray(splits.train.labels))
+    masks, _ = forget_sets.forget_masks(config.forget, np.asarray(splits.train.labels))
     index = np.flatnonzero(masks[0])
     images = to_float(jnp.asarray(splits.train.images[index]))
     labels = jnp.asarray(splits.train.labels[index], jnp.int32)
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="folder of MNIST and CIFAR-10")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=pathlib.Path, help="of the JSON")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args()
     tables = []
     failed = []

@@ -311,9 +311,11 @@ def main() -> int:
         "--models",
         nargs="*",
         choices=tuple(MODELS),
-        help="default: all; on digits and wine forest and mlp",
+        help="kinds of models; all by default, on digits and wine forest and mlp",
     )
-    parser.add_argument("--num-seeds", type=int, default=5, help="splits and models")
+    parser.add_argument(
+        "--num-seeds", type=int, default=5, help="number of seeds of splits and models"
+    )
     parser.add_argument(
         "--num-samples",
         type=int,
@@ -326,7 +328,7 @@ def main() -> int:
         default=1e-3,
         help="least probability in KL's second argument",
     )
-    parser.add_argument("--out", type=pathlib.Path, help="of the JSON")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     args = parser.parse_args()
     began = time.process_time()
     tables = []

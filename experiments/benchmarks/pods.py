@@ -64,7 +64,7 @@ parser.add_argument(
 parser.add_argument(
     "--distributed",
     action="store_true",
-    help="several hosts, found by JAX itself (pods, SLURM)",
+    help="several hosts that JAX finds by itself (pods, SLURM)",
 )
 parser.add_argument(
     "--coordinator",
@@ -73,7 +73,7 @@ parser.add_argument(
 parser.add_argument("--num-processes", type=int)
 parser.add_argument("--process-id", type=int)
 parser.add_argument(
-    "--force-devices", type=int, help="CPU devices to make up, for a trial"
+    "--force-devices", type=int, help="number of CPU devices to make up, for a trial"
 )
 parser.add_argument("--dry-run", action="store_true")
 options = parser.parse_args()
@@ -86,6 +86,7 @@ from jax.experimental import multihost_utils  # noqa: E402
 
 from unlearn_jax import models, replicas, train  # noqa: E402
 from unlearn_jax.pipeline.store import hosts  # noqa: E402
+from unlearn_jax.pipeline.store.folders import num_cores  # noqa: E402
 from unlearn_jax.types import Dataset  # noqa: E402
 
 
@@ -105,14 +106,14 @@ def throughput(count: int) -> list[float]:
         rng.integers(0, 10, samples).astype(np.int32),
     )
     model = models.build(options.model, (32, 32, 3), 10, dtype=options.dtype)
-    how = replicas.mapper(options.mapper, num_models=many, devices=count)
+    mapper = replicas.mapper(options.mapper, num_models=many, devices=count)
     recipe = train.Recipe(1, options.batch, train.sgd(0.01))
     member = np.ones((many, samples), bool)
     seconds = []
     for repeat in range(options.repeats + 1):  # the first one compiles
         keys = jax.random.split(jax.random.key(repeat), many)
         began = time.perf_counter()
-        state, _ = replicas.fit_many(keys, model, pool, member, recipe, mapper=how)
+        state, _ = replicas.fit_many(keys, model, pool, member, recipe, mapper=mapper)
         jax.block_until_ready(state)
         seconds.append(time.perf_counter() - began)
     print(f"  {count} devices: compiled and ran in {seconds[0]:.1f} s", flush=True)
@@ -134,11 +135,9 @@ def report(throughputs: list[dict[str, list[float]]]) -> None:
             )
         )
     one = rows[0][2] / rows[0][0]
-    cores = (
-        len(os.sched_getaffinity(0))
-        if jax.default_backend() == "cpu" and len(throughputs) == 1
-        else None
-    )
+    cores = None
+    if jax.default_backend() == "cpu" and len(throughputs) == 1:
+        cores = num_cores()
     print(
         f"\n{len(throughputs)} hosts, {options.model}, {options.per_device} models per"
         f" device, batch {options.batch}, {options.dtype},"
@@ -200,10 +199,10 @@ def main() -> None:
     """Measure with the options of the command line."""
     if options.distributed or options.coordinator:
         hosts.join(options.coordinator, options.num_processes, options.process_id)
-    host = hosts.here()
+    process = hosts.current_process()
     if options.dry_run:
         print(
-            f"host {host.index} of {host.count}: {len(jax.local_devices())} local"
+            f"host {process.index} of {process.count}: {len(jax.local_devices())} local"
             f" devices ({jax.devices()[0].device_kind})"
         )
         print(
@@ -212,17 +211,17 @@ def main() -> None:
         )
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    mine = options.out / f"host-{host.index}.json"
+    mine = options.out / f"host-{process.index}.json"
     mine.unlink(missing_ok=True)
-    if host.count > 1:  # all begin together, after files of earlier runs are removed
+    if process.count > 1:  # all begin together, after files of earlier runs are removed
         multihost_utils.sync_global_devices("begin")
     throughputs = {str(count): throughput(count) for count in counts()}
     draft = mine.with_suffix(".draft")
     draft.write_text(json.dumps(throughputs))
     draft.rename(mine)
-    files = [options.out / f"host-{i}.json" for i in range(host.count)]
-    if host.first:
-        host.wait(lambda: all(file.exists() for file in files))
+    files = [options.out / f"host-{i}.json" for i in range(process.count)]
+    if process.first:
+        process.wait(lambda: all(file.exists() for file in files))
         report([json.loads(file.read_text()) for file in files])
 
 

@@ -51,11 +51,12 @@ def ours(
     **options,
 ) -> Work:
     """Run ``train.fit`` for one model, ``replicas.fit_many`` for several."""
-    import os
-
     import jax
 
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # as the command line does
+    from unlearn_jax.pipeline.store.folders import num_cores
+
+    # the same devices as in the command line
+    jax.config.update("jax_num_cpu_devices", num_cores())
     from unlearn_jax import models as networks
     from unlearn_jax import replicas, train
     from unlearn_jax.types import Dataset

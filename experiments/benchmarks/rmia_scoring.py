@@ -8,18 +8,19 @@ linear in N. Reached.
 """
 
 import argparse
-import os
 import platform
 import statistics
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from unlearn_jax.audit import device, dominated_fraction, rmia, rmia_ratio
+from unlearn_jax.pipeline.store.folders import num_cores
 
 GAMMA = 2.0
 
@@ -45,11 +46,50 @@ def sample_loop(ratio: np.ndarray) -> np.ndarray:
     return counts / (ratio.size - 1)
 
 
-def measure(
-    function: Callable[[], np.ndarray], repeats: int
-) -> tuple[list[float], float, np.ndarray]:
-    """Return the repeats' milliseconds, the peak MiB of one call, and the result."""
-    result = function()
+class Signals(NamedTuple):
+    """Made-up signals of targets and references.
+
+    Attributes:
+      targets: ``[T, N]`` signals of the targets.
+      reference: ``[M, N]`` signals of the references.
+      member: ``[M, N]`` bool, samples that each reference was trained on.
+    """
+
+    targets: np.ndarray
+    reference: np.ndarray
+    member: np.ndarray
+
+
+class Row(NamedTuple):
+    """Measurement of one way to score.
+
+    Attributes:
+      name: label of the row.
+      times: milliseconds of the repeats.
+      peak: peak MiB of one call.
+      scores: result of a call.
+    """
+
+    name: str
+    times: list[float]
+    peak: float
+    scores: np.ndarray
+
+
+def make_signals(num_samples: int, num_models: int, num_targets: int) -> Signals:
+    """Return signals of targets and references, each sample with its own level."""
+    rng = np.random.default_rng(0)
+    shape = (num_models + num_targets, num_samples)
+    signal = rng.beta(4, 1, num_samples) * np.exp(0.7 * rng.normal(size=shape))
+    signal = signal.astype(np.float32)
+    order = rng.random((num_models, num_samples)).argsort(axis=0)
+    member = order < num_models // 2
+    return Signals(signal[:num_targets], signal[num_targets:], member)
+
+
+def measure(name: str, function: Callable[[], np.ndarray], repeats: int) -> Row:
+    """Time a function, and print its row: times of the repeats and peak memory."""
+    scores = function()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -59,11 +99,6 @@ def measure(
     function()
     peak = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
-    return times, peak, result
-
-
-def row(name: str, times: list[float], peak: float) -> None:
-    """Print minimum, median and maximum of the repeats, and the peak memory."""
     low = min(times)
     middle = statistics.median(times)
     high = max(times)
@@ -71,6 +106,87 @@ def row(name: str, times: list[float], peak: float) -> None:
         f"{name:<46}{low:>10.2f}{middle:>10.2f}{high:>10.2f} ms{peak:>9.1f}"
         f" MiB{len(times):>5} repeats"
     )
+    return Row(name, times, peak, scores)
+
+
+def time_rows(signals: Signals, num_loop: int, repeats: int) -> dict[str, Row]:
+    """Time every way to score, and return the rows that the summary compares.
+
+    Args:
+      signals: signals of targets and references.
+      num_loop: number of samples of the Python loop.
+      repeats: number of timed calls of the fast ways; the slow ones have three.
+    """
+    many, reference, member = signals
+    target = many[0]
+    ratio = rmia_ratio(target, reference, member)
+    few = ratio[:num_loop]
+    rows = {}
+    rows["fast"] = measure(
+        "sort and search, from ratios",
+        lambda: dominated_fraction(ratio, gamma=GAMMA),
+        repeats,
+    )
+    rows["whole"] = measure(
+        "whole attack, mean over references included",
+        lambda: rmia(target, reference, member),
+        repeats,
+    )
+    measure(
+        "whole attack, offline",
+        lambda: rmia(target, reference, member, mode="offline"),
+        repeats,
+    )
+    measure(
+        f"whole attack, {len(many)} targets",
+        lambda: rmia(many, reference, member),
+        repeats,
+    )
+    placed = [jax.device_put(array) for array in (target, many, reference, member)]
+    for name, targets in (("1 target", placed[0]), (f"{len(many)} targets", placed[1])):
+        measure(
+            f"whole attack in XLA, float32, {name}",
+            lambda targets=targets: jax.block_until_ready(
+                device.rmia(targets, *placed[2:])
+            ),
+            repeats,
+        )
+    rows["slow"] = measure(
+        "pairwise, in chunks of 32, from ratios", lambda: chunked_pairwise(ratio), 3
+    )
+    rows["loop"] = measure(
+        f"Python loop, from ratios, N = {few.size}", lambda: sample_loop(few), 3
+    )
+    rows["few"] = measure(
+        f"sort and search, from ratios, N = {few.size}",
+        lambda: dominated_fraction(few, gamma=GAMMA),
+        repeats,
+    )
+    return rows
+
+
+def report(rows: dict[str, Row]) -> bool:
+    """Print the speed relative to the definition; return whether scores are equal."""
+    middle = {name: statistics.median(row.times) for name, row in rows.items()}
+    scores = {name: row.scores for name, row in rows.items()}
+    is_equal = (
+        np.array_equal(scores["fast"], scores["slow"])
+        and np.array_equal(scores["whole"], scores["slow"])
+        and np.array_equal(scores["few"], scores["loop"])
+    )
+    print(
+        f"\nmedian ratio, chunks / sort: {middle['slow'] / middle['fast']:.0f}x",
+        end="; ",
+    )
+    print(
+        f"loop / sort at N = {scores['few'].size}:"
+        f" {middle['loop'] / middle['few']:.0f}x"
+    )
+    print(
+        f"bit-equal to the definition: {is_equal} ({scores['fast'].size} scores,"
+        f" {np.unique(scores['fast']).size} distinct)"
+    )
+    return is_equal
 
 
 def main() -> int:
@@ -88,91 +204,18 @@ def main() -> int:
     )
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
-    n = args.num_samples
-    m = args.num_models
-
-    rng = np.random.default_rng(0)
-    shape = (m + args.num_targets, n)
-    signal = rng.beta(4, 1, n) * np.exp(0.7 * rng.normal(size=shape))
-    signal = signal.astype(np.float32)
-    target = signal[0]
-    reference = signal[args.num_targets :]
-    member = rng.random((m, n)).argsort(axis=0) < m // 2
-    ratio = rmia_ratio(target, reference, member)
-
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
+    print(
+        f"{num_cores()} CPU cores ({platform.machine()}),"
+        f" Python {platform.python_version()}, NumPy {np.__version__},"
+        f" JAX {jax.__version__} on {jax.devices()[0].device_kind}"
     )
     print(
-        f"{cores} CPU cores ({platform.machine()}), Python {platform.python_version()}",
-        end=", ",
+        f"N = {args.num_samples} samples, M = {args.num_models} references,"
+        f" gamma = {GAMMA:g}; min, median, max, peak of one call\n"
     )
-    print(
-        f"NumPy {np.__version__}, JAX {jax.__version__} on"
-        f" {jax.devices()[0].device_kind}"
-    )
-    print(
-        f"N = {n} samples, M = {m} references, gamma = {GAMMA:g}; min, median, max,"
-        " peak of one call\n"
-    )
-
-    fast, fast_peak, scores = measure(
-        lambda: dominated_fraction(ratio, gamma=GAMMA), args.repeats
-    )
-    row("sort and search, from ratios", fast, fast_peak)
-    whole, whole_peak, from_start = measure(
-        lambda: rmia(target, reference, member), args.repeats
-    )
-    row("whole attack, mean over references included", whole, whole_peak)
-    offline, offline_peak, _ = measure(
-        lambda: rmia(target, reference, member, mode="offline"), args.repeats
-    )
-    row("whole attack, offline", offline, offline_peak)
-    many = signal[: args.num_targets]
-    row(
-        f"whole attack, {len(many)} targets",
-        *measure(lambda: rmia(many, reference, member), args.repeats)[:2],
-    )
-    placed = [jax.device_put(x) for x in (target, many, reference, member)]
-    for name, targets in (("1 target", placed[0]), (f"{len(many)} targets", placed[1])):
-        times, peak, _ = measure(
-            lambda targets=targets: jax.block_until_ready(
-                device.rmia(targets, *placed[2:])
-            ),
-            args.repeats,
-        )
-        row(f"whole attack in XLA, float32, {name}", times, peak)
-    slow, slow_peak, expected = measure(lambda: chunked_pairwise(ratio), 3)
-    row("pairwise, in chunks of 32, from ratios", slow, slow_peak)
-    few = ratio[: args.num_loop]
-    loop, loop_peak, loop_scores = measure(lambda: sample_loop(few), 3)
-    row(f"Python loop, from ratios, N = {few.size}", loop, loop_peak)
-    few_fast, few_peak, few_scores = measure(
-        lambda: dominated_fraction(few, gamma=GAMMA), args.repeats
-    )
-    row(f"sort and search, from ratios, N = {few.size}", few_fast, few_peak)
-
-    equal = [
-        np.array_equal(scores, expected),
-        np.array_equal(from_start, expected),
-        np.array_equal(few_scores, loop_scores),
-    ]
-    print(
-        "\nmedian ratio, chunks / sort:"
-        f" {statistics.median(slow) / statistics.median(fast):.0f}x",
-        end="; ",
-    )
-    print(
-        f"loop / sort at N = {few.size}:"
-        f" {statistics.median(loop) / statistics.median(few_fast):.0f}x"
-    )
-    print(
-        f"bit-equal to the definition: {all(equal)} ({scores.size} scores,"
-        f" {np.unique(scores).size} distinct)"
-    )
-    return 0 if all(equal) else 1
+    signals = make_signals(args.num_samples, args.num_models, args.num_targets)
+    rows = time_rows(signals, args.num_loop, args.repeats)
+    return 0 if report(rows) else 1
 
 
 if __name__ == "__main__":

@@ -135,8 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=pathlib.Path, help="checkout of earlier code")
     parser.add_argument("--data", help="folder of prepared data sets")
-    parser.add_argument("--presets", nargs="*", help="of those that are due")
-    parser.add_argument("--write", action="store_true", help="note equal ones")
+    parser.add_argument(
+        "--presets", nargs="*", help="names of presets; all that are due by default"
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="record of the equal presets in their results",
+    )
     options = parser.parse_args()
     results = published.read_results()
     names = [name for name, result in results.items() if result.code]

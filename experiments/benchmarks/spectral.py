@@ -34,6 +34,7 @@ from jax import lax
 
 from unlearn_jax import data, models, train
 from unlearn_jax.layers import Layer, layers
+from unlearn_jax.pipeline.store.folders import num_cores
 from unlearn_jax.spectral._fastclip import ClipRule, fastclip
 from unlearn_jax.spectral._power_qr import Spectrum
 from unlearn_jax.spectral._projection import state_shapes
@@ -280,7 +281,11 @@ def main() -> int:
         help="names of models.build; resnet is ResNet-18",
     )
     parser.add_argument(
-        "--iters", nargs="+", type=int, default=[1, 5, 10, 20, 40, 60], help="ascending"
+        "--iters",
+        nargs="+",
+        type=int,
+        default=[1, 5, 10, 20, 40, 60],
+        help="numbers of iterations, ascending",
     )
     parser.add_argument("--reference-iters", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=5)
@@ -289,24 +294,16 @@ def main() -> int:
         type=int,
         default=0,
         metavar="PERIOD",
-        help="time training steps with FastClip",
+        help="time of training steps with FastClip at this period",
     )
     parser.add_argument(
-        "--estimators", action="store_true", help="compare those of FastClip"
+        "--estimators", action="store_true", help="comparison of FastClip's estimators"
     )
     args = parser.parse_args()
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
     print(
-        f"{jax.devices()[0].device_kind}, {cores} CPU cores ({platform.machine()}), ",
-        end="",
-    )
-    print(
-        f"Python {platform.python_version()}, JAX {jax.__version__}, load"
-        f" {os.getloadavg()[0]:.1f}"
+        f"{jax.devices()[0].device_kind}, {num_cores()} CPU cores"
+        f" ({platform.machine()}), Python {platform.python_version()}, JAX"
+        f" {jax.__version__}, load {os.getloadavg()[0]:.1f}"
     )
     print(
         f"{SHAPE} images, random weights; relative error over layers: median, largest;"
@@ -319,16 +316,11 @@ def main() -> int:
         for batch_norm in (False, True):
             overhead(batch_norm, args.overhead, args.repeats)
         return 0
-    return (
-        0
-        if all(
-            [
-                compare(name, args.iters, args.reference_iters, args.repeats)
-                for name in args.models
-            ]
-        )
-        else 1
-    )
+    is_sound = [
+        compare(name, args.iters, args.reference_iters, args.repeats)
+        for name in args.models
+    ]
+    return 0 if all(is_sound) else 1
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("artifact written", ("artifact.py _compute", "folders.py write_folder")),
     ("artifact computed", ("artifact.py _compute",)),
     ("artifact checked", ("artifact.py make",)),
-    ("report", ("page.py publish",)),
+    ("report", ("page.py write_experiment",)),
     ("between stages", ("_run.py run",)),
     ("between stages", ("experiment.py run_experiment",)),
 )
@@ -500,8 +500,8 @@ def main() -> None:
     parser.add_argument(
         "what", choices=("moments", "kills", "writes", "processes", "experiment")
     )
-    parser.add_argument("--number", type=int, default=50, help="of kills")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--number", type=int, default=50, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     preset = PARTS if options.what == "experiment" else RUN

@@ -287,14 +287,14 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="*",
-        help="finished, checkpoints, cache, disks, twice; all by default",
+        help="parts: finished, checkpoints, cache, disks, twice; all by default",
     )
     parser.add_argument(
         "--how",
         nargs="*",
         choices=tuple(DAMAGE),
         default=tuple(DAMAGE),
-        help="all by default",
+        help="ways to damage a file; all by default",
     )
     options = parser.parse_args()
     if unknown := set(options.what) - {

@@ -67,21 +67,13 @@ def test_dominated_fraction_is_invariant_to_order_and_scale(ratio, gamma, random
 
 
 def test_zero_and_negative_ratios_follow_the_strict_inequality():
-    assert dominated_fraction([1.0, 0.0, -1.0], [0.0]).tolist() == [
-        1,
-        0,
-        0,
-    ]  # dividing by 0 says the same
-    assert dominated_fraction([1.0, -1.0, -2.0, -3.0], [-1.0]).tolist() == [
-        1,
-        1,
-        0,
-        0,
-    ]  # above 2 * -1, strictly
-    assert dominated_fraction([-1.0, -1.0]).tolist() == [
-        1,
-        1,
-    ]  # each is above twice the other, never itself
+    # dividing by 0 gives the same
+    assert dominated_fraction([1.0, 0.0, -1.0], [0.0]).tolist() == [1, 0, 0]
+    # above 2 * -1, strictly
+    scores = dominated_fraction([1.0, -1.0, -2.0, -3.0], [-1.0])
+    assert scores.tolist() == [1, 1, 0, 0]
+    # each is above twice the other, never itself
+    assert dominated_fraction([-1.0, -1.0]).tolist() == [1, 1]
     assert dominated_fraction([np.inf, np.inf, -np.inf]).tolist() == [0.5, 0.5, 0]
 
 

@@ -6,7 +6,9 @@ from support.refusals import refuses
 
 from unlearn_jax import audit, cli, extensions, pipeline, values
 from unlearn_jax.data import membership_design
-from unlearn_jax.pipeline.config.resolve import choose_values, complete
+from unlearn_jax.pipeline.config.command_line import parse
+from unlearn_jax.pipeline.config.overrides import choose_values
+from unlearn_jax.pipeline.config.resolve import complete
 from unlearn_jax.types import ReportError
 
 MODULE = """
@@ -119,7 +121,7 @@ def test_entry_points_are_listed(outside, capsys):
     said = capsys.readouterr().out
     assert "columns (audit.columns):      brier" in said
     assert "outside_confidence" in said
-    assert "  keep                     of another package" in said
+    assert "  keep                     defined by another package" in said
 
 
 @pytest.mark.parametrize("name", ["keep", "outside_columns:KEEP"])
@@ -130,7 +132,7 @@ def test_a_method_of_another_package_is_a_row(outside, name):
     assert others == words[1:]
     method = config.rows["mine"].method
     assert type(method).__name__ == "Keep"
-    config = cli._parse(pipeline.RunConfig, others, "run", config)
+    config = parse(pipeline.RunConfig, others, "run", config)
     assert config.rows["mine"].method.rate == 0.25
     again = values.from_json(values.to_json(config))
     assert again.rows["mine"].method == config.rows["mine"].method

@@ -29,7 +29,7 @@ from unlearn_jax.pipeline import (
     dry_run,
     run,
 )
-from unlearn_jax.pipeline.config.resolve import forget_masks
+from unlearn_jax.pipeline.config.forget_sets import forget_masks
 from unlearn_jax.pipeline.measure.pool import ReferenceSignals, make_pool
 from unlearn_jax.pipeline.measure.records import RunResult, Tuning
 from unlearn_jax.pipeline.measure.results import make_notes
@@ -712,12 +712,12 @@ CASES = {
         {"attack": {"search": "minimal", "depth": -0.1}},
         "finite and not negative",
     ),
-    "no radius": ({"attack": {"num_radii": 0}}, "must be positive"),
+    "no radius": ({"attack": {"num_radii": 0}}, "a positive integer"),
     "negative seed": ({"replicas": {"originals": (-1,)}}, "seeds must be between"),
     "huge seed": ({"forget": {"seeds": (2**40,)}}, "seeds must be between"),
     "negative audit seed": ({"audit": {"seed": -1}}, "seeds must be between"),
     "false positive rate": ({"audit": {"max_fpr": 2.0}}, "max_fpr"),
-    "no svc samples": ({"audit": {"mis_samples": 0}}, "must be positive"),
+    "no svc samples": ({"audit": {"mis_samples": 0}}, "a positive integer"),
     "nan gamma": ({"audit": {"gamma": float("nan")}}, "positive and finite"),
     "negative momentum": ({"training": {"momentum": -5.0}}, "momentum"),
     "nan rate": ({"training": {"learning_rate": float("nan")}}, "positive and finite"),
@@ -843,7 +843,7 @@ CASES = {
         "audit.klom",
     ),
     "klom of several forget sets": ({"audit": {"klom": True}}, "one forget set"),
-    "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "must be positive"),
+    "no bootstrap": ({"audit": {"num_bootstrap": 0}}, "a positive integer"),
 }
 
 

@@ -17,12 +17,11 @@ from unlearn_jax.pipeline import (
     presets,
 )
 from unlearn_jax.pipeline.config import checks, rows
+from unlearn_jax.pipeline.config.overrides import choose_values, pin_overridden_fields
 from unlearn_jax.pipeline.config.resolve import (
-    choose_values,
     complete,
     method_name,
     resolve_rows,
-    unfollow,
 )
 from unlearn_jax.pipeline.config.rows import with_options
 from unlearn_jax.pipeline.config.schema import to_json
@@ -108,7 +107,7 @@ def test_fields_of_the_command_line_are_not_followed():
     )
     given = with_options(config.rows["a-b"], batch_size=128)
     config = dataclasses.replace(config, rows={**config.rows, "a-b": given})
-    rows, _ = resolve_rows(unfollow(config, arguments))
+    rows, _ = resolve_rows(pin_overridden_fields(config, arguments))
     assert rows["a-b"].method.batch_size == 128
     assert rows["c"].method.batch_size == 32
 
@@ -130,7 +129,7 @@ def test_options_of_the_command_line_are_not_searched_even_at_their_defaults(
         "0.01",
         "--rows.salun.method.constraints.0.fraction=0.5",
     ]
-    found, _ = resolve_rows(unfollow(complete(config), arguments))
+    found, _ = resolve_rows(pin_overridden_fields(complete(config), arguments))
     assert set(found["a-b"].space) == {"decay_every"}
     assert set(found["own"].space) == set()
     assert set(found["salun"].space) == {"learning_rate"}
@@ -178,7 +177,7 @@ def test_filters_are_values_with_names_on_the_command_line():
     words = ["--rows.mask.method.method.batch-size=16"]
     small = with_options(config.rows["mask"], batch_size=16)
     read = dataclasses.replace(config, rows={"mask": small})
-    rows, _ = resolve_rows(unfollow(read, words))
+    rows, _ = resolve_rows(pin_overridden_fields(read, words))
     assert rows["mask"].method.batch_size == 16
     with pytest.raises(InputError, match="unknown filter 'sieve'; choose one of mask"):
         choose_values(config, ["--rows.mask.method.filter=sieve"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.made_up import Page
 
-from unlearn_jax import audit, data, replicas, train
+from unlearn_jax import audit, replicas, train
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.pipeline import (
     AttackConfig,
@@ -22,7 +22,7 @@ from unlearn_jax.pipeline import (
     dry_run,
     run,
 )
-from unlearn_jax.pipeline.config import resolve as settings
+from unlearn_jax.pipeline.config.forget_sets import request_masks
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.theory import summarize_terms, theorem_terms
@@ -52,15 +52,6 @@ TINY = RunConfig(
         for name in ("", "fast", "other", "half")
     },
 )
-
-
-@pytest.fixture(scope="module")
-def splits(blobs):
-    rng = np.random.default_rng(5)
-    test = np.clip(blobs.images[:30] + rng.normal(0, 0.15, (30, 4, 4, 1)), 0, 1)
-    return data.load_arrays(
-        blobs.images, blobs.labels, test.astype("f4"), blobs.labels[:30]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +313,7 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
 
 def test_request_masks_refuse_sets_that_do_not_split():
     with pytest.raises(ValueError, match=r"forget\.count as a multiple"):
-        settings.request_masks(np.ones((1, 7), bool), [1], 2)
+        request_masks(np.ones((1, 7), bool), [1], 2)
 
 
 def test_predictions_of_requests_use_the_pool_in_order(finished, splits):

@@ -13,6 +13,7 @@ import random
 import shutil
 import subprocess
 import sys
+import warnings
 
 import filelock
 import jax
@@ -24,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unlearn_jax
-from unlearn_jax import cli, train
+from unlearn_jax import cli, runtime, train
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import hosts, locks, trees
 from unlearn_jax.pipeline.store.artifact import (
@@ -203,13 +204,13 @@ def test_a_damaged_program_in_a_cache_of_others_does_not_end_a_run(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     (tmp_path / "jit_step-0-cache").write_bytes(b"half")
-    monkeypatch.setattr(cli, "_programs", lambda: tmp_path)
+    monkeypatch.setattr(runtime, "compilation_cache", lambda: tmp_path)
     said = "Error reading persistent compilation cache entry for 'jit_step': ZlibError"
     with monkeypatch.context() as patched:
         patched.setattr(pathlib.Path, "unlink", denied)
-        cli._warn(said)
+        runtime.show_warning(said)
     assert (tmp_path / "jit_step-0-cache").exists()
-    cli._warn(said)
+    runtime.show_warning(said)
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().err.count(said) == 2
 
@@ -410,7 +411,7 @@ def small(tmp_path, survival, monkeypatch):
         "(0, 1, 2, 3, 4, 5, 6, 7)", "(0, 1, 2)"
     )
     (tmp_path / "small.py").write_text(text)
-    monkeypatch.setattr(cli.warnings, "showwarning", cli._warn)
+    monkeypatch.setattr(warnings, "showwarning", runtime.show_warning)
 
     def command(capsys, folder):
         status = cli.main(["run", str(tmp_path / "small.py"), "--workdir", str(folder)])

@@ -59,6 +59,13 @@ def refuses(fragment):
     return pytest.raises(InputError, match=fragment)
 
 
+def assert_refused(call, message):
+    """Assert that a call raises an input error of one line that matches ``message``."""
+    with refuses(message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
 def refusal(call, message):
     """Calls, checks the one line that comes, and gives ``(file, line)`` of the
     ``raise``.

@@ -50,4 +50,4 @@ _NAMES = {
 """Names of the package, by the module that defines them."""
 
 __all__ = sorted(_NAMES)
-__getattr__ = on_first_use(__name__, _NAMES)
+__getattr__, __dir__ = on_first_use(__name__, _NAMES)

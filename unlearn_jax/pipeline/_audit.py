@@ -1,10 +1,10 @@
 """Audits of models, or of their logits alone, without a run."""
 
 import dataclasses
-import datetime
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -130,61 +130,51 @@ def audit_arrays(
     """
     config = config or AuditConfig()
     place = None if folder is None else _new_folder(folder)
+    samples = _to_pool_order(arrays)
+    labels = samples.labels
     runs = np.asarray(arrays.runs)
-    train = np.asarray(arrays.train)
-    num_train = int(train.sum())
-    # in a pool, the training set comes first
-    order = np.argsort(~train, kind="stable")
-    labels = np.asarray(arrays.labels)[order]
-    forget = np.asarray(arrays.forget)[:, order][:, :num_train]
-    assert isinstance(arrays.target, Mapping)
-    stacks: dict[str, np.ndarray] = {}
-    for name in (ORIGINAL, RETRAINED, RETRAINED_AGAIN):
-        if getattr(arrays, name) is not None:
-            stacks[name] = np.asarray(getattr(arrays, name))
-    logits = {}
-    for name, stacked in {**stacks, **arrays.target}.items():
-        logits[name] = list(_ordered(stacked, order))
-    member = np.zeros((0, len(labels)), bool)
-    if arrays.references is not None:
-        member = np.asarray(arrays.member)[:, order]
+    class_names = tuple(arrays.class_names or ())
     oracles = None
     if arrays.is_class:
-        oracles = (logits[RETRAINED], logits[RETRAINED_AGAIN])
+        oracles = (samples.logits[RETRAINED], samples.logits[RETRAINED_AGAIN])
     with clock.stopwatch("audit") as watch:
         references = None
         if arrays.references is not None:
-            references = _signals(config, arrays.references, order, labels)
+            references = _signals(config, arrays.references, samples.order, labels)
         pool = make_pool(
-            config, labels, forget, runs, references, member, oracles=oracles
+            config,
+            labels,
+            samples.forget,
+            runs,
+            references,
+            samples.member,
+            oracles=oracles,
         )
-        measured = measure_rows(pool, logits)
-        analyses = sections.analyze_rows(
-            pool, measured.arrays, list(arrays.class_names or ())
-        )
-        figures = {**measured.arrays, **analyses.arrays}
+        measured = measure_rows(pool, samples.logits)
+        analyses = sections.analyze_rows(pool, measured.arrays, class_names)
     rows = []
     for row in measured.rows:
         label = LABELS.get(row.key, row.key)
         rows.append(dataclasses.replace(row, label=label))
-    versions = folders.versions()
+    num_train = samples.forget.shape[1]
+    origin = folders.provenance()
     result = records.RunResult(
         title=title,
         command=command,
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        date=origin.date,
         workdir="" if place is None else place.name,
-        device=versions.pop("devices"),
-        versions=versions,
+        device=origin.device,
+        versions=origin.versions,
         config={"audit": to_json(config)},
         config_digest=digest(config),
         data=records.DataSummary(
             name=title,
             num_train=num_train,
             num_test=len(labels) - num_train,
-            num_classes=len(arrays.class_names or ()),
+            num_classes=len(class_names),
             image_shape=(),
             digest=arrays.digest,
-            class_names=tuple(arrays.class_names or ()),
+            class_names=class_names,
         ),
         design=records.Design(
             forget_kind="class" if arrays.is_class else "file",
@@ -192,8 +182,8 @@ def audit_arrays(
             forget_sets=len(np.unique(runs[:, 1])),
             repeats=1,
             runs=len(runs),
-            num_forget=int(forget.sum(1).max()),
-            references=len(member),
+            num_forget=int(samples.forget.sum(1).max()),
+            references=len(samples.member),
         ),
         level=config.level,
         num_bootstrap=config.num_bootstrap,
@@ -213,10 +203,48 @@ def audit_arrays(
         klom=analyses.klom,
     )
     if place is not None:
-        publish(result, figures, place)
+        publish(result, {**measured.arrays, **analyses.arrays}, place)
     elif result.faults:
         raise ReportError("; ".join(result.faults), result)
     return result
+
+
+class _PoolArrays(NamedTuple):
+    """Arrays of an audit in the order of a pool: the training set comes first.
+
+    Attributes:
+      order: ``[N]`` positions of the samples in the arrays given.
+      labels: ``[N]`` labels.
+      forget: ``[R, N_train]`` bool, each run's forget set.
+      member: ``[M, N]`` bool, the references' training sets; ``M`` may be 0.
+      logits: ``[N, C]`` logits of every run, by row.
+    """
+
+    order: np.ndarray
+    labels: np.ndarray
+    forget: np.ndarray
+    member: np.ndarray
+    logits: dict[str, list[np.ndarray]]
+
+
+def _to_pool_order(arrays: AuditArrays) -> _PoolArrays:
+    """Return the arrays of an audit with the training set first."""
+    train = np.asarray(arrays.train)
+    order = np.argsort(~train, kind="stable")
+    labels = np.asarray(arrays.labels)[order]
+    forget = np.asarray(arrays.forget)[:, order][:, : int(train.sum())]
+    member = np.zeros((0, len(labels)), bool)
+    if arrays.references is not None:
+        member = np.asarray(arrays.member)[:, order]
+    stacks: dict[str, ArrayLike] = {}
+    for name in (ORIGINAL, RETRAINED, RETRAINED_AGAIN):
+        if getattr(arrays, name) is not None:
+            stacks[name] = getattr(arrays, name)
+    assert isinstance(arrays.target, Mapping)
+    logits = {}
+    for name, stacked in {**stacks, **arrays.target}.items():
+        logits[name] = list(_ordered(stacked, order))
+    return _PoolArrays(order, labels, forget, member, logits)
 
 
 def _new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:

@@ -75,7 +75,7 @@ def run(
         recomputed.
     """
     place = store.Workdir(workdir)
-    this = hosts.here()
+    process = hosts.current_process()
     place.check()
     plan = make_plan(
         config,
@@ -88,7 +88,7 @@ def run(
         check=False,
     )
     key = results_key(plan, preset)
-    finished = _finished_results(place, key) if this.first else None
+    finished = _finished_results(place, key) if process.first else None
     is_finished = np.array(finished is not None)
     if plan.runner.is_joint:
         is_finished = hosts.agreed(is_finished)
@@ -99,7 +99,7 @@ def run(
     locks.make_folder(plan.bank_root)
     with place.locked() as folder:
         runner = plan.runner
-        if this.first:
+        if process.first:
             text = json.dumps(plan.settings, indent=1)
             store.write_text(folder / "config.json", text)
             clock.LOG.info("%s", about_data(plan.splits))
@@ -119,7 +119,7 @@ def run(
             unlearned = _unlearn(plan)
         finally:
             runner.close()
-        if not this.first:
+        if not process.first:
             return None
         runner.say("audit", f"{len(plan.rows)} methods to measure")
         began = time.perf_counter()

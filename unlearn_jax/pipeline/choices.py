@@ -77,7 +77,7 @@ def text() -> str:
 
 def _outside(group: extensions.Group) -> dict[str, str]:
     """Return the names that other packages register."""
-    return dict.fromkeys(extensions.names(group), "Of another package.")
+    return dict.fromkeys(extensions.names(group), "Defined by another package.")
 
 
 def _sentence(choice: Any) -> str:

@@ -20,6 +20,7 @@ _MEASURING = ("config", "stages", "measure", "tuning.py")
 """Parts of ``pipeline`` that decide numbers; the others store and show them."""
 _NOT_MEASURING = (
     "cli.py",
+    "runtime.py",
     "__main__.py",
     "contrib",
     "ensembles",
@@ -84,19 +85,19 @@ def _own_files(
             for study in sorted(set(studies)):
                 files += sorted((package / "studies" / study).glob("*.py"))
     source = "".join(file.read_text(encoding="utf-8") for file in files)
-    for room in (*sorted((package / "contrib").glob("*")), package / "ensembles"):
-        if re.search(rf"\b{room.stem}\b", source):
-            files += sorted(room.rglob("*.py")) if room.is_dir() else [room]
+    for part in (*sorted((package / "contrib").glob("*")), package / "ensembles"):
+        if re.search(rf"\b{part.stem}\b", source):
+            files += sorted(part.rglob("*.py")) if part.is_dir() else [part]
     return files
 
 
 def _decides(path: pathlib.Path, package: pathlib.Path) -> bool:
     """Return whether a file of the package decides numbers of every experiment."""
     place = path.relative_to(package)
-    room, *rest = place.parts
+    part, *rest = place.parts
     if place.as_posix() in _NOT_MEASURING:
         return False
-    return rest[0] in _MEASURING if room == "pipeline" else room not in _NOT_MEASURING
+    return rest[0] in _MEASURING if part == "pipeline" else part not in _NOT_MEASURING
 
 
 def _unused_methods(

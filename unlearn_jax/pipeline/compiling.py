@@ -168,7 +168,7 @@ class _Program:
       target: target to compile for.
     """
 
-    jitted: Any
+    jitted: jax.stages.Wrapped
     args: PyTree
     target: Target
 
@@ -178,7 +178,7 @@ class _Program:
         return getattr(self.jitted, "__name__", "program")
 
     @cached_property
-    def traced(self) -> Any:
+    def traced(self) -> jax.stages.Traced:
         """Function, traced by JAX."""
         return self.jitted.trace(*self.args)
 
@@ -187,7 +187,9 @@ class _Program:
         """Program compiled for the target, or the reason why it does not compile."""
         program = self._before_compiling()
         platform = self.target.chip.platform
-        options = {"xla_gpu_autotune_level": 0} if platform == "cuda" else None
+        options: dict[str, Any] | None = None
+        if platform == "cuda":
+            options = {"xla_gpu_autotune_level": 0}
         try:
             executable = self.traced.lower().compile(options)
         except Exception as error:
@@ -196,6 +198,9 @@ class _Program:
                 program, error=_one_line(error), memory=_used_memory(str(error))
             )
         sizes = executable.memory_analysis()
+        text = executable.as_text()
+        assert sizes is not None
+        assert text is not None
         memory = (
             sizes.argument_size_in_bytes
             + sizes.output_size_in_bytes
@@ -203,7 +208,7 @@ class _Program:
             + sizes.temp_size_in_bytes
             + sizes.generated_code_size_in_bytes
         )
-        reading = targets.read_hlo(executable.as_text())
+        reading = targets.read_hlo(text)
         bound = targets.bound(
             self.target.chip,
             bfloat16=program.operations.bfloat16,
@@ -264,7 +269,7 @@ class _Watch:
         self._target = target
         self._programs: dict[Any, _Program] = {}
 
-    def __call__(self, jitted: Any, args: tuple[Any, ...]) -> PyTree:
+    def __call__(self, jitted: jax.stages.Wrapped, args: tuple[Any, ...]) -> PyTree:
         leaves, structure = jax.tree.flatten(args)
         key = (id(jitted), structure, tuple(leaves))
         if key not in self._programs:

@@ -83,16 +83,16 @@ def run_experiment(
     config = experiment.config if config is None else config
     artifacts = _checked(experiment.artifacts(config))
     with store.Workdir(workdir).locked() as folder:
-        this = hosts.here()
-        if this.first:
+        process = hosts.current_process()
+        if process.first:
             text = json.dumps(to_json(config), indent=1)
             store.write_text(folder / "config.json", text)
         runner = Runner(folder)
-        if this.first and events is not None:
+        if process.first and events is not None:
             runner.events = Events(events)
         runner.expect([artifact.name for artifact in artifacts], artifacts)
         stored = runner.make_all(artifacts)
-        if not this.first:
+        if not process.first:
             return None
         page = experiment.page(config, stored)
         return write_experiment(

@@ -133,10 +133,11 @@ class ProgramNumbers:
           Number of devices of whole hosts; 0 if the program fits as it is, or if it
           does not fit with divided images either.
         """
-        room = chip.memory - (self.memory - self.data_bytes)
-        if self.memory <= chip.memory or room <= 0:
+        memory_for_data = chip.memory - (self.memory - self.data_bytes)
+        if self.memory <= chip.memory or memory_for_data <= 0:
             return 0
-        return per_host * math.ceil(self.data_bytes * self.data_parts / room / per_host)
+        num_devices = self.data_bytes * self.data_parts / memory_for_data
+        return per_host * math.ceil(num_devices / per_host)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

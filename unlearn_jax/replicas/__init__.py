@@ -1,11 +1,11 @@
 """Many models at once: mappers, and training and prediction of stacked models.
 
-A stack of ``M`` models is a pytree whose leaves have a leading axis of length ``M``.
-"For each model" is a replaceable *mapper*, so the same pure function of one model runs
-as a Python loop, as ``lax.map``, as ``vmap``, or over devices by ``pmap`` with any of
-these inside. If a model is too large for one device, its batches can be divided over
-several devices; a data set that is too large can be divided, too. All mappers give the
-same result up to rounding; the fastest one depends on the backend and on the model.
+A stack of ``M`` models is a pytree whose leaves have a leading axis of length ``M``. A
+*mapper* applies a pure function of one model to each model of a stack: in a Python
+loop, with ``lax.map``, with ``vmap``, or over several devices, each with any of these.
+If a model is too large for one device, its batches can be divided over several devices;
+so can a data set. All mappers give the same result up to rounding; the fastest one
+depends on the backend and on the model.
 """
 
 from unlearn_jax.replicas._mappers import Form, Mapper, map_models, mapper, to_host

@@ -22,7 +22,10 @@ from unlearn_jax.types import Array, Dataset, InputError, PyTree
 
 Form = Literal["auto", "loop", "map", "vmap", "split"]
 OneModel = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
-"""``(carry, item, shared) -> (carry, out)`` of one model; the carry is donated."""
+"""``(carry, item, shared) -> (carry, out)`` of one model; the carry is donated.
+
+Mapped, it is the same of a stack: carry, item and out have leaves ``[M, ...]``.
+"""
 
 
 class Mapper(NamedTuple):
@@ -32,11 +35,11 @@ class Mapper(NamedTuple):
       name: name in reports, such as ``"pmap[2] x map"``.
       place: function ``shared -> placed`` that puts shared data on the devices, once.
       lift: function ``fun -> mapped``, where
-        ``mapped(carry [M, ...], item [M, ...], placed) -> (carry, out)``; the carry is
-        donated.
+        ``mapped(carry [M, ...], item [M, ...], placed) -> (carry, out)``.
       shards: number of parts that every training batch is divided into; 1 for no
         division.
-      fetch: function that turns a reader of batches into one that divides them.
+      fetch: function from a reader of batches to a reader that divides each batch into
+        ``shards`` parts, and reads a data set placed by ``place_data``.
       place_data: function that puts a training set on the devices, once; ``place`` by
         default.
       lift_training: ``lift`` for functions that read a placed training set only through
@@ -45,16 +48,14 @@ class Mapper(NamedTuple):
 
     name: str
     place: Callable[[PyTree], PyTree]
-    lift: Callable[
-        [OneModel], Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
-    ]
+    lift: Callable[[OneModel], OneModel]
     shards: int = 1
     fetch: Callable[[FetchFn], FetchFn] = lambda fetch: fetch
     place_data: Callable[[Dataset], PyTree] | None = None
     lift_training: Callable[[OneModel], OneModel] | None = None
 
 
-def _body(form: str, fun: OneModel) -> OneModel:
+def _body(form: Form, fun: OneModel) -> OneModel:
     """Return ``fun`` of one model as a traceable function of a stack.
 
     With the form ``loop`` the stack has one model. The form ``auto`` is ``map`` for
@@ -93,8 +94,8 @@ def _body(form: str, fun: OneModel) -> OneModel:
     return each
 
 
-def _slots(mapped: OneModel, size: int) -> OneModel:
-    """Return a Python loop over a stack, ``size`` models at a time."""
+def _loop(mapped: OneModel, size: int) -> OneModel:
+    """Return a Python loop over a stack, which maps ``size`` models at a time."""
 
     def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
         models = jax.tree.leaves((carry, item))[0].shape[0]
@@ -195,13 +196,14 @@ def mapper(
 
 
 @lru_cache(maxsize=64)
-def _on_one(form: str, target: targets.Target | None) -> Mapper:
+def _on_one(form: Form, target: targets.Target | None) -> Mapper:
     """Return the mapper on the first device of a target (None for this machine)."""
+    # only a key of the cache: programs of one target must not serve another
     del target
 
     def lift(fun: OneModel) -> OneModel:
         program = Program(jax.jit(_body(form, fun), donate_argnums=0))
-        stacked = _slots(program, 1) if form == "loop" else program
+        stacked = _loop(program, 1) if form == "loop" else program
 
         def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
             carry, item = on_first((carry, item))
@@ -210,135 +212,242 @@ def _on_one(form: str, target: targets.Target | None) -> Mapper:
         return run
 
     def place(shared: PyTree) -> PyTree:
-        is_shape = REHEARSAL.watch is not None
-        return shared if is_shape else jax.tree.map(jnp.asarray, shared)
+        # A watched rehearsal may be of another machine, whose arrays may not fit here.
+        # Any other one has the arrays of this machine's run, which copies them too.
+        if REHEARSAL.watch is not None:
+            return shared
+        return jax.tree.map(jnp.asarray, shared)
 
     return Mapper(form, place, lift)
 
 
 @lru_cache(maxsize=64)
 def _on_mesh(
-    form: str, devices: tuple[Any, ...], split: int, name: str, shard_data: bool
+    form: Form,
+    devices: tuple[Any, ...],
+    split: int,
+    name: str,
+    shard_data: bool,
 ) -> Mapper:
-    """Return the mapper over a mesh with an axis of models and one of batch parts.
+    """Return the mapper over a mesh of devices."""
+    return _MeshMapper(form, devices, split, shard_data).mapper(name)
+
+
+class _MeshMapper:
+    """Functions of a mapper over a mesh of models and of parts of their batches.
 
     The axis of models is manual: along it, devices exchange nothing but rows of a
     sharded data set. The axis of batch parts is automatic: XLA divides the operations
     on a batch and sums the gradients of its parts.
+
+    Args:
+      form: form of the mapper on each position of the axis of models.
+      devices: all devices of the mesh.
+      split: number of devices that each batch is divided over.
+      shard_data: whether to divide the images of a data set over the devices.
+
+    Attributes:
+      size: length of the axis of models.
+      mesh: the devices, with the axis ``models`` and, if batches are divided, the axis
+        ``BATCH_AXIS``.
+      by_model: sharding of stacked models over the axis of models.
+      everywhere: sharding of arrays with a copy on every device.
+      by_batch: sharding of rows over the axis of batch parts, if there is one.
+      by_rows: shardings of a sharded training set: its images over all devices, its
+        labels everywhere.
+      has_divided_images: whether images outside of training sets are divided, over the
+        axis of batch parts.
     """
-    count = len(devices) // split
-    grid = np.array(devices).reshape(count, split)
-    mesh = Mesh(grid, ("models", BATCH_AXIS)) if split > 1 else Mesh(devices, "models")
-    models = NamedSharding(mesh, PartitionSpec("models"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    rows = PartitionSpec(BATCH_AXIS)
-    # images of a data set are divided by rows; its labels are on every device
-    axes = ("models", BATCH_AXIS) if split > 1 else "models"
-    by_rows = Dataset(NamedSharding(mesh, PartitionSpec(axes)), everywhere)
-    own_rows = Dataset(PartitionSpec("models"), PartitionSpec())
 
-    def pad_models(tree: PyTree) -> PyTree:
-        return _pad(count, tree)
-
-    pad = Program(
-        jax.jit(pad_models, in_shardings=everywhere, out_shardings=models),
-        (everywhere,),
-    )
-
-    @cache
-    def cut(num_models: int) -> Program:
-        def cut_models(tree: PyTree) -> PyTree:
-            return jax.tree.map(itemgetter(slice(num_models)), tree)
-
-        return Program(jax.jit(cut_models, in_shardings=models), (models,))
-
-    def lift_reading(place: Any, shared_spec: Any, fun: OneModel) -> OneModel:
-        on_device = jax.shard_map(
-            _body(form, fun),
-            mesh=mesh,
-            in_specs=(models.spec, models.spec, shared_spec),
-            out_specs=models.spec,
-            axis_names={"models"},
-            check_vma=False,
+    def __init__(
+        self,
+        form: Form,
+        devices: tuple[Any, ...],
+        split: int,
+        shard_data: bool,
+    ) -> None:
+        self.form: Form = form
+        self.split = split
+        self.shard_data = shard_data
+        self.size = len(devices) // split
+        if split > 1:
+            grid = np.array(devices).reshape(self.size, split)
+            self.mesh = Mesh(grid, ("models", BATCH_AXIS))
+            batch_spec = PartitionSpec(BATCH_AXIS)
+            image_spec = PartitionSpec(("models", BATCH_AXIS))
+        else:
+            self.mesh = Mesh(devices, "models")
+            batch_spec = PartitionSpec()
+            image_spec = PartitionSpec("models")
+        self.by_model = NamedSharding(self.mesh, PartitionSpec("models"))
+        self.everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self.by_batch = NamedSharding(self.mesh, batch_spec)
+        self.by_rows = Dataset(NamedSharding(self.mesh, image_spec), self.everywhere)
+        self.has_divided_images = shard_data and split > 1
+        self._is_cpu = devices[0].platform == "cpu"
+        self._pad = Program(
+            jax.jit(
+                self.pad_models,
+                in_shardings=self.everywhere,
+                out_shardings=self.by_model,
+            ),
+            (self.everywhere,),
         )
-        shardings = (models, models, None if callable(place) else place)
-        jitted = jax.jit(on_device, in_shardings=shardings, donate_argnums=0)
-        program = Program(jitted, (models, models, place))
-        spread = _slots(program, count) if form == "loop" else program
+        self._cut = cache(self._make_cut)
 
-        def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
-            num_models = jax.tree.leaves((carry, item))[0].shape[0]
-            if num_models % count:
-                carry, item = pad((carry, item))
-            results = spread(carry, item, shared)
-            if devices[0].platform == "cpu":
-                # a device that waits in a collective gives up after 40 seconds
-                results = jax.block_until_ready(results)
-            return cut(num_models)(results) if num_models % count else results
+    def mapper(self, name: str) -> Mapper:
+        """Return the mapper with these functions.
 
-        return run
+        Args:
+          name: name in reports.
+        """
+        return Mapper(
+            name,
+            self.place,
+            self.lift,
+            self.split,
+            self.fetch,
+            self.place_data if self.shard_data else None,
+            self.lift_training if self.shard_data else None,
+        )
 
-    def by_size(shared: PyTree) -> PyTree:
-        """Return shardings of shared arrays: images over the axis of batch parts."""
+    def place(self, shared: PyTree) -> PyTree:
+        """Put shared arrays on the devices."""
+        # No rehearsal places arrays here: the devices of a watched one may be absent,
+        # and any other one would copy its arrays to every device a second time.
+        if REHEARSAL.is_on:
+            return shared
+        return put(shared, self.shared_shardings(shared))
+
+    def shared_shardings(self, shared: PyTree) -> PyTree:
+        """Return the sharding of each shared array.
+
+        Images are divided over the axis of batch parts if ``has_divided_images``, and
+        if their number is a multiple of its length. All other arrays are everywhere.
+        """
 
         def sharding(leaf: Any) -> NamedSharding:
             shape = np.shape(leaf)
-            has_rows = len(shape) > 2 and shape[0] % split == 0
-            return NamedSharding(mesh, rows) if has_rows else everywhere
+            has_rows = len(shape) > 2 and shape[0] % self.split == 0
+            return self.by_batch if has_rows else self.everywhere
 
-        return jax.tree.map(sharding, shared)
+        if self.has_divided_images:
+            return jax.tree.map(sharding, shared)
+        return self.everywhere
 
-    shared_place = by_size if shard_data and split > 1 else everywhere
-    lift = partial(lift_reading, shared_place, everywhere.spec)
-
-    def place(shared: PyTree) -> PyTree:
+    def place_data(self, data: Dataset) -> Dataset:
+        """Put a training set on the devices, its images divided and padded by zeros."""
+        num_rows = len(data.labels)
+        num_devices = self.mesh.size
+        shape = (num_rows + -num_rows % num_devices, *data.images.shape[1:])
         if REHEARSAL.is_on:
-            return shared
-        where = shared_place(shared) if callable(shared_place) else shared_place
-        return put(shared, where)
+            one = np.zeros((), data.images.dtype)
+            return Dataset(np.broadcast_to(one, shape), data.labels)
 
-    def fetch(read: FetchFn) -> FetchFn:
-        def from_rows(data: Any, index: Array, key: Array) -> Batch:
+        def read(index: Any) -> np.ndarray:
+            # of a memory-mapped file, this reads the rows of one device at a time
+            part = np.asarray(data.images[index[0]])
+            start, stop, _ = index[0].indices(shape[0])
+            missing = stop - start - len(part)
+            return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
+
+        images = jax.make_array_from_callback(shape, self.by_rows.images, read)
+        return Dataset(images, put(data.labels, self.by_rows.labels))
+
+    def fetch(self, read: FetchFn) -> FetchFn:
+        """Adapt a reader to a sharded data set, and to batches divided into parts."""
+
+        def read_shards(data: Dataset, index: Array, key: Array) -> Batch:
             samples = Dataset(_exchange(data, index), data.labels[index])
             batch = read(samples, jnp.arange(len(index)), key)
             return batch._replace(position=index)
 
-        whole = from_rows if shard_data else read
+        read_whole = read_shards if self.shard_data else read
 
-        def divided(data: Any, index: Array, key: Array) -> Batch:
+        def read_parts(data: Dataset, index: Array, key: Array) -> Batch:
             is_inside = BATCH_AXIS in jax.sharding.get_abstract_mesh().shape
-            parts = rows if is_inside else NamedSharding(mesh, rows)
+            parts = self.by_batch.spec if is_inside else self.by_batch
             index = lax.with_sharding_constraint(index, parts)
-            return lax.with_sharding_constraint(whole(data, index, key), parts)
+            return lax.with_sharding_constraint(read_whole(data, index, key), parts)
 
-        return divided if split > 1 else whole
+        return read_parts if self.split > 1 else read_whole
 
-    if not shard_data:
-        return Mapper(name, place, lift, split, fetch)
-    lift_training = partial(lift_reading, by_rows, own_rows)
-    return Mapper(
-        name, place, lift, split, fetch, partial(_place_rows, by_rows), lift_training
-    )
+    def lift(self, fun: OneModel) -> OneModel:
+        """Map a function over models, for any shared data."""
+        place = self.shared_shardings if self.has_divided_images else self.everywhere
+        return self._lift(fun, place, PartitionSpec())
 
+    def lift_training(self, fun: OneModel) -> OneModel:
+        """Map a function over models, for training sets that it reads by ``fetch``."""
+        specs = Dataset(PartitionSpec("models"), PartitionSpec())
+        return self._lift(fun, self.by_rows, specs)
 
-def _place_rows(shardings: Dataset, data: Dataset) -> Dataset:
-    """Put a data set on devices, with a sharding for images and one for labels."""
-    num_rows = len(data.labels)
-    count = len(shardings.images.device_set)
-    shape = (num_rows + -num_rows % count, *data.images.shape[1:])
-    if REHEARSAL.is_on:
-        one = np.zeros((), data.images.dtype)
-        return Dataset(np.broadcast_to(one, shape), data.labels)
+    def _lift(
+        self,
+        fun: OneModel,
+        place: PyTree | Callable[[PyTree], PyTree],
+        shared_specs: PyTree,
+    ) -> OneModel:
+        """Map a function over models.
 
-    def read(index: Any) -> np.ndarray:
-        # of a memory-mapped file, this reads the rows of one device at a time
-        part = np.asarray(data.images[index[0]])
-        start, stop, _ = index[0].indices(shape[0])
-        missing = stop - start - len(part)
-        return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
+        Args:
+          fun: function of one model.
+          place: shardings of the shared data, or a function from the data to them.
+          shared_specs: division of the shared data over the axis of models.
+        """
+        on_device = jax.shard_map(
+            _body(self.form, fun),
+            mesh=self.mesh,
+            in_specs=(self.by_model.spec, self.by_model.spec, shared_specs),
+            out_specs=self.by_model.spec,
+            axis_names={"models"},
+            check_vma=False,
+        )
+        shared = None if callable(place) else place
+        shardings = (self.by_model, self.by_model, shared)
+        jitted = jax.jit(on_device, in_shardings=shardings, donate_argnums=0)
+        program = Program(jitted, (self.by_model, self.by_model, place))
+        spread = _loop(program, self.size) if self.form == "loop" else program
 
-    images = jax.make_array_from_callback(shape, shardings.images, read)
-    return Dataset(images, put(data.labels, shardings.labels))
+        def run(carry: PyTree, item: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+            num_models = jax.tree.leaves((carry, item))[0].shape[0]
+            is_padded = num_models % self.size > 0
+            if is_padded:
+                carry, item = self._pad((carry, item))
+            results = spread(carry, item, shared)
+            if self._is_cpu:
+                # a device that waits in a collective gives up after 40 seconds
+                results = jax.block_until_ready(results)
+            return self._cut(num_models)(results) if is_padded else results
+
+        return run
+
+    def pad_models(self, tree: PyTree) -> PyTree:
+        """Pad leaves ``[M, ...]`` to ``[P, ...]``, a multiple ``P`` of the axis's size.
+
+        The last model is repeated as padding.
+        """
+
+        def pad(leaf: Array) -> Array:
+            num_models = leaf.shape[0]
+            num_padded = num_models + -num_models % self.size
+            places = np.minimum(np.arange(num_padded), num_models - 1)
+            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return leaf[places]
+            # padding repeats a key, which JAX's check of key reuse would refuse
+            data = jax.random.key_data(leaf)[places]
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+        return jax.tree.map(pad, tree)
+
+    def _make_cut(self, num_models: int) -> Program:
+        """Return the program that drops the padding of ``num_models`` models."""
+
+        def cut_models(tree: PyTree) -> PyTree:
+            return jax.tree.map(itemgetter(slice(num_models)), tree)
+
+        jitted = jax.jit(cut_models, in_shardings=self.by_model)
+        return Program(jitted, (self.by_model,))
 
 
 def _exchange(data: Dataset, index: Array) -> Array:
@@ -355,24 +464,6 @@ def _exchange(data: Dataset, index: Array) -> Array:
     parts = lax.all_to_all(jnp.where(mask, images, 0), "models", 0, 0)
     # each image is nonzero in one part only, that of the device that holds it
     return jnp.sum(parts, 0, dtype=parts.dtype)
-
-
-def _pad(count: int, tree: PyTree) -> PyTree:
-    """Pad leaves ``[M, ...]`` to ``[P, ...]``, the next multiple ``P`` of ``count``.
-
-    The last model is repeated as padding.
-    """
-
-    def pad(leaf: Array) -> Array:
-        models = leaf.shape[0]
-        places = np.minimum(np.arange(models + -models % count), models - 1)
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf[places]
-        # padding repeats a key, which JAX's check of key reuse would refuse
-        data = jax.random.key_data(leaf)[places]
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-
-    return jax.tree.map(pad, tree)
 
 
 def on_first(tree: PyTree) -> PyTree:

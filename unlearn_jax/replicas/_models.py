@@ -28,7 +28,7 @@ from unlearn_jax.replicas._mappers import (
     on_first,
     to_host,
 )
-from unlearn_jax.replicas._programs import REHEARSAL
+from unlearn_jax.replicas._programs import REHEARSAL, repeated_calls
 from unlearn_jax.train import (
     LossFn,
     Recipe,
@@ -160,17 +160,16 @@ def fit_many(
     starts = range(first_epoch, recipe.num_epochs, epochs_per_call)
     lengths = [min(epochs_per_call, recipe.num_epochs - epoch) for epoch in starts]
     for epoch, num_epochs in zip(starts, lengths, strict=True):
-        times = 1
+        num_calls = 1
         if REHEARSAL.is_on:
             # the first call of each length stands for all of them
             if num_epochs in lengths[: starts.index(epoch)]:
                 continue
-            times = lengths.count(num_epochs)
-        REHEARSAL.repeats = times
+            num_calls = lengths.count(num_epochs)
         advance = _advance(mapper, loss_fn, recipe, num_batches, num_epochs)
-        current, new_losses = advance(current, (keys, mask), placed)
-        losses += [check_losses(to_host(new_losses), epoch)] * times
-        REHEARSAL.repeats = 1
+        with repeated_calls(num_calls):
+            current, new_losses = advance(current, (keys, mask), placed)
+        losses += [check_losses(to_host(new_losses), epoch)] * num_calls
         if callback is not None and not REHEARSAL.is_on:
             callback(current, losses[-1])
     return current, np.concatenate(losses, -1)
@@ -247,7 +246,10 @@ def _creator(
 def _advance(
     mapper: Mapper, loss_fn: LossFn, recipe: Recipe, num_batches: int, num_epochs: int
 ) -> OneModel:
-    """Return the compiled epochs of one recipe, cached for the next group of models."""
+    """Return the function that trains all models for some epochs.
+
+    It is cached, so that the next group of models uses the same compiled program.
+    """
     one = partial(
         train_epochs,
         loss_fn,

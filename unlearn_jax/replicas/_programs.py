@@ -6,14 +6,15 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Sharding, SingleDeviceSharding
+from jax.stages import Compiled, Lowered, Wrapped
 
 from unlearn_jax import targets
 from unlearn_jax.types import Array, PyTree
@@ -25,7 +26,10 @@ _SWITCHES = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
 )
-"""JAX options, set globally or for a thread, that change what is traced."""
+"""JAX options, set globally or for a thread, that change traced programs."""
+
+_Signature = tuple[Hashable, tuple[jax.ShapeDtypeStruct, ...], tuple[Any, ...]]
+"""Structure and shapes of a program's arguments, and values of the switches."""
 
 
 class Program:
@@ -37,39 +41,47 @@ class Program:
 
     Args:
       jitted: result of ``jax.jit``.
-      places: sharding that each argument is moved to, or a function from the argument
-        to that sharding; None to leave all arguments where they are.
+      places: for each argument, the shardings that it is moved to (one for all leaves,
+        or a pytree of them), or a function from the argument to its shardings; None to
+        leave all arguments on their devices.
     """
 
-    def __init__(self, jitted: Any, places: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self,
+        jitted: Wrapped,
+        places: Sequence[PyTree | Callable[[PyTree], PyTree]] | None = None,
+    ) -> None:
         self._jitted = jitted
         self._places = places
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[_Signature, Compiled] = {}
         self._lock = threading.Lock()
         _programs.add(self)
 
     def __call__(self, *args: PyTree) -> PyTree:
         """Return the result of the function, or zeros in a rehearsal."""
         if REHEARSAL.watch is not None:
+            # nothing is compiled for this machine
             return jax.tree.map(zeros, REHEARSAL.watch(self._jitted, self.shapes(args)))
         leaves, structure = jax.tree.flatten(args)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._jitted(*args)
         types = [jax.typeof(leaf) for leaf in leaves]
-        shapes = [
+        shapes = tuple(
             jax.ShapeDtypeStruct(one.shape, one.dtype, weak_type=one.weak_type)
             for one in types
-        ]
-        if REHEARSAL.is_on and not REHEARSAL.is_wanted():
+        )
+        should_continue = REHEARSAL.should_continue
+        if should_continue is not None and not should_continue():
             raise UnwantedError
-        compiled = self._compile(structure, tuple(shapes))
+        compiled = self._compile(structure, shapes)
         if REHEARSAL.is_on:
             return jax.tree.map(zeros, compiled.out_info)
         if self._places is not None:
             args = tuple(map(put, args, self._shardings(args)))
         return compiled(*args)
 
-    def _shardings(self, args: PyTree) -> list[Any]:
+    def _shardings(self, args: tuple[PyTree, ...]) -> list[PyTree]:
+        """Return the shardings of each argument, on the target's devices."""
         if self._places is None:
             first = SingleDeviceSharding(targets.devices()[0])
             return [first] * len(args)
@@ -78,14 +90,14 @@ class Program:
             for place, arg in zip(self._places, args, strict=True)
         ]
 
-    def shapes(self, args: PyTree) -> PyTree:
+    def shapes(self, args: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
         """Return shapes, types and shardings of arguments, on the target's devices.
 
         Args:
           args: arrays or their shapes.
         """
 
-        def shape(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+        def shape(leaf: Any, place: Sharding) -> jax.ShapeDtypeStruct:
             kind = jax.typeof(leaf)
             weak = getattr(kind, "weak_type", False)
             return jax.ShapeDtypeStruct(
@@ -97,7 +109,10 @@ class Program:
             for arg, place in zip(args, self._shardings(args), strict=True)
         )
 
-    def _compile(self, structure: Any, shapes: tuple[Any, ...]) -> Any:
+    def _compile(
+        self, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]
+    ) -> Compiled:
+        """Return the program of one signature, compiled by the first thread to ask."""
         switches = tuple(getattr(jax.config, name) for name in _SWITCHES)
         signature = (structure, shapes, switches)
         if signature in self._compiled:
@@ -108,7 +123,7 @@ class Program:
             waited = time.perf_counter() - began
             jax.monitoring.record_event_duration_secs(WAITED, waited)
             if signature not in self._compiled:
-                args = jax.tree.unflatten(structure, shapes)
+                args: tuple[PyTree, ...] = jax.tree.unflatten(structure, shapes)
                 if self._places is not None:
                     args = self.shapes(args)
                 lowered = self._jitted.lower(*args)
@@ -131,7 +146,7 @@ def clear_programs() -> None:
     jax.clear_caches()
 
 
-def compiler_options(lowered: Any) -> dict[str, Any] | None:
+def compiler_options(lowered: Lowered) -> dict[str, Any] | None:
     """Return options that choose LLVM level 1 for CPU programs without convolutions.
 
     Such programs then compile in four fifths of the time, and run as fast, with the
@@ -156,29 +171,31 @@ class UnwantedError(Exception):
     """Signal that ends a rehearsal whose next program is no longer needed."""
 
 
+Watch = Callable[[Wrapped, tuple[PyTree, ...]], PyTree]
+"""``(jitted, shapes of its arguments) -> shapes of its results``."""
+
+
 class _Rehearsal(threading.local):
-    """State of the rehearsal of one thread.
+    """Mode of one thread, in which programs are compiled but not run.
+
+    The mode is no argument, because programs are called deep inside other functions.
+    It is local to a thread, so that one thread can rehearse what another one runs.
 
     Attributes:
-      is_on: whether programs are compiled, but not run.
+      is_on: whether the thread is in a :func:`rehearsal`.
       watch: function that is called instead of the compiler; None for the compiler.
       repeats: number of calls that the current call stands for.
+      should_continue: function that is called before every compilation and returns
+        whether to continue; None to always continue.
     """
 
-    is_on = False
-    watch: "Watch | None" = None
-    repeats = 1
-
-    def is_wanted(self) -> bool:
-        """Return whether to compile the next program."""
-        return True
+    is_on: bool = False
+    watch: Watch | None = None
+    repeats: int = 1
+    should_continue: Callable[[], bool] | None = None
 
 
 REHEARSAL = _Rehearsal()
-
-
-Watch = Callable[[Any, tuple[Any, ...]], PyTree]
-"""``(jitted, shapes of its arguments) -> shapes of its results``."""
 
 
 @contextlib.contextmanager
@@ -195,17 +212,19 @@ def rehearsal(
       watch: function that every call runs instead of the compiler; None for that of an
         enclosing rehearsal, if any.
       is_wanted: function that is called before every compilation; if it returns False,
-        the rehearsal ends with :class:`UnwantedError`.
+        the rehearsal ends with :class:`UnwantedError`. None for that of an enclosing
+        rehearsal, if any.
     """
-    before = (REHEARSAL.is_on, REHEARSAL.watch, REHEARSAL.is_wanted)
+    before = (REHEARSAL.is_on, REHEARSAL.watch, REHEARSAL.should_continue)
     REHEARSAL.is_on = True
-    REHEARSAL.watch = REHEARSAL.watch if watch is None else watch
+    if watch is not None:
+        REHEARSAL.watch = watch
     if is_wanted is not None:
-        REHEARSAL.is_wanted = is_wanted
+        REHEARSAL.should_continue = is_wanted
     try:
         yield
     finally:
-        REHEARSAL.is_on, REHEARSAL.watch, REHEARSAL.is_wanted = before
+        REHEARSAL.is_on, REHEARSAL.watch, REHEARSAL.should_continue = before
 
 
 def is_rehearsal() -> bool:
@@ -218,6 +237,21 @@ def repeats() -> int:
     return REHEARSAL.repeats
 
 
+@contextlib.contextmanager
+def repeated_calls(num_calls: int) -> Iterator[None]:
+    """Let each program called in the context stand for several calls.
+
+    Args:
+      num_calls: value of :func:`repeats` in the context.
+    """
+    before = REHEARSAL.repeats
+    REHEARSAL.repeats = num_calls
+    try:
+        yield
+    finally:
+        REHEARSAL.repeats = before
+
+
 def put(tree: PyTree, shardings: PyTree) -> PyTree:
     """Put arrays on devices, some of which may belong to other processes.
 
@@ -228,25 +262,25 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
       shardings: sharding of each leaf, or of whole subtrees.
     """
 
-    def put(leaf: Any, sharding: Any) -> Any:
+    def put_leaf(leaf: Any, sharding: Sharding) -> Array:
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.jit(_same, out_shardings=sharding)(leaf)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = put(jax.random.key_data(leaf), sharding)
+            data = put_leaf(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
 
-    return jax.tree.map(put, tree, jax.tree.broadcast(shardings, tree))
+    return jax.tree.map(put_leaf, tree, jax.tree.broadcast(shardings, tree))
 
 
 def _same(leaf: Array) -> Array:
     return leaf
 
 
-def zeros(like: Any) -> Any:
+def zeros(like: jax.ShapeDtypeStruct) -> np.ndarray | jax.ShapeDtypeStruct:
     """Return zeros that take no memory; for keys, return their shape."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         return like

@@ -1,7 +1,6 @@
 """Experiments that need more than one run: their programs and their pages."""
 
-import importlib
-from types import ModuleType
+from unlearn_jax.lazy import on_first_use
 
 _SUBPACKAGES = (
     "ascent",
@@ -16,15 +15,4 @@ _SUBPACKAGES = (
 )
 
 __all__ = [*_SUBPACKAGES]
-
-
-def __getattr__(name: str) -> ModuleType:
-    """Import a study on first use (PEP 562)."""
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"unlearn_jax.studies.{name}")
-    raise AttributeError(f"module 'unlearn_jax.studies' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """Return the names of the studies, loaded or not."""
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, dict.fromkeys(_SUBPACKAGES, ""))

@@ -1,12 +1,15 @@
-"""Values on the command line: every field of a value is an option."""
+"""Parsing of the command line: every field of a value is an option."""
 
+import contextlib
+import functools
+import io
 import os
 import pathlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 from tyro.constructors import (
@@ -18,7 +21,16 @@ from tyro.constructors import (
 )
 
 from unlearn_jax import values
+from unlearn_jax.types import InputError
 
+T = TypeVar("T")
+_HELP = (
+    "Fields of the configuration; further options: unlearn-jax run --help."
+    " Also --training.objective=NAME, --rows.ROW.method=METHOD (with a new ROW"
+    " it adds the row), --rows.ROW.method.optimizer=NAME; the names that they"
+    " take are at the end."
+)
+"""Description of a configuration's fields in the help."""
 REGISTRY = ConstructorRegistry()
 """Rules for :func:`tyro.cli`."""
 
@@ -90,3 +102,111 @@ def _is_readable(kind: Any) -> bool:
     if typing.get_origin(kind) in (tuple, typing.Literal):
         return True
     return kind in (bool, int, float, str, type(None))
+
+
+def parse(
+    kind: type[T] | Callable[..., T],
+    arguments: Sequence[str],
+    prog: str,
+    default: T | None = None,
+    *,
+    has_flags: bool = False,
+) -> T:
+    """Return the value of a class, or the result of a function, from its options.
+
+    Args:
+      kind: class or function; its fields or parameters are the options.
+      arguments: words of the command line.
+      prog: command that precedes the arguments.
+      default: value whose fields are the defaults.
+      has_flags: whether booleans are given as ``--check``, not as ``--check=True``.
+
+    Raises:
+      InputError: unknown options, or values of the wrong type, in one line.
+      SystemExit: the arguments ask for the help, which is then printed.
+    """
+    options = {} if default is None else {"default": default, "description": _HELP}
+    parsed, unknown = _parse(kind, arguments, prog, has_flags=has_flags, **options)
+    if unknown:
+        raise InputError(f"unknown argument {unknown[0]} (see {prog} --help)")
+    return parsed
+
+
+def parse_known(
+    kind: type[T], arguments: Sequence[str], prog: str
+) -> tuple[T, list[str]]:
+    """Return the value of a class from its options, and the remaining arguments.
+
+    Booleans are given as ``--check``. A request for the help is left to the remaining
+    arguments.
+
+    Args:
+      kind: class; its fields are the options.
+      arguments: words of the command line.
+      prog: command that precedes the arguments.
+
+    Raises:
+      InputError: values of the wrong type, in one line.
+    """
+    return _parse(kind, arguments, prog, has_flags=True, add_help=False)
+
+
+def _parse(
+    kind: type[T] | Callable[..., T],
+    arguments: Sequence[str],
+    prog: str,
+    *,
+    has_flags: bool,
+    **options: Any,
+) -> tuple[T, list[str]]:
+    """Return tyro's value and the unknown arguments; errors are one line."""
+    markers: tuple[Any, ...] = (tyro.conf.AvoidSubcommands,)
+    if not has_flags:
+        markers += (tyro.conf.FlagConversionOff,)
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+            return tyro.cli(
+                kind,
+                args=list(arguments),
+                prog=prog,
+                config=markers,
+                registry=REGISTRY,
+                return_unknown_args=True,
+                **options,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            print(output.getvalue())
+            raise
+        message = _unboxed(output.getvalue())
+        raise InputError(f"{message} (see {prog} --help)") from None
+
+
+def _unboxed(text: str) -> str:
+    """Return tyro's error as one line.
+
+    tyro draws a box with a title, the fault, rules, and a hint at more help.
+    """
+    words: list[str] = []
+    for line in text.splitlines()[1:]:
+        line = line.strip("│╭╮╰╯─ ")
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        if line.strip("-"):
+            words += line.split()
+    return " ".join(words)
+
+
+def delayed(command: Callable[..., T]) -> Callable[..., Callable[[], T]]:
+    """Return a function that binds arguments, so that tyro parses but does not run.
+
+    Args:
+      command: function to call later.
+    """
+
+    @functools.wraps(command)
+    def bind(*args: Any, **options: Any) -> Callable[[], T]:
+        return functools.partial(command, *args, **options)
+
+    return bind

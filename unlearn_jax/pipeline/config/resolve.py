@@ -1,19 +1,16 @@
-"""Data, masks, recipes, networks, attacks and methods of a configuration."""
+"""Data, recipes, attacks, methods and networks of a configuration."""
 
 import dataclasses
 import os
 import pathlib
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from unlearn_jax import data, extensions, methods, models, targets, values
+from unlearn_jax import data, methods, models, targets, values
 from unlearn_jax.attacks import (
     PGD,
     Attack,
@@ -24,20 +21,15 @@ from unlearn_jax.attacks import (
     Minimal,
 )
 from unlearn_jax.data import Splits
-from unlearn_jax.data.splits import class_numbers
 from unlearn_jax.data.stand_in import SHAPES, stand_in
 from unlearn_jax.filters import FILTERS, Filter
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.methods.base import is_bound
-from unlearn_jax.objectives import OBJECTIVES
-from unlearn_jax.optimizers import OPTIMIZERS, SGD
+from unlearn_jax.optimizers import SGD
 from unlearn_jax.pipeline.config.checks import check_logits
 from unlearn_jax.pipeline.config.schema import (
-    HARD,
-    Architecture,
     AttackConfig,
     DataConfig,
-    ForgetConfig,
     ModelConfig,
     Row,
     RunConfig,
@@ -109,130 +101,6 @@ def load_data(config: DataConfig, *, by_shape: bool = False) -> Splits:
         seed=config.seed,
         balanced=config.balanced,
     )
-
-
-def number_classes(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
-    """Return a configuration with numbers for the classes to forget.
-
-    Args:
-      config: configuration of the run; its classes may be given by name.
-      class_names: ``[C]`` class names of the data set.
-
-    Raises:
-      InputError: the data set has no class of that name.
-    """
-    forget = class_numbers(config.forget.classes, class_names)
-    tuning = class_numbers(config.tuning.classes, class_names)
-    return dataclasses.replace(
-        config,
-        forget=dataclasses.replace(config.forget, classes=tuple(forget)),
-        tuning=dataclasses.replace(config.tuning, classes=tuple(tuning)),
-    )
-
-
-def forget_masks(
-    config: ForgetConfig,
-    labels: np.ndarray,
-    hardness: Callable[[str], np.ndarray] | None = None,
-    avoid: np.ndarray | None = None,
-) -> tuple[np.ndarray, list[int]]:
-    """Return the forget sets of a configuration.
-
-    Args:
-      config: configuration of the forget sets, with classes by number.
-      labels: ``[N]`` labels of the training set.
-      hardness: function ``kind -> [N]`` that returns the positions of the training
-        samples, hardest first; needed for the hard kinds.
-      avoid: ``[N]`` bool, samples that random sets must not contain; ignored if too few
-        other samples are left.
-
-    Returns:
-      ``[S, N]`` bool, and a number that names each set: its seed or its (first) class,
-      0 for a file or the hardest samples.
-
-    Raises:
-      InputError: nothing or everything to forget, or unusable settings.
-    """
-    num_train = len(labels)
-    if config.kind == "class":
-        if not config.classes:
-            raise InputError(
-                "forget.kind=class needs forget.classes, such as --forget.classes 0 3"
-            )
-        classes = class_numbers(config.classes, ())
-        if len(set(classes)) < len(classes):
-            repeated = ", ".join(map(str, classes))
-            raise InputError(f"the classes to forget repeat a class: {repeated}")
-        if config.together:
-            return data.forget_class(labels, classes)[None], [classes[0]]
-        masks = [data.forget_class(labels, [c]) for c in classes]
-        return np.stack(masks), classes
-    if config.kind == "file":
-        if config.path is None:
-            raise InputError(
-                "forget.kind=file needs forget.path, a file of indices or a mask"
-            )
-        return data.forget_file(config.path, num_train)[None], [0]
-
-    fraction = None if config.count is not None else config.fraction
-    if config.kind in HARD:
-        assert hardness is not None
-        drawn = data.forget_random(
-            num_train, fraction=fraction, count=config.count, seed=0
-        )
-        hardest = hardness(config.kind)[: drawn.sum()]
-        return data.forget_indices(hardest, num_train)[None], [0]
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise InputError(
-            "forget.seeds must be one or more different seeds, one per forget set"
-        )
-    masks = [
-        data.forget_random(
-            num_train,
-            fraction=fraction,
-            count=config.count,
-            seed=seed,
-            generator=config.generator,
-        )
-        for seed in config.seeds
-    ]
-    size = int(masks[0].sum())
-    if avoid is not None and (~avoid).sum() >= size:
-        others = np.flatnonzero(~avoid)
-        masks = []
-        for seed in config.seeds:
-            chosen = np.random.default_rng(seed).choice(others, size, replace=False)
-            masks.append(data.forget_indices(chosen, num_train))
-    return np.stack(masks), list(config.seeds)
-
-
-def request_masks(forget: np.ndarray, names: list[int], count: int) -> np.ndarray:
-    """Split every forget set at random into requests of equal size.
-
-    Args:
-      forget: ``[S, N]`` bool, forget sets.
-      names: number that names each set, which seeds its split.
-      count: ``K``, number of requests.
-
-    Returns:
-      ``[S, K, N]`` bool, requests of each set.
-
-    Raises:
-      InputError: a set does not split evenly.
-    """
-    masks = np.zeros((len(forget), count, forget.shape[1]), bool)
-    for s, mask in enumerate(forget):
-        members = np.flatnonzero(mask)
-        if len(members) % count:
-            raise InputError(
-                f"{len(members)} forget samples do not split into"
-                f" forget.requests={count} equal requests: choose forget.count as a"
-                " multiple"
-            )
-        shuffled = np.random.default_rng([names[s], count]).permutation(members)
-        for k, rows in enumerate(shuffled.reshape(count, -1)):
-            masks[s, k, rows] = True
-    return masks
 
 
 def make_recipe(
@@ -514,209 +382,6 @@ def _follow(config: RunConfig, row: Row) -> UnlearnFn:
         elif name != "max_norm":
             changes[name] = getattr(config.training, name)
     return values.replace(row.method, **changes) if changes else row.method
-
-
-def _method_named(name: str) -> Any:
-    """Return a method by its name, or None if there is none of that name.
-
-    The method may be another package's, by ``package.module:attribute`` or entry point.
-
-    Raises:
-      InputError: another package's method cannot be imported, or is not a method.
-    """
-    if name in methods.METHODS:
-        return methods.METHODS[name]
-    if ":" not in name and name not in extensions.names("methods"):
-        return None
-    method = extensions.find("methods", name)
-    if not values.is_value(method) or not callable(method):
-        raise InputError(
-            f"{name} must be a method with its hyperparameters: a frozen dataclass"
-            " (unlearn_jax.values.value) with __call__(key, problem); got"
-            f" {method!r}"
-        )
-    return method
-
-
-def _method_names() -> str:
-    return ", ".join([*methods.METHODS, *extensions.names("methods")])
-
-
-def choose_values(
-    config: RunConfig, arguments: Sequence[str]
-) -> tuple[RunConfig, list[str]]:
-    """Replace values of a configuration by registered values, given by name.
-
-    The new values have the defaults with which they are registered. Another network
-    replaces all fields of the network but ``conv`` and ``dtype``. A method for a row
-    that does not exist adds the row. A method may be another package's, by
-    ``package.module:attribute`` or entry point.
-
-    Args:
-      config: completed configuration.
-      arguments: command-line arguments, such as ``--model.name=resnet``,
-        ``--training.objective=trades``, ``--rows.amun.method=salun``,
-        ``--rows.amun.method.optimizer=adam`` or ``--rows.mask.method.filter=mpru``.
-
-    Returns:
-      The completed configuration, and the remaining arguments.
-
-    Raises:
-      InputError: a name is not registered.
-
-    Warns:
-      UserWarning: a row's own search does not fit its new method.
-    """
-    registries: dict[str, tuple[str, Mapping[str, Any]]] = {
-        "__training.objective": ("objective", OBJECTIVES),
-        "__model.name": ("model", {name: name for name in get_args(Architecture)}),
-    }
-    config = _with_rows(config, arguments)
-    for key in config.rows:
-        prefix = _prefix(key)
-        registries[f"{prefix}.method"] = ("method", methods.METHODS)
-        registries[f"{prefix}.method.optimizer"] = ("optimizer", OPTIMIZERS)
-        registries[f"{prefix}.method.filter"] = ("filter", FILTERS)
-    chosen: dict[str, Any] = {}
-    others = []
-    words = iter(arguments)
-    for word in words:
-        flag, is_joined, name = word.partition("=")
-        flag = flag.replace("-", "_")
-        if flag not in registries:
-            others.append(word)
-            continue
-        name = name if is_joined else next(words, "")
-        kind, registry = registries[flag]
-        value = _method_named(name) if kind == "method" else registry.get(name)
-        if value is None:
-            known = _method_names() if kind == "method" else ", ".join(registry)
-            raise InputError(f"unknown {kind} {name!r}; choose one of {known}")
-        chosen[flag] = value
-    if not chosen:
-        return config, others
-    if "__model.name" in chosen:
-        network = ModelConfig(
-            name=chosen["__model.name"],
-            conv=config.model.conv,
-            dtype=config.model.dtype,
-        )
-        if network.name != config.model.name:
-            config = dataclasses.replace(config, model=network)
-    training = config.training
-    if "__training.objective" in chosen:
-        objective = chosen["__training.objective"]()
-        training = dataclasses.replace(training, objective=objective)
-    rows = dict(config.rows)
-    for key, row in config.rows.items():
-        flag = f"{_prefix(key)}.method"
-        if flag in chosen:
-            rows[key] = _with_method(key, row, chosen[flag])
-    config = complete(dataclasses.replace(config, training=training, rows=rows))
-    rows = dict(config.rows)
-    for key, row in config.rows.items():
-        for field in ("optimizer", "filter"):
-            flag = f"{_prefix(key)}.method.{field}"
-            if flag not in chosen:
-                continue
-            if field not in values.fields_of(row.method):
-                raise InputError(f"the method of row {key!r} has no {field}")
-            method = values.replace(row.method, **{field: chosen[flag]})
-            row = dataclasses.replace(row, method=method)
-            if field == "optimizer":
-                others_followed = (name for name in followed(row) if name != "momentum")
-                row = dataclasses.replace(row, follow=tuple(others_followed))
-        rows[key] = row
-    return dataclasses.replace(config, rows=rows), others
-
-
-def _with_rows(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """Return a configuration with added rows for arguments that name a new row."""
-    rows = dict(config.rows)
-    known = [_prefix(key) for key in rows]
-    for position, word in enumerate(arguments):
-        match = re.fullmatch(r"--rows\.([^.=]+)\.method(?:=(.*))?", word)
-        if match is None or _prefix(match[1]) in known:
-            continue
-        name = match[2]
-        if name is None:
-            name = next(iter(arguments[position + 1 : position + 2]), "")
-        method = _method_named(name)
-        if method is None:
-            raise InputError(
-                f"the run has no row {match[1]!r}, and no method is called {name!r}:"
-                f" rows are {', '.join(rows)}, methods {_method_names()}"
-            )
-        rows[match[1]] = Row(method=method, label=match[1])
-        known.append(_prefix(match[1]))
-    if len(rows) == len(config.rows):
-        return config
-    return complete(dataclasses.replace(config, rows=rows))
-
-
-def _prefix(key: str) -> str:
-    """Return the prefix of a row's options, in the form used for comparison."""
-    return f"__rows.{key}".replace("-", "_")
-
-
-def _with_method(key: str, row: Row, method: UnlearnFn) -> Row:
-    """Return a row with another method; the row's own search is kept if it fits."""
-    name = method_name(method)
-    search = row.search
-    if search is not None:
-        options = options_of(method)
-        misfits = [
-            option
-            for option, levels in search.items()
-            if option not in options
-            or (isinstance(levels, Mapping) and not values.is_traceable(method, option))
-        ]
-        is_own = search != methods.SPACES.get(method_name(row.method), {})
-        if misfits and is_own:
-            warnings.warn(
-                f"row {key!r} searches {misfits[0]!r}, which {name!r} cannot: that"
-                " method's own hyperparameters are searched",
-                stacklevel=3,
-            )
-        if misfits or not is_own:
-            search = None
-    return dataclasses.replace(
-        row, method=method, label=name, search=search, follow=None
-    )
-
-
-def unfollow(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """Fix the fields of rows that a command line sets, even to their usual values.
-
-    These fields neither follow the run nor are searched.
-
-    Args:
-      config: configuration read from the command line.
-      arguments: command-line arguments, such as ``--rows.amun.method.batch-size=32``.
-    """
-    flags = [word.partition("=")[0].replace("-", "_") for word in arguments]
-    rows = {}
-    for key, row in config.rows.items():
-        prefix = f"{_prefix(key)}.method."
-        # a filtered method has the fields of the method that it holds
-        given = {
-            flag.removeprefix(prefix).removeprefix("method.")
-            for flag in flags
-            if flag.startswith(prefix)
-        }
-        fields = {path.split(".")[0] for path in given}
-        fields |= {"momentum"} if "optimizer" in fields else set()
-        follow = tuple(field for field in followed(row) if field not in fields)
-        space = row.search
-        if space is None:
-            space = methods.SPACES.get(method_name(row.method), {})
-        # a search names nested fields by their last part
-        options = given | {path.split(".")[-1] for path in given}
-        if options & set(space):
-            left = {name: space[name] for name in space if name not in options}
-            row = dataclasses.replace(row, search=left)
-        rows[key] = dataclasses.replace(row, follow=follow)
-    return dataclasses.replace(config, rows=rows)
 
 
 def resolve_rows(

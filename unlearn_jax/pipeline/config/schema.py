@@ -12,10 +12,12 @@ import numpy as np
 
 from unlearn_jax import extensions, values
 from unlearn_jax.audit import Discriminator, Features, Reading
+from unlearn_jax.checks import check_counts, check_fractions, check_positive
 from unlearn_jax.data import augmentation
 from unlearn_jax.methods import AMUN, FineTune
 from unlearn_jax.methods.base import check_method
 from unlearn_jax.objectives import CrossEntropy, Objective
+from unlearn_jax.replicas import Form
 from unlearn_jax.types import InputError, UnlearnFn
 from unlearn_jax.values import value
 
@@ -58,25 +60,6 @@ def _check_seeds(**seeds: int | tuple[int, ...]) -> None:
                 raise InputError(f"{name}: a seed must be an integer, got {seed!r}")
             if not 0 <= seed < 2**32:
                 raise InputError(f"{name}: seeds must be between 0 and 4294967295")
-
-
-def _check_counts(low: int = 1, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < low:
-            wanted = "positive" if low else "0 or positive"
-            raise InputError(f"{name} must be {wanted}, got {count}")
-
-
-def _check_positive(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not 0 < number < math.inf:
-            raise InputError(f"{name} must be positive and finite, got {number}")
-
-
-def _check_fractions(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not 0 <= number <= 1:
-            raise InputError(f"{name} must be in [0, 1], got {number}")
 
 
 def _check_names(kind: str, names: Mapping[str, Any]) -> None:
@@ -241,13 +224,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raise on values that training cannot use."""
-        _check_counts(num_epochs=self.num_epochs, batch_size=self.batch_size)
-        _check_counts(0, decay_every=self.decay_every)
-        _check_positive(
-            learning_rate=self.learning_rate, decay_factor=self.decay_factor
-        )
+        check_counts(num_epochs=self.num_epochs, batch_size=self.batch_size)
+        check_counts(0, decay_every=self.decay_every)
+        check_positive(learning_rate=self.learning_rate, decay_factor=self.decay_factor)
         if self.max_norm is not None:
-            _check_positive(max_norm=self.max_norm)
+            check_positive(max_norm=self.max_norm)
         if self.clip_period < 1:
             raise InputError("training.clip_period must be at least 1 step")
         if not 0 <= self.momentum < 1:
@@ -344,7 +325,7 @@ class ReplicasConfig:
     reference_generator: Literal["default", "legacy"] = "default"
     reference_epochs: int = 0
     keep_references: Literal["models", "logits", "signals"] = "logits"
-    mapper: Literal["auto", "loop", "map", "vmap", "split"] = "auto"
+    mapper: Form = "auto"
     devices: int | None = None
     split: int = 1
     shard_data: bool | None = None
@@ -360,8 +341,8 @@ class ReplicasConfig:
                 "replicas.checkpoint_seconds must be 0 or more, got"
                 f" {self.checkpoint_seconds}"
             )
-        _check_counts(repeats=self.repeats, group=self.group, split=self.split)
-        _check_counts(
+        check_counts(repeats=self.repeats, group=self.group, split=self.split)
+        check_counts(
             0, references=self.references, reference_epochs=self.reference_epochs
         )
         if self.across_hosts and self.devices is not None:
@@ -416,8 +397,8 @@ class AttackConfig:
 
     def __post_init__(self) -> None:
         """Raise on searches that cannot work."""
-        _check_positive(epsilon_init=self.epsilon_init, step_ratio=self.step_ratio)
-        _check_counts(
+        check_positive(epsilon_init=self.epsilon_init, step_ratio=self.step_ratio)
+        check_counts(
             num_radii=self.num_radii,
             num_steps=self.num_steps,
             batch_size=self.batch_size,
@@ -522,9 +503,9 @@ class AuditConfig:
     def __post_init__(self) -> None:
         """Raise on values that an audit cannot use."""
         _check_seeds(audit_seed=self.seed)
-        _check_positive(gamma=self.gamma)
-        _check_counts(mis_samples=self.mis_samples, num_bootstrap=self.num_bootstrap)
-        _check_fractions(max_fpr=self.max_fpr, offline_a=self.offline_a)
+        check_positive(gamma=self.gamma)
+        check_counts(mis_samples=self.mis_samples, num_bootstrap=self.num_bootstrap)
+        check_fractions(max_fpr=self.max_fpr, offline_a=self.offline_a)
         if not 0 <= self.refits <= self.num_bootstrap:
             raise InputError(
                 f"audit.refits is {self.refits}: choose 0 to audit.num_bootstrap, such"

@@ -119,8 +119,8 @@ def compare(
     for name, error in errors.items():
         law = stats.t(variances[name].df)
         different.append(2 * float(law.sf(abs(means[name]) / error)))
-        room = math.nan if margin is None else margin - abs(means[name])
-        like.append(float(law.sf(room / error)))
+        distance = math.nan if margin is None else margin - abs(means[name])
+        like.append(float(law.sf(distance / error)))
     differences = {}
     tests = zip(compared, holm(different), holm(like), strict=True)
     for name, p_different, p_like in tests:
@@ -173,10 +173,10 @@ def more_runs(
       The number; None if the samples alone leave the decision open, or if more than
       100,000 runs are needed in total.
     """
-    room = abs(mean)
+    distance = abs(mean)
     if margin is not None:
-        room = max(room, margin - abs(mean))
-    needed = (room / (stats.norm.ppf((1 + level) / 2) + _POWER)) ** 2
+        distance = max(distance, margin - abs(mean))
+    needed = (distance / (stats.norm.ppf((1 + level) / 2) + _POWER)) ** 2
     if needed <= variance.samples:
         return None
     runs = (variance.total - variance.samples) * num_runs

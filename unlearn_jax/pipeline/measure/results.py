@@ -1,10 +1,10 @@
 """Results of a run: audit, analyses, costs and provenance."""
 
 import dataclasses
-import datetime
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ import numpy as np
 from unlearn_jax import targets
 from unlearn_jax.attacks import certified_distance, status_counts
 from unlearn_jax.audit import Estimate, Interval
+from unlearn_jax.data import Splits
 from unlearn_jax.pipeline.config.resolve import ResolvedAttack, with_convolutions
+from unlearn_jax.pipeline.config.schema import digest
 from unlearn_jax.pipeline.measure import records, sections
 from unlearn_jax.pipeline.measure.classes import MIN_MODELS
 from unlearn_jax.pipeline.measure.metrics import as_retrained
@@ -85,69 +87,44 @@ def measure_run(
       ``status`` and ``num_gradients``, ``[1, total]`` each, of the run's own attack on
       all samples.
     """
-    options = plan.audit
     with clock.stopwatch("audit") as watch:
         pool = plan_pool(plan)
         measured = audit_rows(plan, pool, unlearned)
         analyses = sections.analyze_rows(pool, measured.arrays, plan.splits.class_names)
-        arrays = {**measured.arrays, **analyses.arrays}
-        requests = None
-        if plan.num_requests > 1:
-            samples = plan_pool(plan, by_class=False)
-            requests = sections.request_scores(plan, samples, unlearned)
-        targets = target_distances(plan) if options.targets else None
-        norms = sections.norms(plan, unlearned) if options.norms else None
-        theory = None
-        if options.theory:
-            theory = sections.theory(plan, unlearned, adversarial)
-    stages = (*stages, watch.cost)
+        model_analyses = _analyze_models(plan, unlearned, adversarial)
+    arrays = {**measured.arrays, **analyses.arrays}
     if "" in adversarial:
-        arrays |= {name: one[None] for name, one in _outcomes(adversarial[""]).items()}
+        outcomes = _outcomes(adversarial[""])
+        arrays |= {name: outcome[None] for name, outcome in outcomes.items()}
+    stages = (*stages, watch.cost)
     costs = row_costs(plan, stages, unlearned, adversarial)
     rows = tuple(_about(plan, row, costs.get(row.key)) for row in measured.rows)
-    versions = store.versions()
-    device = versions.pop("devices")
+    is_exchangeable = plan.forgetting.kind in ("random", "file")
+    origin = store.provenance()
+    device = origin.device
     if isinstance(plan.model_id, list):
         device = with_convolutions(device, plan.model_id[0])
-    train = plan.splits.train
+    command = "unlearn_jax.pipeline.run(...)"
+    if preset:
+        command = shlex.join(["unlearn-jax", *sys.argv[1:]])
     result = RunResult(
         title=plan.title,
         preset=preset,
-        command=(
-            shlex.join(["unlearn-jax", *sys.argv[1:]])
-            if preset
-            else "unlearn_jax.pipeline.run(...)"
-        ),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        date=origin.date,
         workdir=workdir,
-        versions=versions,
+        versions=origin.versions,
         device=device,
         config=plan.settings,
-        config_digest=plan.settings_digest,
-        data=records.DataSummary(
-            name=plan.splits.name,
-            num_train=len(train.labels),
-            num_test=len(plan.splits.test.labels),
-            num_classes=plan.splits.num_classes,
-            image_shape=tuple(train.images.shape[1:]),
-            digest=plan.splits.digest,
-            class_names=plan.splits.class_names,
-        ),
-        design=records.Design(
-            forget_kind=plan.forget_kind,
-            originals=len(plan.seeds),
-            forget_sets=len(plan.forget),
-            repeats=plan.repeats,
-            runs=len(plan.runs),
-            num_forget=int(plan.forget.sum(1).max()),
-            references=plan.num_references,
-        ),
+        config_digest=digest(plan.settings),
+        data=_summarize_data(plan.splits),
+        design=_summarize_design(plan),
         banks={
             bank.name: bank.artifact.key
             for bank in (plan.originals, plan.oracles, plan.references)
         },
-        level=options.level,
-        num_bootstrap=options.num_bootstrap,
+        level=plan.audit.level,
+        num_bootstrap=plan.audit.num_bootstrap,
         metrics=tuple(
             as_retrained(metric)
             if plan.is_hard and metric.key in ("ft_auc", "ft_auc_soft")
@@ -164,11 +141,7 @@ def measure_run(
             for o, s, repeat in plan.runs
         ),
         stages=stages,
-        checks=tuple(
-            make_checks(
-                pool, rows, is_exchangeable=plan.forget_kind in ("random", "file")
-            )
-        ),
+        checks=tuple(make_checks(pool, rows, is_exchangeable=is_exchangeable)),
         notes=tuple(make_notes(plan, tuning)),
         faults=tuple(pool.faults.values()),
         attacks={
@@ -178,13 +151,67 @@ def measure_run(
         tuning=tuning,
         vulnerability=analyses.vulnerability,
         confusion=analyses.confusion,
-        targets=targets,
         klom=analyses.klom,
-        requests=requests,
-        norms=norms,
-        theory=theory,
+        targets=model_analyses.targets,
+        requests=model_analyses.requests,
+        norms=model_analyses.norms,
+        theory=model_analyses.theory,
     )
     return result, arrays
+
+
+class _ModelAnalyses(NamedTuple):
+    """Analyses that need the models of a run; None where they are not requested."""
+
+    requests: records.Requests | None
+    targets: records.Targets | None
+    norms: records.Norms | None
+    theory: records.Theory | None
+
+
+def _analyze_models(
+    plan: Plan,
+    unlearned: Mapping[str, Stored],
+    adversarial: Mapping[str | None, Stored],
+) -> _ModelAnalyses:
+    """Return the analyses of the models that the run's options request."""
+    requests = None
+    if plan.num_requests > 1:
+        samples = plan_pool(plan, by_class=False)
+        requests = sections.request_scores(plan, samples, unlearned)
+    distances = target_distances(plan) if plan.audit.targets else None
+    norms = sections.norms(plan, unlearned) if plan.audit.norms else None
+    theory = None
+    if plan.audit.theory:
+        theory = sections.theory(plan, unlearned, adversarial)
+    return _ModelAnalyses(requests, distances, norms, theory)
+
+
+def _summarize_data(splits: Splits) -> records.DataSummary:
+    """Return the sizes and the digest of a run's data."""
+    train = splits.train
+    return records.DataSummary(
+        name=splits.name,
+        num_train=len(train.labels),
+        num_test=len(splits.test.labels),
+        num_classes=splits.num_classes,
+        image_shape=tuple(train.images.shape[1:]),
+        digest=splits.digest,
+        class_names=splits.class_names,
+    )
+
+
+def _summarize_design(plan: Plan) -> records.Design:
+    """Return the numbers of a run's models and forget sets."""
+    return records.Design(
+        forget_kind=plan.forgetting.kind,
+        originals=len(plan.seeds),
+        forget_sets=len(plan.forget),
+        repeats=plan.repeats,
+        runs=len(plan.runs),
+        num_forget=int(plan.forget.sum(1).max()),
+        references=plan.num_references,
+    )
 
 
 def plan_pool(plan: Plan, *, by_class: bool = True) -> AuditPool:

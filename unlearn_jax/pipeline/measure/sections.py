@@ -336,7 +336,7 @@ def norms(plan: Plan, unlearned: Mapping[str, Stored]) -> records.Norms:
     variables = jax.eval_shape(plan.model.init, jax.random.key(0))
     spec = jax.ShapeDtypeStruct(image.shape, jnp.float32)
     return records.Norms(
-        max_norm=plan.max_norm,
+        max_norm=plan.training.max_norm,
         rows=rows,
         unfound=tuple(unfound(apply, variables, spec)),
     )

@@ -1,7 +1,6 @@
 """Files of an experiment: its results, tables and page."""
 
 import dataclasses
-import datetime
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -85,12 +84,11 @@ def write_experiment(
 def _experiment_result(
     title: str, name: str, config: object, page: Page, costs: Sequence[Cost]
 ) -> ExperimentResult:
-    versions = store.versions()
+    origin = store.provenance()
+    device = origin.device
     network = getattr(config, "model", None)
     if isinstance(network, ModelConfig):
-        versions["devices"] = with_convolutions(
-            versions["devices"], plain_model(network)
-        )
+        device = with_convolutions(device, plain_model(network))
     # checks may have NumPy's booleans, which JSON cannot encode
     checks = [
         dataclasses.replace(check, passed=bool(check.passed))
@@ -99,12 +97,12 @@ def _experiment_result(
     return ExperimentResult(
         experiment=name,
         title=title,
-        date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        date=origin.date,
         summary=page.summary,
         tables=tuple(_table_record(table) for table in page.find(Table)),
         checks=tuple(checks),
         stages=tuple(costs),
-        versions=versions,
+        versions={**origin.versions, "devices": device},
         config=to_json(config),
         config_digest=digest(config),
     )

@@ -177,7 +177,7 @@ def _main_table(result: RunResult) -> Table:
     if any(row.is_diverged for row in result.rows):
         caption += (
             " Where a row diverged, some of its runs did not end in finite numbers: the"
-            " others are no sample of what the method does, so no mean is shown."
+            " others do not represent the method, so no mean is shown."
         )
     for remark in (missing_sentence(result), distances_sentence(result)):
         caption += f" {remark}" if remark else ""

@@ -357,8 +357,8 @@ def norms_section(result: RunResult) -> Section | None:
         )
     if norms.unfound:
         caption += (
-            " Trained arrays that are no layer's weights, so neither measured nor"
-            f" clipped: {', '.join(norms.unfound)}."
+            " Trained arrays outside the layers found, neither measured nor clipped:"
+            f" {', '.join(norms.unfound)}."
         )
     layers = list(next(iter(norms.rows.values())))
     rows = rows_with(result, norms.rows)

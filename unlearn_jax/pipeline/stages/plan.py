@@ -18,16 +18,18 @@ from unlearn_jax.data import Splits
 from unlearn_jax.methods import FineTuning
 from unlearn_jax.objectives import CrossEntropy
 from unlearn_jax.pipeline.config.checks import check_settings
+from unlearn_jax.pipeline.config.forget_sets import (
+    forget_masks,
+    number_classes,
+    request_masks,
+)
 from unlearn_jax.pipeline.config.resolve import (
     ResolvedAttack,
     ResolvedRow,
     build_model,
-    forget_masks,
     load_data,
     make_recipe,
-    number_classes,
     plain_model,
-    request_masks,
     resolve_rows,
 )
 from unlearn_jax.pipeline.config.schema import (
@@ -115,11 +117,6 @@ class Plan:
         return self.make_model()
 
     @property
-    def settings_digest(self) -> str:
-        """SHA-256 of the configuration."""
-        return digest(self.settings)
-
-    @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the originals."""
         return self.replicas.originals
@@ -143,21 +140,6 @@ class Plan:
     def group(self) -> int:
         """Largest number of models trained and stored at a time."""
         return self.replicas.group
-
-    @property
-    def checkpoint_seconds(self) -> float:
-        """Shortest time between two checkpoints of a training, in seconds."""
-        return self.replicas.checkpoint_seconds
-
-    @property
-    def max_norm(self) -> float | None:
-        """Largest spectral norm of the trained models' layers; None if unbounded."""
-        return self.training.max_norm
-
-    @property
-    def forget_kind(self) -> str:
-        """Kind of the forget sets: random, class, file, memorized or uncertain."""
-        return self.forgetting.kind
 
     @property
     def is_class(self) -> bool:
@@ -329,7 +311,7 @@ class Plan:
             finish=finish,
             mapper=self.mapper,
             group=self.group,
-            checkpoint_seconds=self.checkpoint_seconds,
+            checkpoint_seconds=self.replicas.checkpoint_seconds,
             root=self.bank_root,
             runner=self.runner,
         )
@@ -557,9 +539,11 @@ def check_plan(plan: Plan) -> None:
     Raises:
       InputError: same as for :func:`make_plan`.
     """
+    # banks are resolved on access, which checks the settings of their training
     _ = plan.originals, plan.references
     check_samples(plan)
     if plan.forget_known:
+        # resolved on access, which checks the forget sets
         _ = plan.oracles, plan.requests
         if plan.audit.klom and len(plan.forget) > 1:
             raise InputError(

@@ -430,7 +430,7 @@ class Checkpoints:
         """
         if not self._is_joint:
             return self._restore(like)
-        state = self._restore(like) if hosts.here().first else None
+        state = self._restore(like) if hosts.current_process().first else None
         if not hosts.agreed(np.array(state is not None)):
             return None
         if state is None:
@@ -472,7 +472,7 @@ class Checkpoints:
             return
         if self._is_joint:
             state = jax.tree.map(trees.to_host, state)
-            if not hosts.here().first:
+            if not hosts.current_process().first:
                 return
         folder = self._folder / f"{step:08d}"
         seconds = self._seconds_before + time_now - self._began
@@ -544,7 +544,7 @@ class Runner:
     @property
     def is_joint(self) -> bool:
         """True if several processes compute every piece together."""
-        return self._wants_joint and hosts.here().count > 1
+        return self._wants_joint and hosts.current_process().count > 1
 
     def path(self, artifact: Artifact) -> pathlib.Path:
         """Return the folder of an artifact."""
@@ -558,12 +558,12 @@ class Runner:
           stages: labels of the stages, in order.
           artifacts: artifacts that are already known.
         """
-        this = hosts.here()
+        process = hosts.current_process()
         self._expected = list(artifacts)
         self._progress = clock.Progress(
             stages,
             self._work_left,
-            process=(this.index, this.count),
+            process=(process.index, process.count),
             is_shown=self._is_shown,
         )
 
@@ -603,13 +603,13 @@ class Runner:
         artifact = self._known.setdefault(path, artifact)
         label = label or artifact.name
         self._start(artifact, label)
-        this = hosts.here()
-        if this.count > 1 and self.missing(artifact):
+        process = hosts.current_process()
+        if process.count > 1 and self.missing(artifact):
             self._progress.say(label, "waiting for the other processes")
-        this.wait(lambda: not self.missing(artifact))
+        process.wait(lambda: not self.missing(artifact))
         if self.missing(artifact):
             raise folders.changed(path)
-        if this.first:
+        if process.first:
             self._tidy(artifact)
         cached = self._started[path]
         stored = Stored(artifact, path, self._find(artifact), cached=cached)
@@ -708,7 +708,7 @@ class Runner:
           InputError: same as for :meth:`make`.
         """
         ordered = list(artifacts)
-        if hosts.here().count > 1:
+        if hosts.current_process().count > 1:
             for artifact in ordered:
                 self._start(artifact, artifact.name)
         return {artifact.name: self.make(artifact) for artifact in ordered}
@@ -726,11 +726,11 @@ class Runner:
         if missing:
             self._set_aside(artifact)
         cut = artifact.items or Items(1, 1)
-        this = hosts.here()
+        process = hosts.current_process()
         tasks = []
         for number, group in enumerate(cut.groups):
             items = [item for item in group if item in missing]
-            if items and (self.is_joint or this.does(number + turn)):
+            if items and (self.is_joint or process.does(number + turn)):
                 tasks.append(items)
         num_items = sum(map(len, tasks))
         with self._progress.stage(label, len(missing), num_items, cut.steps) as stage:
@@ -754,7 +754,7 @@ class Runner:
         while items:
             folder = self._folder(artifact, items)
             lock = contextlib.nullcontext()
-            if hosts.here().first or not self.is_joint:
+            if hosts.current_process().first or not self.is_joint:
                 lock = locks.lock(folder.with_name(f".{folder.name}.lock"))
             with lock:
                 missing = self._agreed_missing(artifact)
@@ -875,7 +875,7 @@ class Runner:
         seconds_before = spent(scratch)
         with clock.stopwatch() as watch:
             content = self._content(artifact, items, inputs, scratch, show)
-        if self.is_joint and not hosts.here().first:
+        if self.is_joint and not hosts.current_process().first:
             return watch.cost
         seconds = round(watch.cost.seconds + seconds_before, 3)
         manifest = Manifest(

@@ -1,6 +1,7 @@
 """Folders that appear whole or not at all, with checksums that readers verify."""
 
 import contextlib
+import datetime
 import errno
 import functools
 import hashlib
@@ -13,7 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -324,6 +325,28 @@ def versions() -> dict[str, str]:
     }
 
 
+class Provenance(NamedTuple):
+    """Origin of a result that is computed now.
+
+    Attributes:
+      date: date and time in UTC, in the form of ISO 8601.
+      device: number and kind of the devices.
+      versions: versions of all that determines the result, by name.
+    """
+
+    date: str
+    device: str
+    versions: dict[str, str]
+
+
+def provenance() -> Provenance:
+    """Return the date, the devices and the versions to store with a result."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    by_name = versions()
+    device = by_name.pop("devices")
+    return Provenance(date, device, by_name)
+
+
 @functools.cache
 def _device_names() -> str:
     """Return the number and kind of accelerators, or of cores with vector units."""
@@ -423,11 +446,11 @@ class Workdir:
           InputError: same as for :meth:`check`; or another run, or a process of one, is
             using the directory.
         """
-        this = hosts.here()
+        process = hosts.current_process()
         mark = self.path / self.MARK
-        if not this.first:
-            this.wait(mark.is_file)
-            with locks.lock_process(self.path, this):
+        if not process.first:
+            process.wait(mark.is_file)
+            with locks.lock_process(self.path, process):
                 yield self.path
             return
         self.check()
@@ -437,7 +460,7 @@ class Workdir:
             text = json.dumps(about)
             if not mark.is_file() or mark.read_bytes() != text.encode():
                 write_text(mark, text)
-            with locks.lock_process(self.path, this):
+            with locks.lock_process(self.path, process):
                 # files of processes that were killed while they wrote
                 for file in self.path.iterdir():
                     if file.is_file() and re.fullmatch(

@@ -79,7 +79,7 @@ def agreed(values: PyTree) -> PyTree:
     )
 
 
-def here() -> Host:
+def current_process() -> Host:
     """Return this process of the run."""
     return Host(jax.process_index(), jax.process_count())
 

@@ -64,7 +64,7 @@ def lock(file: pathlib.Path, *, wait: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock_process(folder: pathlib.Path, this: hosts.Host) -> Iterator[None]:
+def lock_process(folder: pathlib.Path, process: hosts.Host) -> Iterator[None]:
     """Hold a process's lock on a run's folder against processes of an earlier run.
 
     Process ``i`` holds lock ``i``. The first process also holds every existing lock
@@ -73,17 +73,17 @@ def lock_process(folder: pathlib.Path, this: hosts.Host) -> Iterator[None]:
 
     Args:
       folder: folder of the run, which must exist.
-      this: this process.
+      process: this process.
 
     Raises:
       InputError: a process of another run holds one of these locks, or the file system
         has no locks.
     """
-    numbers = [this.index]
-    if this.first:
+    numbers = [process.index]
+    if process.first:
         for file in folder.glob(".process-*.lock"):
             number = int(file.stem.rpartition("-")[2])
-            if number >= this.count:
+            if number >= process.count:
                 numbers.append(number)
     with contextlib.ExitStack() as held:
         for number in sorted(numbers):

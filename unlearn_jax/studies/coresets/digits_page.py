@@ -76,7 +76,7 @@ def kernel_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
         [
             "removed from",
             "samples",
-            "share suppressed",
+            "suppressed fraction",
             "PS",
             "PN",
             "PNS",
@@ -85,13 +85,13 @@ def kernel_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
         ],
         rows,
         "Exact removal from kernel ridge regressions. S(C) holds within"
-        f" {config.tolerance:g} of the oracle's share of 1. PNS grows with the number"
-        " of samples (all of F would have 1): compare the three rows of a forget set,"
-        " which remove equally many. ± is the standard deviation over seeds; brackets"
-        f" are exact binomial intervals, for the {config.random_orders} random subsets"
-        " as if their runs were independent. Last column: mean over members (least to"
-        f" largest); on the seeds of the search all are below {1 - config.delta:g}, as"
-        " every member is necessary there.",
+        f" {config.tolerance:g} of the oracle's fraction of 1. PNS grows with the"
+        " number of samples (all of F would have 1): compare the three rows of a forget"
+        " set, which remove equally many. ± is the standard deviation over seeds;"
+        f" brackets are exact binomial intervals, for the {config.random_orders} random"
+        " subsets as if their runs were independent. Last column: mean over members"
+        " (least to largest); on the seeds of the search all are below"
+        f" {1 - config.delta:g}, as every member is necessary there.",
     )
 
 
@@ -166,7 +166,7 @@ def network_table(
         [
             "removed",
             "of F",
-            "share suppressed",
+            "suppressed fraction",
             "PS",
             "PN",
             "PNS",
@@ -323,7 +323,7 @@ def curve_figure(
                 f" {100 * config.curve[middle]:.0f} %"
             )
     for axes in panels[:, 0]:
-        axes.set_ylabel("share suppressed", fontsize=10, color=INK)
+        axes.set_ylabel("suppressed fraction", fontsize=10, color=INK)
     for axes in panels[1]:
         axes.set_xlabel("fraction of the forget set removed", fontsize=10, color=INK)
     legend(figure, panels[0, 0], size=9.5)

@@ -46,7 +46,9 @@ def _words_of(arm: str) -> str:
     return words.replace("LOTOS", f"LOTOS {match[1]}") if match else words
 
 
-def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _weighted_percent(
+    hits: np.ndarray, counted: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Return the weighted percentage ``[..., W]`` of hits among counted samples.
 
     Args:
@@ -86,7 +88,7 @@ def transfer_table(
     source = right
     if condition == "fooled":
         source = right & arrays["source_fooled"][:, radius]
-    return _share(fooled, source[:, None] & right[None], weights)
+    return _weighted_percent(fooled, source[:, None] & right[None], weights)
 
 
 def _pairs(
@@ -97,18 +99,18 @@ def _pairs(
 
 
 def _clean(arrays: Arrays, weights: np.ndarray) -> np.ndarray:
-    return _share(arrays["clean"], np.ones_like(arrays["clean"]), weights)
+    return _weighted_percent(arrays["clean"], np.ones_like(arrays["clean"]), weights)
 
 
 def _white(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
     fooled = arrays["white_fooled"][radius]
     right = arrays["clean"][: len(fooled)]
-    return _share(right & ~fooled, np.ones_like(right), weights)
+    return _weighted_percent(right & ~fooled, np.ones_like(right), weights)
 
 
 def _strong(arrays: Arrays, weights: np.ndarray) -> np.ndarray:
     fooled = arrays["strong_fooled"]
-    return _share(
+    return _weighted_percent(
         arrays["clean"][: len(fooled)] & ~fooled, np.ones_like(fooled), weights
     )
 
@@ -116,20 +118,20 @@ def _strong(arrays: Arrays, weights: np.ndarray) -> np.ndarray:
 def _black(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
     fooled = arrays["black_fooled"][:, radius]
     right = arrays["clean"][: fooled.shape[-1]]
-    return np.mean(_share(right & ~fooled, np.ones_like(fooled), weights), 0)
+    return np.mean(_weighted_percent(right & ~fooled, np.ones_like(fooled), weights), 0)
 
 
 def _strong_black(arrays: Arrays, weights: np.ndarray) -> np.ndarray:
     fooled = arrays["strong_black_fooled"]
     right = arrays["clean"][: fooled.shape[-1]]
-    return np.mean(_share(right & ~fooled, np.ones_like(fooled), weights), 0)
+    return np.mean(_weighted_percent(right & ~fooled, np.ones_like(fooled), weights), 0)
 
 
 def _published(arrays: Arrays, radius: int, weights: np.ndarray) -> np.ndarray:
     fooled = arrays["black_fooled"][:, radius]
     right = arrays["clean"][: fooled.shape[-1]]
     counted = arrays["surrogate_right"] & arrays["surrogate_fooled"][:, radius] & right
-    return _known_mean(_share(~fooled, counted, weights))
+    return _known_mean(_weighted_percent(~fooled, counted, weights))
 
 
 def metrics(main: int) -> dict[str, Metric]:

@@ -78,10 +78,10 @@ def dilution_table(config: Config, arrays: Arrays, mask: str) -> Table:
         rows=rows,
         caption=(
             f"Mean log-likelihood of the 14 patterns, exact, in nats: {-np.log(14):.3f}"
-            f" is best, {arrays['dense'].mean():.3f} has the dense machine and"
-            f" {-9 * np.log(2):.3f} one that knows nothing. T = {config.num_steps}"
-            " steps; all columns of a row have the same masks. Differences are paired,"
-            " of before training and of before, 2T, with after, + T: above 0, training"
+            f" is best; the dense machine has {arrays['dense'].mean():.3f}, the uniform"
+            f" distribution {-9 * np.log(2):.3f}. T = {config.num_steps} steps; all"
+            " columns of a row have the same masks. Differences are paired, of before"
+            " training and of before, 2T, with after, + T: above 0, training"
             " the diluted machine from scratch is better than retraining the one"
             " diluted after training."
         ),
@@ -180,7 +180,7 @@ def dilution_picture(config: Config, arrays: Arrays) -> Figure:
                 color=MUTED,
                 lw=1.4,
                 ls=(0, (5, 2)),
-                label="knows nothing",
+                label="uniform distribution",
             )
         panels[1, column].set(xlabel="fraction of connections removed")
     for axes in panels[:, 0]:
