@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="record of the equal presets in their results",
+        help="note the equal presets in their results",
     )
     options = parser.parse_args()
     results = published.read_results()

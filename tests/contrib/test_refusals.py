@@ -103,7 +103,10 @@ FEDERATED = [
         lambda: federated.dirichlet_split(LABELS, 2, min_samples=1.5, seed=0),
         "min_samples must be a positive integer",
     ),
-    (lambda: federated.owner_split(LABELS, 2, {0.5: 1}, seed=0), "owner 0.5 is no cl"),
+    (
+        lambda: federated.owner_split(LABELS, 2, {0.5: 1}, seed=0),
+        "owner 0.5 is not a client",
+    ),
     (lambda: federated.owner_split(LABELS, 2, [0], seed=0), "owners must be a dict"),
     (lambda: federated.split_client(LABELS, 0.5, seed=0), "client must be an integer"),
     (lambda: federated.split_client(LABELS, 0, fraction=NAN, seed=0), "fraction must"),
