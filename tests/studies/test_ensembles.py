@@ -307,6 +307,18 @@ def test_a_pilot_chooses_the_least_radius_of_enough_transfer(finished):
     np.testing.assert_allclose(again["transfer"], parts["pilot"]["transfer"])
 
 
+def test_a_pilot_whose_members_do_not_learn_ends_the_study(finished):
+    _, parts = finished
+    assert 0.3 < parts["pilot"]["clipped_accuracy"] <= 1
+    assert 0.3 < parts["pilot"]["accuracy"] <= 1
+    strict = dataclasses.replace(CONFIG.attack, min_accuracy=1.1)
+    lab = Lab(dataclasses.replace(CONFIG, attack=strict))
+    with pytest.raises(InputError, match=r"arm 'orig' is right on \d+% .* below"):
+        lab.pilot(9)
+    plain = dataclasses.replace(CONFIG, arms=("orig",))
+    assert np.isnan(Lab(plain).pilot(9)["clipped_accuracy"])
+
+
 def test_the_penalty_alone_lowers_foreign_stretches(finished):
     _, parts = finished
     found = parts["control-orig-3"]

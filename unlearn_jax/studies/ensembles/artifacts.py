@@ -39,16 +39,20 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
     artifacts = []
     pilots: tuple[Artifact, ...] = ()
     if config.pilot_seed is not None:
+        of_pilot = base | {
+            "seed": config.pilot_seed,
+            "count": config.num_members,
+            "attack": plain["attack"],
+        }
+        is_clipped = any("clip" in terms_of(arm) for arm in config.arms)
+        if is_clipped:
+            of_pilot["clip"] = plain["clip"]
+        training = (1 + is_clipped) * price.members()
         pilot = Artifact(
             name="pilot",
-            settings={
-                **base,
-                "seed": config.pilot_seed,
-                "count": config.num_members,
-                "attack": plain["attack"],
-            },
+            settings=of_pilot,
             compute=partial(lab.pilot, config.pilot_seed),
-            price=price.members() + price.curve(plan.num_samples, plan.num_steps),
+            price=training + price.curve(plan.num_samples, plan.num_steps),
         )
         artifacts.append(pilot)
         pilots = (pilot,)

@@ -43,6 +43,9 @@ class AttackPlan:
     min_transfer: float = 0.6
     """Conditional transfer between the pilot's members; the smallest radius that
     reaches it is chosen."""
+    min_accuracy: float = 0.3
+    """Least clean accuracy of the pilot's members, plain and clipped; members that do
+    not learn make a study of transfer void."""
     num_steps: int = 50
     """Steps of PGD, a tenth of the radius each, from a random start."""
     num_samples: int = 500

@@ -5,6 +5,7 @@ surrogates have weights and batches of their own.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from itertools import product
@@ -33,7 +34,15 @@ from unlearn_jax.studies.common import Arrays, variables_of
 from unlearn_jax.studies.ensembles.config import EnsembleConfig, lotos_of, terms_of
 from unlearn_jax.studies.ensembles.overhead import step_seconds
 from unlearn_jax.train import Recipe, cross_entropy_loss, predict
-from unlearn_jax.types import Array, AttackResult, Model, PyTree, Variables, to_float
+from unlearn_jax.types import (
+    Array,
+    AttackResult,
+    InputError,
+    Model,
+    PyTree,
+    Variables,
+    to_float,
+)
 
 
 @lru_cache(maxsize=2)
@@ -258,28 +267,30 @@ class Lab:
         return [~correct(*one, images, labels) for one in classifiers]
 
     def pilot(self, seed: int) -> dict[str, np.ndarray]:
-        """Train a plain ensemble on the pilot's seed, and choose the attack radius.
+        """Train ensembles on the pilot's seed: do they learn, and at which radius?
+
+        The ensembles are a plain one, which chooses the attack radius, and a clipped
+        one if any arm is clipped.
 
         Returns:
-          By radius ``[R]``: ``transfer``, the conditional transfer between members, and
-          ``robust``, each member's accuracy under an attack on itself, averaged over
-          members. Also their clean ``accuracy``; and ``main_radius``, the smallest
-          radius with a transfer of at least ``attack.min_transfer``, or the largest
-          radius if there is none.
+          By radius ``[R]``: ``transfer``, the conditional transfer between the plain
+          members, and ``robust``, their mean accuracy under an attack on themselves.
+          Also the least clean ``accuracy`` of a plain member and
+          ``clipped_accuracy`` of a clipped one (NaN if there is none); and
+          ``main_radius``, the smallest radius with a transfer of at least
+          ``attack.min_transfer``, or the largest radius if there is none.
+
+        Raises:
+          InputError: a member that does not reach ``attack.min_accuracy``.
         """
         plan = self.config.attack
-        ensemble, recipe = self.arm("orig")
-        state, _ = fit_ensemble(
-            jax.random.fold_in(jax.random.key(seed), 0),
-            ensemble,
-            self.splits.train,
-            self.everyone,
-            recipe,
-            epochs_per_call=longest_call(recipe),
-        )
+        plain, accuracy = self._fit_pilot(seed, "orig")
+        clipped_accuracy = math.nan
+        if any("clip" in terms_of(arm) for arm in self.config.arms):
+            _, clipped_accuracy = self._fit_pilot(seed, "clip")
         outcomes = self.outcome(
             jax.random.fold_in(jax.random.key(seed), 3),
-            state.variables,
+            plain,
             *self.targets,
             plan.radii,
             plan.num_steps,
@@ -297,9 +308,36 @@ class Lab:
         return {
             "transfer": np.array(transfer),
             "robust": np.array(robust),
-            "accuracy": np.array(float(jnp.mean(outcomes[0].source_right))),
+            "accuracy": np.array(accuracy),
+            "clipped_accuracy": np.array(clipped_accuracy),
             "main_radius": np.array(plan.radii[place], float),
         }
+
+    def _fit_pilot(self, seed: int, arm: str) -> tuple[tuple[Variables, ...], float]:
+        """Return the members of an arm, and the least of their clean accuracies."""
+        ensemble, recipe = self.arm(arm)
+        state, _ = fit_ensemble(
+            jax.random.fold_in(jax.random.key(seed), 0),
+            ensemble,
+            self.splits.train,
+            self.everyone,
+            recipe,
+            epochs_per_call=longest_call(recipe),
+        )
+        images, labels = self.targets
+        accuracies = []
+        for member in state.variables:
+            logits = predict(self.model.apply, member, images)
+            accuracies.append(float(jnp.mean(jnp.argmax(logits, -1) == labels)))
+        lowest = min(accuracies)
+        least = self.config.attack.min_accuracy
+        if lowest < least:
+            raise InputError(
+                f"a member of the pilot's arm {arm!r} is right on {lowest:.0%} of the"
+                f" test images, below attack.min_accuracy={least:g}: choose another"
+                " learning rate, network, number of epochs or clip.max_norm"
+            )
+        return state.variables, lowest
 
     def control(
         self, seed: int, trained: Mapping[str, PyTree], pilot: Arrays | None = None

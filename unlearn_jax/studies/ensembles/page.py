@@ -419,11 +419,15 @@ def _pilot_table(config: EnsembleConfig, pilot: Arrays) -> Table:
     for place, radius in enumerate(plan.radii):
         numbers = (pilot["transfer"][place], pilot["robust"][place])
         rows.append([f"{radius:g}/255", *(100 * float(one) for one in numbers)])
+    accuracies = f"{100 * float(pilot['accuracy']):.1f}%"
+    if np.isfinite(pilot["clipped_accuracy"]):
+        clipped = 100 * float(pilot["clipped_accuracy"])
+        accuracies += f", {clipped:.1f}% if clipped"
     caption = (
         f"One plain ensemble of seed {config.pilot_seed}, which no other table has;"
-        f" accuracy of its members: {100 * float(pilot['accuracy']):.1f}%. The radius"
-        " of the tables is the least with a transfer of"
-        f" {100 * plan.min_transfer:g}%, or the largest: {plan.main_radius:g}/255."
+        f" clean accuracy of its worst member: {accuracies}. The radius of the tables"
+        f" is the least with a transfer of {100 * plan.min_transfer:g}%, or the"
+        f" largest: {plan.main_radius:g}/255."
     )
     columns = ["radius", "transfer, conditional", "robust accuracy of a member"]
     return Table("The pilot that chose the radius", columns, rows, caption)
