@@ -196,6 +196,8 @@ def test_the_last_model_of_a_stack_is_minus_one(variables):
     pair = replicas.stack([jax.tree.map(jnp.zeros_like, variables), variables])
     last = replicas.unstack(pair, -1)
     jax.tree.map(np.testing.assert_array_equal, last, variables)
+    both = replicas.unstack(pair, slice(2))
+    jax.tree.map(np.testing.assert_array_equal, both, pair)
 
 
 def test_weights_of_clients_may_be_integers(tiny, variables):

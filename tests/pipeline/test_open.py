@@ -93,7 +93,7 @@ def test_an_audit_of_the_opened_arrays_is_the_runs(folder):
 
 
 def test_folders_that_are_no_finished_run(folder, tmp_path):
-    with pytest.raises(InputError, match="no working directory of a run"):
+    with pytest.raises(InputError, match="not the working directory of a run"):
         uj.open(tmp_path)
     started = tmp_path / "started"
     started.mkdir()

@@ -47,7 +47,7 @@ def test_numbers_that_are_not_finite_are_null_in_json_and_nan_when_read():
             "schema 3 of newer code, but this version reads 2: update",
         ),
         (0, "schema 0 of older code, but this version reads 2: run it again"),
-        (None, "of unlearn_jax 0.1: run it again in a new folder"),
+        (None, "from unlearn_jax 0.1: run it again in a new folder"),
     ],
 )
 def test_another_schema_is_refused_in_one_line(schema, message):

@@ -393,7 +393,9 @@ def test_every_process_holds_its_own(tmp_path, monkeypatch):
 
     monkeypatch.setattr(locks, "lock", noting)
     for index in range(2):
-        monkeypatch.setattr(hosts, "here", lambda index=index: hosts.Host(index, 2))
+        monkeypatch.setattr(
+            hosts, "current_process", lambda index=index: hosts.Host(index, 2)
+        )
         with store.Workdir(tmp_path / "w").locked() as folder:
             assert folder == tmp_path / "w"
     assert held == [".lock", ".process-0.lock", ".process-1.lock"]
@@ -689,7 +691,7 @@ def test_the_harness_finds_a_difference(survival, tmp_path):
     )
     survival.compare(tmp_path / "a", expected)
     stored(tmp_path / "a" / "part", np.nextafter(np.arange(12.0), 99))
-    with pytest.raises(SystemExit, match="not the result of the uninterrupted run"):
+    with pytest.raises(SystemExit, match="differs from the uninterrupted run"):
         survival.compare(tmp_path / "a", expected)
     stored(tmp_path / "a" / "part")
     (tmp_path / "a" / ".results.json-77.json").touch()

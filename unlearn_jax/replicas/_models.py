@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from unlearn_jax.checks import (
@@ -63,18 +62,20 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(on_first, trees))
 
 
-def unstack(stacked: PyTree, index: int) -> PyTree:
-    """Return one model of a stack, on the first device.
+def unstack(stacked: PyTree, index: int | slice) -> PyTree:
+    """Return one model of a stack, or several, on the first device.
 
     Args:
       stacked: ``M`` models, leaves ``[M, ...]``.
-      index: position of the model; negative ones count from the end.
+      index: position of the model, counted from the end if negative; or a slice, whose
+        models stay stacked.
 
     Raises:
-      InputError: an index out of range.
+      InputError: a position out of range.
     """
     num_models = len(jax.tree.leaves(stacked)[0])
-    if not isinstance(index, Tracer) and not -num_models <= index < num_models:
+    is_position = isinstance(index, int | np.integer)
+    if is_position and not -num_models <= index < num_models:
         raise InputError(
             f"the stack has {num_models} models, numbered from 0: there is no model"
             f" {index}"
