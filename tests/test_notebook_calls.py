@@ -1,7 +1,9 @@
 """Functions as a notebook calls them: again and again, on bytes, in float64 mode."""
 
 import dataclasses
+import gc
 import warnings
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from unlearn_jax import (
     layers,
     losses,
     methods,
+    models,
     replicas,
     spectral,
     train,
@@ -23,7 +26,7 @@ from unlearn_jax import unlearn as run_method
 from unlearn_jax.contrib import federated, testbeds
 from unlearn_jax.methods import METHODS
 from unlearn_jax.methods.random_label import random_labels
-from unlearn_jax.types import Dataset, InputError
+from unlearn_jax.types import Dataset, InputError, Model, Variables
 
 pytestmark = pytest.mark.usefixtures("replay")
 BYTES = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1)).astype(np.uint8)
@@ -115,6 +118,85 @@ def test_attacks_take_numpy_and_16_bits(name, tiny, variables):
     expected = distance(images)
     np.testing.assert_allclose(jax.jit(lambda: distance(images))(), expected, 1e-5)
     assert np.isfinite(distance(FLOATS.astype(jnp.bfloat16))).all()
+
+
+@pytest.mark.parametrize("name", ["pgd", "fixed", "minimal", "apgd"])
+def test_attacks_without_a_key_take_16_bits(name, tiny, variables):
+    images = FLOATS.astype(jnp.float16)
+    result = ATTACKS[name](tiny.apply, variables, images, LABELS)
+    assert result.images.dtype == jnp.float32
+
+
+def test_a_function_that_is_not_a_models_is_called_anew(variables):
+    """It may depend on values that change, or be an object that cannot be hashed."""
+    scale = {"value": 1.0}
+
+    def logits(weights, images):
+        return scale["value"] * images.reshape(len(images), -1) @ weights
+
+    @dataclasses.dataclass
+    class Network:
+        width: int = 3
+
+        def __call__(self, weights, images):
+            return logits(weights, images)
+
+    weights = jax.random.normal(jax.random.key(3), (16, 3))
+    for function in (logits, Network()):
+        scale["value"] = 1.0
+        first = train.predict(function, weights, FLOATS)
+        scale["value"] = 2.0
+        np.testing.assert_allclose(
+            train.predict(function, weights, FLOATS), 2 * first, rtol=1e-5
+        )
+        attack = ATTACKS["fixed"]
+        result = attack(function, weights, FLOATS, LABELS)
+        scale["value"] = -1.0
+        other = attack(function, weights, FLOATS, LABELS)
+        assert not np.array_equal(result.labels, other.labels)
+
+
+def test_programs_of_models_do_not_outlive_many_others():
+    """A cache without bound would keep every model of a notebook."""
+
+    def model():
+        return models.from_functions(
+            lambda key: jnp.ones((16, 3)), lambda w, x: x.reshape(len(x), -1) @ w
+        )
+
+    first = model()
+    train.predict(first.apply, first.init(KEY), FLOATS)
+    alive = weakref.ref(first.apply)
+    del first
+    for _ in range(17):
+        other = model()
+        train.predict(other.apply, other.init(KEY), FLOATS)
+    gc.collect()
+    assert alive() is None
+
+
+def test_stretches_keep_the_order_of_the_layers():
+    weights = {"z": jnp.ones((16, 4)), "a": jnp.ones((4, 3))}
+
+    def apply(variables, images):
+        w = variables.params
+        return jax.nn.relu(images.reshape(len(images), -1) @ w["z"]) @ w["a"]
+
+    model = Model(None, apply, None)
+    pair = replicas.stack([Variables(weights, {}), Variables(weights, {})])
+    stretches = losses.foreign_stretch(model.apply, pair, FLOATS, num_iters=2)
+    assert list(stretches) == ["params/z", "params/a"]
+
+
+def test_keys_of_the_older_kind_train_many_models(tiny):
+    samples = Dataset(BYTES, LABELS)
+    recipe = train.Recipe(1, 4, train.sgd(0.1))
+    member = np.ones((2, 12), bool)
+    keys = jax.random.split(jax.random.key(4), 2)
+    expected, _ = replicas.fit_many(keys, tiny, samples, member, recipe)
+    raw = jax.random.key_data(jax.random.split(jax.random.key(4), 2))
+    state, _ = replicas.fit_many(raw, tiny, samples, member, recipe)
+    jax.tree.map(np.testing.assert_array_equal, state.variables, expected.variables)
 
 
 def test_influence_and_features_take_bytes_as_training_does(tiny, variables):

@@ -39,6 +39,7 @@ from unlearn_jax.types import (
     Params,
     Variables,
     check_apply_fn,
+    is_reusable,
     most_of,
     to_float,
 )
@@ -401,7 +402,9 @@ def predict(
     """Return the logits of all images, batch by batch inside one program.
 
     Args:
-      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode. That
+        of a :class:`~unlearn_jax.types.Model` is compiled once, any other function at
+        every call.
       variables: any pytree.
       images: ``[N, ...]`` uint8 or float32 in [0, 1].
       batch_size: number of images at a time; it changes memory, not values.
@@ -414,25 +417,17 @@ def predict(
         returns several arrays, or a batch size below 1.
     """
     check_images(images)
-    leaves = jax.tree.leaves((variables, images))
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
-        return batched_logits(apply_fn, variables, images, batch_size=batch_size)
     check_apply_fn(apply_fn)
     check_batch_size(batch_size)
-    try:
-        hash(apply_fn)
-    except TypeError:
-        # an object of a class that compares by value: compiled at every call
-        return batched_logits(apply_fn, variables, images, batch_size=batch_size)
-    return _compiled_logits(apply_fn, variables, images, batch_size=int(batch_size))
-
-
-@partial(jax.jit, static_argnames=("apply_fn", "batch_size"))
-def _compiled_logits(
-    apply_fn: ApplyFn, variables: Any, images: Array, *, batch_size: int
-) -> Array:
-    """Return the logits by a program that the next call finds compiled."""
+    if is_reusable(apply_fn, variables, images):
+        return _predictor(apply_fn, int(batch_size))(variables, images)
     return batched_logits(apply_fn, variables, images, batch_size=batch_size)
+
+
+@lru_cache(maxsize=16)
+def _predictor(apply_fn: ApplyFn, batch_size: int) -> Callable[..., Array]:
+    """Return the compiled predictions of a model, kept for the next call."""
+    return jax.jit(partial(batched_logits, apply_fn, batch_size=batch_size))
 
 
 def batched_logits(

@@ -7,13 +7,17 @@ forget sets or unlearned models; ``T`` targets of an audit; ``Z`` population. ``
 other letters have a meaning of their own in each docstring.
 """
 
+import contextlib
 import dataclasses
 import enum
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 Array = jax.Array
 PyTree = Any
@@ -96,6 +100,36 @@ class Model:
     init: Callable[[Array], Variables]
     apply: ApplyFn
     apply_train: Callable[[Variables, Array, Array], tuple[Array, ModelState]]
+
+    def __post_init__(self) -> None:
+        """Note that ``apply`` is pure."""
+        with contextlib.suppress(TypeError):  # an object that cannot be hashed
+            _pure_functions.add(self.apply)
+
+
+_pure_functions: "weakref.WeakSet[ApplyFn]" = weakref.WeakSet()
+
+
+def is_reusable(apply_fn: ApplyFn, *arguments: PyTree) -> bool:
+    """Return whether a compiled call of a model may serve the next call.
+
+    Only the ``apply`` of a :class:`Model` is known to be pure. Any other function may
+    depend on values that change between two calls, or belong to a trace.
+
+    Args:
+      apply_fn: ``(variables, images) -> logits``.
+      *arguments: arrays and floats; with traced or other leaves the answer is False.
+    """
+    try:
+        if apply_fn not in _pure_functions:
+            return False
+    except TypeError:  # an object that cannot be hashed
+        return False
+    kinds = (jax.Array, np.ndarray, float)
+    leaves = jax.tree.leaves(arguments)
+    return all(
+        isinstance(leaf, kinds) and not isinstance(leaf, Tracer) for leaf in leaves
+    )
 
 
 class Dataset(NamedTuple):

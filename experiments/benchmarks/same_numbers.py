@@ -113,10 +113,11 @@ def compare(
     started = {}
     for version, checkout in checkouts.items():
         started[version] = numbers(checkout, name, options, folder / name / version)
+    statuses = {version: process.wait() for version, process in started.items()}
     tables = []
-    for version, process in started.items():
+    for version, status in statuses.items():
         output = folder / name / version
-        if process.wait():
+        if status:
             last = (output / "output.txt").read_text().strip().splitlines()[-1:]
             return f"the run of the {version} code failed: {' '.join(last)}"
         tables.append(json.loads((output / "tables.json").read_text())["tables"])
@@ -148,6 +149,7 @@ def main() -> None:
     names = [name for name, result in results.items() if result.code]
     of_before = digests(options.before.resolve(), names)
     failed = []
+    num_compared = 0
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             result = results[name]
@@ -163,6 +165,7 @@ def main() -> None:
             words = [*small]
             if options.data and "DATA_DIR" in result.command:
                 words.append(f"--data.path={options.data}")
+            num_compared += 1
             difference = compare(options.before, name, words, pathlib.Path(folder))
             print(f"{name}: {difference or 'equal'}", flush=True)
             if difference:
@@ -171,6 +174,8 @@ def main() -> None:
                 checked = dataclasses.replace(result, checked=code_digest(name))
                 path = published.folder() / f"{name}.json"
                 published.write_result(checked, path)
+    if not num_compared:
+        raise SystemExit("nothing to compare: no result was measured by that code")
     if failed:
         raise SystemExit(f"other numbers: {', '.join(failed)}")
 

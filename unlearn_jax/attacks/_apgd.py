@@ -21,6 +21,7 @@ from unlearn_jax.attacks._pgd import (
     per_sample,
     predict_class,
     random_start,
+    widened,
 )
 from unlearn_jax.attacks.norms import Norm, linf
 from unlearn_jax.attacks.parameters import check_functions
@@ -222,6 +223,8 @@ def apgd(
     check_not_negative(epsilon=epsilon)
     check_fractions(momentum=momentum, min_rises=min_rises)
     chex.assert_equal_shape([images, start])
+    images = widened(images)
+    start = widened(start)
     epsilon = jnp.broadcast_to(jnp.asarray(epsilon, images.dtype), labels.shape)
 
     def evaluate(points: Array) -> _Point:

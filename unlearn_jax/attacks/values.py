@@ -16,7 +16,6 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from unlearn_jax.attacks._apgd import (
     apgd,
@@ -40,7 +39,14 @@ from unlearn_jax.attacks.search import adversarial_set, check_minimal, in_batche
 from unlearn_jax.attacks.targeted import target_runner_up
 from unlearn_jax.checks import check_counts, check_fractions, check_positive
 from unlearn_jax.losses import cross_entropy, log_odds
-from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    AttackResult,
+    InputError,
+    PyTree,
+    is_reusable,
+)
 from unlearn_jax.values import Real, value
 
 LossName = Literal["log_odds", "cross_entropy", "dlr"]
@@ -70,15 +76,23 @@ class Attack(Protocol):
 
 
 def _compiled(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
-    """Run an attack in one program, which the next call of equal shapes reuses.
+    """Run an attack on a model in one program, which the next call reuses.
 
     Images and labels are checked first, while their values are known. With traced
-    arguments the attack becomes a part of the caller's program.
+    arguments, or a function that is not a model's, the attack runs as it is.
 
     Args:
       attack: ``__call__`` of a value with ``bounds``, or of one for images in [0, 1].
     """
-    run = jax.jit(attack, static_argnums=1)
+
+    @functools.lru_cache(maxsize=16)
+    def program(apply_fn: ApplyFn) -> Callable[..., AttackResult]:
+        def run(
+            self: Any, variables: PyTree, images: Array, labels: Array, key: Array
+        ) -> AttackResult:
+            return attack(self, apply_fn, variables, images, labels, key=key)
+
+        return jax.jit(run)
 
     @functools.wraps(attack)
     def call(
@@ -90,12 +104,11 @@ def _compiled(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult
         *,
         key: Array | None = None,
     ) -> AttackResult:
-        leaves = jax.tree.leaves((self, variables, images, labels, key))
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
+        if not is_reusable(apply_fn, self, variables, images, labels, key):
             return attack(self, apply_fn, variables, images, labels, key=key)
         bounds = getattr(self, "bounds", (0.0, 1.0))
         check_attacked(apply_fn, variables, images, labels, bounds)
-        return run(self, apply_fn, variables, images, labels, key=key)
+        return program(apply_fn)(self, variables, images, labels, key)
 
     return call
 

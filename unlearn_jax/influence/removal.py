@@ -4,7 +4,8 @@ The guard measures how well the assumptions of the estimate hold.
 """
 
 import warnings
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,12 +14,19 @@ import numpy as np
 from jax.core import Tracer
 
 from unlearn_jax.influence._ntk import OutputFn, by_params, ntk, positions, pull
-from unlearn_jax.influence._solvers import CG, Solver
+from unlearn_jax.influence._solvers import CG, Solver, check_solver
 from unlearn_jax.influence.dual import dual_change
 from unlearn_jax.influence.primal import forward, forward_change, norm, primal_change
 from unlearn_jax.influence.risk import OutputLoss, check_ridge, count_forget, slopes
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.types import Array, InputError, Params, PyTree, check_apply_fn
+from unlearn_jax.types import (
+    Array,
+    InputError,
+    Params,
+    PyTree,
+    check_apply_fn,
+    is_reusable,
+)
 
 STATIONARITY = 0.1
 """Largest trusted stationarity: training left 0.1 times the right-hand side."""
@@ -114,41 +122,52 @@ def remove(
     if form not in ("primal", "dual"):
         raise InputError(f"unknown form {form!r}: choose primal or dual")
     check_ridge(ridge)
+    check_solver(solver)
     check_apply_fn(apply_fn)
-    change, guarded = _compiled_removal(
-        apply_fn,
-        variables,
-        (jnp.asarray(images), jnp.asarray(targets), forget),
-        ridge=ridge,
-        anchor=anchor,
-        loss=loss,
-        num_forget=count_forget(forget, num_forget, len(images)),
-        form=form,
-        solver=solver,
-        batch_size=batch_size,
+    samples = (jnp.asarray(images), jnp.asarray(targets), forget)
+    options = _Options(
+        loss, int(count_forget(forget, num_forget, len(images))), form, batch_size
     )
+    arguments = (variables, samples, ridge, anchor, solver)
+    # any other loss might depend on values that change between two calls
+    is_pure = loss is cross_entropy and is_reusable(apply_fn, arguments)
+    run = partial(_remove, apply_fn, options)
+    if is_pure:
+        run = _remover(apply_fn, options)
+    change, guarded = run(*arguments)
     if warn:
         warn_unless_trusted(guarded)
     return Removal(change, guarded)
 
 
-@partial(
-    jax.jit, static_argnames=("apply_fn", "loss", "num_forget", "form", "batch_size")
-)
-def _compiled_removal(
+class _Options(NamedTuple):
+    """Static arguments of :func:`remove`."""
+
+    loss: OutputLoss
+    num_forget: int
+    form: Literal["primal", "dual"]
+    batch_size: int
+
+
+@lru_cache(maxsize=8)
+def _remover(
+    apply_fn: OutputFn, options: _Options
+) -> Callable[..., tuple[Params, Guard]]:
+    """Return the compiled removal of a model, kept for the next call."""
+    return jax.jit(partial(_remove, apply_fn, options))
+
+
+def _remove(
     apply_fn: OutputFn,
+    options: _Options,
     variables: PyTree,
     samples: tuple[Array, Array, Array],
-    *,
     ridge: float | Array,
     anchor: Params | None,
-    loss: OutputLoss,
-    num_forget: int,
-    form: Literal["primal", "dual"],
     solver: Solver,
-    batch_size: int,
 ) -> tuple[Params, Guard]:
-    """Return the change and its guard, by a program that the next call reuses."""
+    """Return the change and its guard."""
+    loss, num_forget, form, batch_size = options
     apply, params = by_params(apply_fn, variables)
     images, targets, forget = samples
     risk: dict[str, Any] = {"ridge": ridge, "loss": loss, "num_forget": num_forget}

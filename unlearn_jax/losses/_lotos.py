@@ -5,9 +5,10 @@ Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Literal, NamedTuple
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -18,7 +19,14 @@ from jax.typing import ArrayLike
 from unlearn_jax.branching import cond
 from unlearn_jax.layers import Layer, layers
 from unlearn_jax.spectral import layer_map, power_qr
-from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
+from unlearn_jax.types import (
+    ApplyFn,
+    Array,
+    InputError,
+    PyTree,
+    check_apply_fn,
+    is_reusable,
+)
 
 LinearFn = Callable[[Array], Array]
 """Linear part of a layer, ``f(x) - f(0)``, on one example."""
@@ -402,23 +410,31 @@ def foreign_stretch(
     3.0
     """
     image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
-    functions = apply_fns
-    if isinstance(apply_fns, Sequence):
-        functions = tuple(apply_fns)
-        variables = tuple(variables)
-    return _foreign_stretch(functions, variables, image, which, composite, num_iters)
+    several = isinstance(apply_fns, Sequence)
+    functions = tuple(apply_fns) if several else apply_fns
+    options = (functions, which, composite, num_iters)
+    for function in apply_fns if several else [apply_fns]:
+        if not is_reusable(function, variables):
+            return dict(_foreign_stretch(*options, variables, image))
+    return dict(_stretcher(*options)(variables, image))
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+@lru_cache(maxsize=8)
+def _stretcher(*options: Any) -> Callable[..., OrderedDict[str, Array]]:
+    """Return the compiled stretches of models, kept for the next call."""
+    return jax.jit(partial(_foreign_stretch, *options))
+
+
 def _foreign_stretch(
     apply_fns: ApplyFn | tuple[ApplyFn, ...],
-    variables: PyTree,
-    image: Array,
     which: Which,
     composite: bool,
     num_iters: int,
-) -> dict[str, Array]:
-    stretches = {}
+    variables: PyTree,
+    image: Array,
+) -> OrderedDict[str, Array]:
+    # a compiled function returns a plain dict in alphabetical order
+    stretches: OrderedDict[str, Array] = OrderedDict()
     for number, row in enumerate(_compared_layers(apply_fns, variables, image, which)):
         maps = [layer_map(layer, composite=composite) for layer in row]
         size = min(4, math.prod(maps[0].in_shape))

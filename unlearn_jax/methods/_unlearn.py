@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 from unlearn_jax.influence import warn_unless_trusted
@@ -69,7 +68,9 @@ def unlearn(
         variables, info = _run(method, key, problem)
     if info.guard is not None:
         warn_unless_trusted(info.guard)
-    if not isinstance(info.losses, Tracer) and not np.isfinite(info.losses).all():
+    losses = jax.tree.leaves(info.losses)
+    is_known = not any(isinstance(loss, Tracer) for loss in losses)
+    if is_known and not all(bool(jnp.isfinite(loss).all()) for loss in losses):
         warnings.warn(
             f"{type(method).__name__} diverged: its loss is not finite; lower the"
             " learning rate",
@@ -93,7 +94,7 @@ def _check_forget_set(method: Any, problem: Problem) -> None:
     for name, mask, number in masks:
         if mask is None or isinstance(mask, Tracer) or not isinstance(number, int):
             continue
-        count = int(np.asarray(mask).sum())
+        count = int(jnp.sum(mask))
         if count != number:
             raise InputError(
                 f"the problem's mask {name!r} has {count} samples where num_{name} is"

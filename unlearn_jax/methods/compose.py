@@ -414,9 +414,9 @@ def request_size(problem: Problem, requests: Any) -> int:
             " same number"
         )
     if not isinstance(requests, Tracer) and not isinstance(problem.forget, Tracer):
-        mask = np.asarray(requests)
-        forget = np.asarray(problem.forget)
-        if (mask.sum(0) != forget).any() or (mask.sum(1) != size).any():
+        mask = jnp.asarray(requests)
+        is_shared = jnp.any(mask.sum(0) != problem.forget)
+        if bool(is_shared | jnp.any(mask.sum(1) != size)):
             raise InputError(
                 f"requests must be disjoint, of {size} samples each, and together the"
                 f" problem's forget set of {problem.num_forget}"

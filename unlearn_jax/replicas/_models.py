@@ -73,9 +73,10 @@ def unstack(stacked: PyTree, index: int | slice) -> PyTree:
     Raises:
       InputError: a position out of range.
     """
-    num_models = len(jax.tree.leaves(stacked)[0])
+    leaves = jax.tree.leaves(stacked)
+    num_models = len(leaves[0]) if leaves else 0
     is_position = isinstance(index, int | np.integer)
-    if is_position and not -num_models <= index < num_models:
+    if leaves and is_position and not -num_models <= index < num_models:
         raise InputError(
             f"the stack has {num_models} models, numbered from 0: there is no model"
             f" {index}"
@@ -129,6 +130,9 @@ def fit_many(
       DivergedError: a loss of any model was not finite.
     """
     member = check_member(member, len(data.labels))
+    if getattr(keys, "dtype", None) == jnp.uint32:
+        # of jax.random.PRNGKey
+        keys = jax.random.wrap_key_data(keys)
     check_keys("keys of models", keys)
     if member.ndim != 2 or len(member) != len(keys):
         raise InputError(
