@@ -19,6 +19,7 @@ FLOOR = {
     "extensions": 1,
     "values": 1,
     "branching": 1,
+    "reuse": 1,
     "data": 2,
     "onednn": 3,
     "targets": 3,

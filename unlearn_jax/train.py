@@ -27,6 +27,7 @@ from unlearn_jax.checks import (
     check_single_array,
 )
 from unlearn_jax.losses import cross_entropy
+from unlearn_jax.reuse import is_reusable, program
 from unlearn_jax.types import (
     ApplyFn,
     Array,
@@ -39,7 +40,6 @@ from unlearn_jax.types import (
     Params,
     Variables,
     check_apply_fn,
-    is_reusable,
     most_of,
     to_float,
 )
@@ -417,17 +417,16 @@ def predict(
         returns several arrays, or a batch size below 1.
     """
     check_images(images)
-    check_apply_fn(apply_fn)
-    check_batch_size(batch_size)
     if is_reusable(apply_fn, variables, images):
-        return _predictor(apply_fn, int(batch_size))(variables, images)
+        check_batch_size(batch_size)
+        return program(_batches, apply_fn, int(batch_size))(variables, images)
     return batched_logits(apply_fn, variables, images, batch_size=batch_size)
 
 
-@lru_cache(maxsize=16)
-def _predictor(apply_fn: ApplyFn, batch_size: int) -> Callable[..., Array]:
-    """Return the compiled predictions of a model, kept for the next call."""
-    return jax.jit(partial(batched_logits, apply_fn, batch_size=batch_size))
+def _batches(
+    apply_fn: ApplyFn, batch_size: int, variables: Any, images: Array
+) -> Array:
+    return batched_logits(apply_fn, variables, images, batch_size=batch_size)
 
 
 def batched_logits(

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 Array = jax.Array
 PyTree = Any
@@ -104,32 +102,11 @@ class Model:
     def __post_init__(self) -> None:
         """Note that ``apply`` is pure."""
         with contextlib.suppress(TypeError):  # an object that cannot be hashed
-            _pure_functions.add(self.apply)
+            pure_functions.add(self.apply)
 
 
-_pure_functions: "weakref.WeakSet[ApplyFn]" = weakref.WeakSet()
-
-
-def is_reusable(apply_fn: ApplyFn, *arguments: PyTree) -> bool:
-    """Return whether a compiled call of a model may serve the next call.
-
-    Only the ``apply`` of a :class:`Model` is known to be pure. Any other function may
-    depend on values that change between two calls, or belong to a trace.
-
-    Args:
-      apply_fn: ``(variables, images) -> logits``.
-      *arguments: arrays and floats; with traced or other leaves the answer is False.
-    """
-    try:
-        if apply_fn not in _pure_functions:
-            return False
-    except TypeError:  # an object that cannot be hashed
-        return False
-    kinds = (jax.Array, np.ndarray, float)
-    leaves = jax.tree.leaves(arguments)
-    return all(
-        isinstance(leaf, kinds) and not isinstance(leaf, Tracer) for leaf in leaves
-    )
+pure_functions: "weakref.WeakSet[ApplyFn]" = weakref.WeakSet()
+"""The ``apply`` of every model that exists."""
 
 
 class Dataset(NamedTuple):

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -81,8 +82,8 @@ def numbers(
       folder: to be made.
     """
     folder.mkdir(parents=True)
-    program = f'"{sys.executable}" -m unlearn_jax'
-    words = " ".join(f"'{option}'" for option in options)
+    program = shlex.join([sys.executable, "-m", "unlearn_jax"])
+    words = shlex.join(options)
     command = (
         f"{program} run {name} --workdir work {words} &&"
         f" {program} publish work --to tables.json"
@@ -146,7 +147,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     results = published.read_results()
-    names = [name for name, result in results.items() if result.code]
+    names = [name for name in presets.names() if name in results and results[name].code]
     of_before = digests(options.before.resolve(), names)
     failed = []
     num_compared = 0
@@ -154,9 +155,8 @@ def main() -> None:
         for name in names:
             result = results[name]
             is_due = of_before[name] in (result.code, result.checked)
-            if not is_due or name not in presets.names():
-                continue
-            if options.presets and name not in options.presets:
+            is_chosen = not options.presets or name in options.presets
+            if not is_due or not is_chosen:
                 continue
             is_run = presets.load(name).experiment is None
             small = RUN if is_run else EXPERIMENTS.get(name, ())

@@ -14,7 +14,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-import jax
 import jax.numpy as jnp
 
 from unlearn_jax.attacks._apgd import (
@@ -39,14 +38,8 @@ from unlearn_jax.attacks.search import adversarial_set, check_minimal, in_batche
 from unlearn_jax.attacks.targeted import target_runner_up
 from unlearn_jax.checks import check_counts, check_fractions, check_positive
 from unlearn_jax.losses import cross_entropy, log_odds
-from unlearn_jax.types import (
-    ApplyFn,
-    Array,
-    AttackResult,
-    InputError,
-    PyTree,
-    is_reusable,
-)
+from unlearn_jax.reuse import is_reusable, program
+from unlearn_jax.types import ApplyFn, Array, AttackResult, InputError, PyTree
 from unlearn_jax.values import Real, value
 
 LossName = Literal["log_odds", "cross_entropy", "dlr"]
@@ -85,14 +78,8 @@ def _compiled(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult
       attack: ``__call__`` of a value with ``bounds``, or of one for images in [0, 1].
     """
 
-    @functools.lru_cache(maxsize=16)
-    def program(apply_fn: ApplyFn) -> Callable[..., AttackResult]:
-        def run(
-            self: Any, variables: PyTree, images: Array, labels: Array, key: Array
-        ) -> AttackResult:
-            return attack(self, apply_fn, variables, images, labels, key=key)
-
-        return jax.jit(run)
+    def run(apply_fn: ApplyFn, self: Any, key: Array, *arrays: PyTree) -> AttackResult:
+        return attack(self, apply_fn, *arrays, key=key)
 
     @functools.wraps(attack)
     def call(
@@ -108,7 +95,7 @@ def _compiled(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult
             return attack(self, apply_fn, variables, images, labels, key=key)
         bounds = getattr(self, "bounds", (0.0, 1.0))
         check_attacked(apply_fn, variables, images, labels, bounds)
-        return program(apply_fn)(self, variables, images, labels, key)
+        return program(run, apply_fn)(self, key, variables, images, labels)
 
     return call
 

@@ -4,8 +4,6 @@ The guard measures how well the assumptions of the estimate hold.
 """
 
 import warnings
-from collections.abc import Callable
-from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,13 +17,13 @@ from unlearn_jax.influence.dual import dual_change
 from unlearn_jax.influence.primal import forward, forward_change, norm, primal_change
 from unlearn_jax.influence.risk import OutputLoss, check_ridge, count_forget, slopes
 from unlearn_jax.losses import cross_entropy
+from unlearn_jax.reuse import is_reusable, program
 from unlearn_jax.types import (
     Array,
     InputError,
     Params,
     PyTree,
     check_apply_fn,
-    is_reusable,
 )
 
 STATIONARITY = 0.1
@@ -130,11 +128,10 @@ def remove(
     )
     arguments = (variables, samples, ridge, anchor, solver)
     # any other loss might depend on values that change between two calls
-    is_pure = loss is cross_entropy and is_reusable(apply_fn, arguments)
-    run = partial(_remove, apply_fn, options)
-    if is_pure:
-        run = _remover(apply_fn, options)
-    change, guarded = run(*arguments)
+    if loss is cross_entropy and is_reusable(apply_fn, arguments):
+        change, guarded = program(_remove, apply_fn, options)(*arguments)
+    else:
+        change, guarded = _remove(apply_fn, options, *arguments)
     if warn:
         warn_unless_trusted(guarded)
     return Removal(change, guarded)
@@ -147,14 +144,6 @@ class _Options(NamedTuple):
     num_forget: int
     form: Literal["primal", "dual"]
     batch_size: int
-
-
-@lru_cache(maxsize=8)
-def _remover(
-    apply_fn: OutputFn, options: _Options
-) -> Callable[..., tuple[Params, Guard]]:
-    """Return the compiled removal of a model, kept for the next call."""
-    return jax.jit(partial(_remove, apply_fn, options))
 
 
 def _remove(

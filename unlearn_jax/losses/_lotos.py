@@ -7,8 +7,7 @@ Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -18,6 +17,7 @@ from jax.typing import ArrayLike
 
 from unlearn_jax.branching import cond
 from unlearn_jax.layers import Layer, layers
+from unlearn_jax.reuse import is_reusable, program
 from unlearn_jax.spectral import layer_map, power_qr
 from unlearn_jax.types import (
     ApplyFn,
@@ -25,7 +25,6 @@ from unlearn_jax.types import (
     InputError,
     PyTree,
     check_apply_fn,
-    is_reusable,
 )
 
 LinearFn = Callable[[Array], Array]
@@ -411,18 +410,11 @@ def foreign_stretch(
     """
     image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
     several = isinstance(apply_fns, Sequence)
-    functions = tuple(apply_fns) if several else apply_fns
-    options = (functions, which, composite, num_iters)
-    for function in apply_fns if several else [apply_fns]:
-        if not is_reusable(function, variables):
-            return dict(_foreign_stretch(*options, variables, image))
-    return dict(_stretcher(*options)(variables, image))
-
-
-@lru_cache(maxsize=8)
-def _stretcher(*options: Any) -> Callable[..., OrderedDict[str, Array]]:
-    """Return the compiled stretches of models, kept for the next call."""
-    return jax.jit(partial(_foreign_stretch, *options))
+    functions = tuple(apply_fns) if several else (apply_fns,)
+    options = (functions if several else apply_fns, which, composite, num_iters)
+    if all(is_reusable(function, variables) for function in functions):
+        return dict(program(_foreign_stretch, *options)(variables, image))
+    return dict(_foreign_stretch(*options, variables, image))
 
 
 def _foreign_stretch(
