@@ -44,10 +44,9 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
             "count": config.num_members,
             "attack": plain["attack"],
         }
-        is_clipped = any("clip" in terms_of(arm) for arm in config.arms)
-        if is_clipped:
+        if config.is_clipped:
             of_pilot["clip"] = plain["clip"]
-        training = (1 + is_clipped) * price.members()
+        training = (1 + config.is_clipped) * price.members()
         pilot = Artifact(
             name="pilot",
             settings=of_pilot,

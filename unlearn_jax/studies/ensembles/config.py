@@ -121,6 +121,11 @@ class EnsembleConfig:
     overhead_steps: int = 20
     """Steps in each of nine timings of clipping and LOTOS; 0 for no timings."""
 
+    @property
+    def is_clipped(self) -> bool:
+        """True if any arm is clipped."""
+        return any("clip" in terms_of(arm) for arm in self.arms)
+
 
 def terms_of(arm: str) -> tuple[str, ...]:
     """Return the terms in the name of an arm; empty for ``orig``.

@@ -286,7 +286,7 @@ class Lab:
         plan = self.config.attack
         plain, accuracy = self._fit_pilot(seed, "orig")
         clipped_accuracy = math.nan
-        if any("clip" in terms_of(arm) for arm in self.config.arms):
+        if self.config.is_clipped:
             _, clipped_accuracy = self._fit_pilot(seed, "clip")
         outcomes = self.outcome(
             jax.random.fold_in(jax.random.key(seed), 3),
@@ -324,11 +324,10 @@ class Lab:
             recipe,
             epochs_per_call=longest_call(recipe),
         )
-        images, labels = self.targets
         accuracies = []
         for member in state.variables:
-            logits = predict(self.model.apply, member, images)
-            accuracies.append(float(jnp.mean(jnp.argmax(logits, -1) == labels)))
+            is_right = correct(self.model.apply, member, *self.targets)
+            accuracies.append(float(jnp.mean(is_right)))
         lowest = min(accuracies)
         least = self.config.attack.min_accuracy
         if lowest < least:
