@@ -66,12 +66,13 @@ def _trained(title: str, training: TrainingConfig) -> RunConfig:
     )
 
 
-# Originals are plain ones; trained on adversarial examples of a single large step,
-# which teaches networks to hide the gradient; adversarially trained; or clipped. The
-# radii are the published ones, 0.04 to 1.28: a sample without an adversarial example
-# within them has failed.
+# Originals are plain ones; trained on adversarial examples of a single large step;
+# adversarially trained; or clipped. The radii are the published ones, 0.04 to 1.28: a
+# sample without an adversarial example within them has failed. On the pilot's seed
+# (100) that is one in four for all but plain originals; one-step training within 16/255
+# reaches 48% test accuracy (8/255: 70%), clipping to 1 at a rate of 0.05 only chance.
 _PLAIN = dataclasses.replace(_TABLE.training, num_epochs=25, augment="crop_flip")
-_ONE_STEP = AdversarialTraining(epsilon=16 / 255, num_steps=1, step=20 / 255)
+_ONE_STEP = AdversarialTraining(epsilon=8 / 255, num_steps=1, step=10 / 255)
 _ADVERSARIAL = AdversarialTraining(epsilon=4 / 255, num_steps=3, step=2 / 255)
 
 STUDY = {

@@ -122,6 +122,8 @@ def test_rmia_with_a_population_and_zero_averages(bank):
         device.rmia(target, reference, member, population=target)
     with pytest.raises(InputError, match="'online' or 'offline'"):
         device.rmia(target, reference, member, mode="sideways")
+    with pytest.raises(InputError, match="'product' or 'quotient'"):
+        device.rmia(target, reference, member, comparison="ratio")
 
 
 def test_offline_rmia_reads_only_references_without_the_sample(bank):

@@ -72,6 +72,10 @@ REFUSED = [
         "level is 1: pass a confidence level between 0 and 1",
     ),
     (
+        lambda: audit.auc_interval(ONES, MASK, num_replicates=1),
+        "num_replicates is 1: a variance takes at least 2, usually 1000",
+    ),
+    (
         lambda: audit.auc_interval(ONES, MASK, seed=-1),
         "seed is -1: pass a number of at least 0",
     ),
@@ -400,6 +404,10 @@ REFUSED = [
     (
         lambda: device.rmia(ONES[:3], BANK, DESIGN, mode="live"),
         "mode is 'live': pass 'online' or 'offline'",
+    ),
+    (
+        lambda: device.rmia(ONES[:3], BANK, DESIGN, comparison="ratio"),
+        "comparison is 'ratio': pass 'product' or 'quotient'",
     ),
     (
         lambda: device.lira(ONES[:3], BANK, DESIGN, center="mode"),

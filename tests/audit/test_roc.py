@@ -119,8 +119,8 @@ def test_clopper_pearson_inverts_the_binomial_tails(count, total):
         (lambda: roc([1.0, 2.0], [True, False]).tpr_at_fpr(1.5), "rate in"),
         (lambda: auc_interval([1.0, 2.0], [True, False], level=95), "between 0 and 1"),
         (
-            lambda: auc_interval([1.0, 2.0], [True, False], num_replicates=0),
-            "at least 1",
+            lambda: auc_interval([1.0, 2.0], [True, False], num_replicates=1),
+            "a variance takes at least 2",
         ),
         (lambda: clopper_pearson(3, 2), "not a rate"),
         (lambda: clopper_pearson(0, 0), "not a rate"),

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import types
 
 import chex
 import jax
@@ -111,6 +112,19 @@ def test_accuracies_are_those_of_the_stored_models(finished, splits):
     # Runs 2 and 3 are of the second original.
     value = results.row("original").values["test_accuracy"][2]
     assert value == pytest.approx(right)
+
+
+def test_originals_that_have_learned_nothing_are_warned_of(caplog):
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    constant = np.eye(3)[np.zeros(6, int)]
+    originals = types.SimpleNamespace(
+        pool=uj.Dataset(np.zeros((6, 1)), labels),
+        member=np.array([[True] * 5 + [False], [True] * 6]),
+        logits=lambda: [constant, np.eye(3)[labels]],
+    )
+    _run._warn_of_chance(originals)
+    (message,) = caplog.messages
+    assert "original 0 is right on 60% of its training set" in message
 
 
 def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):

@@ -106,7 +106,7 @@ def auc_interval(
       scores: ``[N]``, higher = more likely member.
       is_member: ``[N]`` bool.
       level: confidence level, in (0, 1).
-      num_replicates: number of bootstrap replicates, at least 1.
+      num_replicates: number of bootstrap replicates, at least 2.
       seed: seed of the resampling; the same seed gives the same interval.
 
     Returns:
@@ -116,10 +116,15 @@ def auc_interval(
 
     Raises:
       InputError: the same cases as :func:`roc`; a level outside (0, 1), a negative
-        seed, or no replicates.
+        seed, or fewer than two replicates.
     """
     check_level(level)
     check_seed(seed)
+    if num_replicates < 2:
+        raise InputError(
+            f"num_replicates is {num_replicates}: a variance takes at least 2, usually"
+            " 1000"
+        )
     scores, is_member = _read(scores, is_member)
     weights = sample_weights(np.random.default_rng(seed), num_replicates, is_member)
     replicates = weighted_auc(scores, is_member, ~is_member, weights)

@@ -171,7 +171,12 @@ def pair_descriptors(
     kernel = head_kernel(problem.model.apply, problem.variables, image)
     rows = forget_rows(problem)
     labels = problem.train.labels[rows]
-    logits = predict(problem.model.apply, problem.variables, problem.train.images[rows])
+    logits = predict(
+        problem.model.apply,
+        problem.variables,
+        problem.train.images[rows],
+        batch_size=batch_size,
+    )
     renormalized = jax.nn.softmax(jnp.where(excluded[labels], -jnp.inf, logits))
     mean = class_means(renormalized, labels, num_classes=len(excluded))
     centroids = _feature_scores(

@@ -110,7 +110,10 @@ def run(
             runner.expect(_stages(plan, search), _expected(plan, search))
             # the originals are trained next, so their programs compile when called
             _compile_ahead(plan, tuning.known_artifacts(plan, search)[1:])
-            _train(plan.originals, plan.references)
+            _train(plan.originals)
+            if process.first:
+                _warn_of_chance(plan.originals)
+            _train(plan.references)
             plan, tuned = _tune(plan, search)
             runner.expect(_stages(plan, search), _expected(plan))
             _compile_ahead(plan, tuning.known_artifacts(plan))
@@ -252,6 +255,29 @@ def _train(*trainings: Training, prefix: str = "") -> None:
     for training in trainings:
         if len(training.member):
             training.runner.make(training.artifact, _label(training, prefix))
+
+
+def _warn_of_chance(originals: Training) -> None:
+    """Warn, before anything else is trained, of originals that have learned nothing.
+
+    Such an original has closed less than a tenth of the distance between the answer
+    that is right most often and all answers right, on its own training set.
+    """
+    labels = originals.pool.labels
+    models = zip(originals.logits(), originals.member, strict=True)
+    for position, (logits, member) in enumerate(models):
+        own = labels[member]
+        accuracy = np.mean(np.argmax(logits[member], -1) == own)
+        constant = np.bincount(own).max() / len(own)
+        if accuracy < constant + 0.1 * (1 - constant):
+            clock.LOG.warning(
+                "original %d is right on %.0f%% of its training set, one and the same"
+                " answer would be on %.0f%%: there is nothing to forget; try another"
+                " learning rate or more epochs",
+                position,
+                100 * accuracy,
+                100 * constant,
+            )
 
 
 def _label(training: Training, prefix: str = "") -> str:

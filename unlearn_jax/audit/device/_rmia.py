@@ -1,7 +1,7 @@
 """RMIA on a device; see :func:`unlearn_jax.audit.rmia` for the attack."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import chex
 import jax
@@ -56,8 +56,8 @@ def rmia(
       and in float64; each such pair changes a score by 1 / (N - 1).
 
     Raises:
-      InputError: an unknown mode, or ``population`` without ``reference_population`` or
-        the reverse.
+      InputError: an unknown mode or comparison, or ``population`` without
+        ``reference_population`` or the reverse.
 
     >>> member = jnp.array([[True, False, False], [False, True, True]])
     >>> reference = jnp.array([[0.3, 0.6, 0.4], [0.1, 0.4, 0.4]])
@@ -154,7 +154,12 @@ def dominated_fraction(
 
     Returns:
       ``[N]`` or ``[T, N]`` in [0, 1]; NaN where a ratio of the row is NaN.
+
+    Raises:
+      InputError: an unknown comparison.
     """
+    if comparison not in get_args(Comparison):
+        raise InputError(f"comparison is {comparison!r}: pass 'product' or 'quotient'")
     ratio = floating(ratio)
     others = ratio if population_ratio is None else floating(population_ratio)
     chex.assert_rank(ratio, {1, 2})
