@@ -288,7 +288,8 @@ class CompileOptions:
 
     target: str
     """Devices to compile for: a slice such as tpu-v5e:4x4, h100, h200, a100, h100:8, or
-    cpu. They need not be present; the extra ``compilers`` installs the compilers."""
+    cpu. They need not be present; the extra ``compilers`` installs the compilers. With
+    ``here``, the devices of this machine, every program also runs and is timed."""
     only: str = ""
     """Regular expression for stages and variants to compile, e.g. 'references|attack'.
     """
@@ -301,7 +302,7 @@ class CompileOptions:
 
 
 def compile_preset(arguments: list[str]) -> int:
-    """Compile a preset's programs for a TPU or GPU, without the device.
+    """Compile a preset's programs for a TPU or GPU that need not be present.
 
     Args:
       arguments: a preset, then :class:`CompileOptions` and fields of the configuration.
@@ -321,9 +322,10 @@ def compile_preset(arguments: list[str]) -> int:
     name = arguments[0]
     presets.find(name)
     options, fields = parse_known(CompileOptions, arguments[1:], prog)
+    if options.target != targets.HERE:
+        # nothing runs on a device; one that is present may not be the target
+        jax.config.update("jax_platforms", "cpu")
     target = targets.parse(options.target)
-    # nothing runs on a device; one that is present may not be the target
-    jax.config.update("jax_platforms", "cpu")
     preset = presets.load(name)
 
     def progress(stage: str) -> None:

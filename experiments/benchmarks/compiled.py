@@ -1,10 +1,13 @@
-"""Presets compiled for absent accelerators, and the plan of pods.
+"""Presets compiled for absent accelerators, or run on one, and the plan of pods.
 
 Command::
 
     # at least a minute of one core per row; stored rows are not compiled again
     python experiments/benchmarks/compiled.py compile DIR
-    # write the stored rows into the tables of experiments/results/compiled.json
+    # the same rows, compiled for an accelerator of this machine and run
+    python experiments/benchmarks/compiled.py compile DIR --targets here
+    # write the stored rows into the tables of experiments/results/compiled.json, and
+    # those of this machine into experiments/results/measured.json
     python experiments/benchmarks/compiled.py publish DIR
 
 A row is a preset, a target and some stages of the preset. Rows are compiled one after
@@ -13,26 +16,30 @@ the output to ``.txt``. A row that fails or takes longer than ``--timeout`` leav
 file ``.failed`` with the reason; remove it to try again. ``--rows`` selects rows.
 ``--effort=-1`` (JAX's option, 0 by default) compiles faster, but to programs with some
 percent more memory and traffic; their rows say that they used it. Times are the
-roofline's bound, and that bound at 30% of the peak; nothing is measured.
+roofline's bound, and that bound at 30% of the peak; only rows of ``here`` are measured.
 """
 
 import argparse
 import dataclasses
+import datetime
 import json
 import math
 import os
 import pathlib
+import platform
 import re
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from importlib import metadata
 
 from unlearn_jax.pipeline import pages, pods, published
 from unlearn_jax.pipeline.pods import PresetNumbers
-from unlearn_jax.pipeline.published import Cell, ResultTable, Value
+from unlearn_jax.pipeline.published import Cell, Result, ResultTable, Value
+from unlearn_jax.targets import HERE
 
 COUNTS = (8, 64, 256, 1024)
 TARGETS = ("tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1", "h100", "tpu-v6e:2x2")
@@ -53,6 +60,7 @@ PARTS = (
 BEFORE = (
     ("references_resnet18", "h100", "vmap", "--mapper=vmap"),
     ("references_resnet18", "tpu-v5e:2x2", "vmap", "--mapper=vmap"),
+    ("references_resnet18", "here", "vmap", "--mapper=vmap"),
 )
 """Preset, target and option of rows for comparison, named by what they change."""
 PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v5e:4x8", "tpu-v4:2x2x1")
@@ -88,18 +96,23 @@ def number(value: float, digits: int = 2) -> Value:
 
 
 def compile_rows(
-    folder: pathlib.Path, timeout: float, effort: float, chosen_rows: str
+    folder: pathlib.Path,
+    timeout: float,
+    effort: float,
+    chosen_rows: str,
+    targets: Sequence[str],
 ) -> None:
-    """Compile the missing rows, one process at a time."""
+    """Compile the missing rows of some targets, one process at a time."""
     variables = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": str(effort)}
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for target in TARGETS:
+    for target in targets:
         for preset, part, only in PARTS:
             chosen, *options = HOSTS.get(preset, {}).get(target, (target,))
             rows.append((f"{preset}--{chosen}--{part}", ["--only", only, *options]))
     for preset, target, change, option in BEFORE:
-        rows.append((f"{preset}--{target}--before-{change}", [option]))
+        if target in targets:
+            rows.append((f"{preset}--{target}--before-{change}", [option]))
     for name, options in rows:
         done = folder / f"{name}.json"
         failed = folder / f"{name}.failed"
@@ -226,13 +239,19 @@ def publish_rows(folder: pathlib.Path) -> None:
     table, plans = result.tables
     rows = []
     planned = []
+    measured = {}
     for (preset, target), numbers in read_numbers(folder).items():
+        if numbers.target == HERE:
+            measured[preset, target] = numbers
+            continue
         rows.append(summary(numbers, preset, target))
         is_sound = all(program.compiles for program in numbers.programs)
         if target in PLANNED and is_sound:
             planned += [plan_row(numbers, devices) for devices in COUNTS]
     for file in sorted(folder.glob("*--*--*.failed")):
         preset, target, part = file.stem.split("--")
+        if target == HERE:
+            continue
         empty = ("-",) * (len(table.columns) - 3)
         rows.append((preset, target, *empty, f"{part}: {file.read_text()}"))
     table = dataclasses.replace(table, rows=merge(table.rows, rows, 2))
@@ -243,6 +262,72 @@ def publish_rows(folder: pathlib.Path) -> None:
     published.write_result(result, path)
     for one in (table, plans):
         print(f"{pages.markdown_table(one)}\n")
+    if measured:
+        publish_measured(measured)
+
+
+def publish_measured(presets: Mapping[tuple[str, str], PresetNumbers]) -> None:
+    """Write the measured rows of this machine's devices as a result of their own."""
+    rows: list[tuple[Cell, ...]] = []
+    for (preset, target), numbers in presets.items():
+        mapper = target.removeprefix(HERE).strip() or "of the preset"
+        for program in numbers.programs:
+            name = f"{preset}, {program.stage}: {program.program}"
+            if program.seconds is None:
+                rows.append((name, mapper, *[None] * 7, program.why_not[:80]))
+                continue
+            hours = program.seconds * program.calls * program.devices / 3600
+            is_known = program.mfu is not None
+            rows.append(
+                (
+                    name,
+                    mapper,
+                    number((program.memory_bytes or 0.0) / 2**30),
+                    Value(mean=Decimal(program.calls)),
+                    number(program.seconds, 3),
+                    number(program.bound_seconds, 3),
+                    number(100 * program.mfu) if is_known else None,
+                    number(100 * program.bound_mfu),
+                    number(hours),
+                    "; ".join(program.warnings) or "none",
+                )
+            )
+    one = next(iter(presets.values()))
+    table = ResultTable(
+        columns=(
+            "program",
+            "mapper",
+            "memory, GiB",
+            "calls",
+            "time of a call",
+            "its bound",
+            "MFU",
+            "MFU, bound",
+            "device hours",
+            "warnings",
+        ),
+        units=("", "", "", "", "s", "s", "%", "%", "", ""),
+        rows=tuple(rows),
+        caption="Per device and call, on random weights and images.",
+    )
+    script = "python experiments/benchmarks/compiled.py"
+    result = Result(
+        name="measured",
+        group="Speed and survival",
+        title=f"Programs of the accelerator presets, run on {one.device}.",
+        claim="How far the programs are from the roofline's bound.",
+        command=f"{script} compile DIR --targets here && {script} publish DIR",
+        date=f"{datetime.date.today():%Y-%m-%d}",
+        device=f"{one.devices_per_host} x {one.device}",
+        versions={
+            "unlearn_jax": metadata.version("unlearn-jax"),
+            "Python": platform.python_version(),
+            "JAX": one.jax,
+        },
+        tables=(table,),
+    )
+    published.write_result(result, published.folder() / "measured.json")
+    print(pages.markdown_table(table))
 
 
 def merge(
@@ -292,9 +377,18 @@ def main() -> None:
     parser.add_argument(
         "--rows", default="", help="regular expression of names of rows"
     )
+    parser.add_argument(
+        "--targets", nargs="+", default=TARGETS, help="targets, or here"
+    )
     options = parser.parse_args()
     if options.command == "compile":
-        compile_rows(options.folder, options.timeout, options.effort, options.rows)
+        compile_rows(
+            options.folder,
+            options.timeout,
+            options.effort,
+            options.rows,
+            options.targets,
+        )
     else:
         publish_rows(options.folder)
 

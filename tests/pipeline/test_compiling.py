@@ -1,9 +1,11 @@
 """A preset's programs, compiled for devices that need not be there."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import math
+import pathlib
 import re
 
 import jax
@@ -28,6 +30,7 @@ from unlearn_jax.pipeline import (
     TrainingConfig,
     compiling,
     pods,
+    published,
 )
 from unlearn_jax.pipeline.compiling import Compiled, ProgramRow
 from unlearn_jax.pipeline.config import rows
@@ -98,6 +101,48 @@ def test_the_report_is_labelled_a_bound_and_plain(report):
         assert program.memory_bytes > 0
 
 
+def test_programs_run_on_the_devices_here(splits):
+    def measure(only):
+        return compiling.compile_run(
+            {"": TINY},
+            targets.parse("here"),
+            preset="tiny",
+            parts=lambda _: {"splits": splits},
+            only=only,
+        )
+
+    report = measure("references|attack|unlearn-amun|audit")
+    assert {row.stage for row in report.rows} == {
+        "references",
+        "attack",
+        "unlearn-amun",
+        "audit",
+    }
+    for row in report.rows:
+        assert not row.compiled.error
+        seconds = row.compiled.seconds
+        assert 0 < seconds < 10
+        assert row.measured_hours == row.calls * seconds * row.compiled.devices / 3600
+        # a CPU's peak is nominal
+        assert row.utilization(report.target) is None
+    assert report.measured_hours == sum(row.measured_hours for row in report.rows)
+    text = report.text()
+    assert "compiled and run" in text
+    assert "Measured, all calls take" in text
+    for program in report.numbers().programs:
+        assert 0 < program.seconds < 10
+
+
+def test_utilization_is_the_bounds_by_the_ratio_of_times():
+    bound = targets.Bound(compute=1.2, memory=2.0, network=0.0)
+    row = row_of(0.0)
+    compiled = dataclasses.replace(row.compiled, bound=bound, seconds=8.0)
+    row = dataclasses.replace(row, compiled=compiled)
+    assert row.utilization(targets.parse("h100")) == pytest.approx(0.15)
+    assert row.measured_hours == 3 * 8.0 / 3600
+    assert row_of(0.0).utilization(targets.parse("h100")) is None
+
+
 def row_of(memory, error=""):
     compiled = Compiled(error, memory, 1, Operations(0, 10, True))
     return ProgramRow("references", "train_models", 3, compiled)
@@ -165,6 +210,27 @@ def made_up(**changes):
         group=8,
         programs=(dataclasses.replace(program, **changes),),
     )
+
+
+def test_measured_rows_are_a_result_of_their_own(tmp_path, monkeypatch):
+    scripts = pathlib.Path(__file__).parents[2] / "experiments" / "benchmarks"
+    monkeypatch.syspath_prepend(scripts)
+    script = importlib.import_module("compiled")
+    monkeypatch.setattr(published, "folder", lambda: tmp_path)
+    run = made_up(seconds=360.0, mfu=0.15)
+    failed = made_up(compiles=False, why_not="RESOURCE_EXHAUSTED")
+    script.publish_measured({("p", "here"): run, ("p", "here vmap"): failed})
+    result = published.read_result(tmp_path / "measured.json")
+    (table,) = result.tables
+    (first, second) = table.rows
+    cells = dict(zip(table.columns, first, strict=True))
+    assert cells["mapper"] == "of the preset"
+    assert cells["time of a call"].mean == 360
+    assert cells["its bound"].mean == 90
+    assert cells["MFU"].mean == 15
+    # 160 calls on four devices
+    assert cells["device hours"].mean == 64
+    assert second[1:] == ("vmap", *[None] * 7, "RESOURCE_EXHAUSTED")
 
 
 def test_a_plan_is_as_by_hand():

@@ -1,20 +1,23 @@
-"""Programs of a preset, compiled for a target without its devices.
+"""Programs of a preset, compiled for a target, whose devices may be absent.
 
 A run compiles programs before the stages that call them (:meth:`Runner.rehearse`). This
-module compiles the same programs for the devices of another machine, from shapes alone,
-and analyzes them.
+module compiles the same programs, from shapes alone, for the devices of another machine
+or of this one, and analyzes them. On this machine's devices it also runs them.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from tabulate import tabulate
@@ -30,6 +33,7 @@ from unlearn_jax.pipeline.presets import UserParts
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.artifact import Artifact, Items, Runner
+from unlearn_jax.replicas._programs import compiler_options
 from unlearn_jax.targets import Bound, Reading, Target
 from unlearn_jax.types import InputError, PyTree
 
@@ -55,6 +59,7 @@ class Compiled:
       data_parts: number of parts that this array is divided into; 1 where every device
         has all of it.
       input: bytes of the ``uint8`` images that the program gathers.
+      seconds: measured time; NaN if the program has not run.
     """
 
     error: str
@@ -68,6 +73,7 @@ class Compiled:
     data: float = 0.0
     data_parts: int = 1
     input: float = 0.0
+    seconds: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +106,28 @@ class ProgramRow:
         if bound is None:
             return math.nan
         return self.calls * bound.seconds * self.compiled.devices / 3600
+
+    @property
+    def measured_hours(self) -> float:
+        """Device hours of all calls at the measured time; NaN if it has not run."""
+        return self.calls * self.compiled.seconds * self.compiled.devices / 3600
+
+    def utilization(self, target: Target) -> float | None:
+        """Return the measured fraction of the peak (MFU).
+
+        Args:
+          target: target that the program is compiled for.
+
+        Returns:
+          The fraction; None if the program has not run, and for CPUs, whose peak is
+          nominal.
+        """
+        bound = self.compiled.bound
+        if bound is None or np.isnan(self.compiled.seconds):
+            return None
+        if target.chip.platform == "cpu":
+            return None
+        return bound.mfu * bound.seconds / self.compiled.seconds
 
     def fits(self, target: Target) -> bool | None:
         """Return whether the target has enough memory; None if it is not known.
@@ -142,8 +170,11 @@ class ProgramRow:
             return numbers
         assert compiled.reading is not None
         assert compiled.bound is not None
+        has_run = not np.isnan(compiled.seconds)
         return dataclasses.replace(
             numbers,
+            seconds=compiled.seconds if has_run else None,
+            mfu=self.utilization(target),
             traffic_bytes=compiled.reading.traffic,
             bound_seconds=compiled.bound.seconds,
             bound_by=compiled.bound.limit,
@@ -186,14 +217,18 @@ class _Program:
     def compiled(self) -> Compiled:
         """Program compiled for the target, or the reason why it does not compile."""
         program = self._before_compiling()
-        platform = self.target.chip.platform
-        options: dict[str, Any] | None = None
-        if platform == "cuda":
-            options = {"xla_gpu_autotune_level": 0}
+        seconds = math.nan
         try:
-            executable = self.traced.lower().compile(options)
+            lowered = self.traced.lower()
+            options: dict[str, Any] | None = compiler_options(lowered)
+            if self.target.chip.platform == "cuda" and not self.target.is_here:
+                # nothing to time the choices on
+                options = {"xla_gpu_autotune_level": 0}
+            executable = lowered.compile(options)
+            if self.target.is_here:
+                seconds = _seconds(executable, self.args)
         except Exception as error:
-            # the row reports any error of the compiler
+            # the row reports any error of the compiler or of the run
             return dataclasses.replace(
                 program, error=_one_line(error), memory=_used_memory(str(error))
             )
@@ -222,6 +257,7 @@ class _Program:
             reading=reading,
             bound=bound,
             state=sizes.alias_size_in_bytes,
+            seconds=seconds,
         )
 
     def _before_compiling(self) -> Compiled:
@@ -279,6 +315,46 @@ class _Watch:
         if program.name not in NEGLIGIBLE:
             self.calls[program] = self.calls.get(program, 0) + replicas.repeats()
         return shapes
+
+
+def _seconds(executable: jax.stages.Compiled, shapes: PyTree) -> float:
+    """Return the median time of three calls, or the time of one if it is long.
+
+    Args:
+      executable: program compiled for this machine's devices.
+      shapes: shapes and shardings of its arguments, which are made up.
+    """
+    times = []
+    while len(times) < 4 and sum(times) < 10:
+        # donated arguments serve one call
+        rng = np.random.default_rng(0)
+        args = jax.tree.map(functools.partial(_made_up, rng), shapes)
+        jax.block_until_ready(args)
+        began = time.perf_counter()
+        jax.block_until_ready(executable(*args))
+        times.append(time.perf_counter() - began)
+    # a first call loads libraries
+    return float(np.median(times[1:] or times))
+
+
+def _made_up(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Return an argument: random images and weights, masks of ones, counts of zero."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        keys = jax.random.split(jax.random.key(0), math.prod(leaf.shape))
+        return jax.device_put(keys.reshape(leaf.shape), leaf.sharding)
+    if leaf.dtype == np.uint8:
+        value = rng.integers(0, 256, leaf.shape, np.uint8)
+    elif leaf.dtype == np.bool_:
+        value = np.ones(leaf.shape, bool)
+    elif jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim > 2:
+        # stacked kernels, at the scale of their initialization
+        scale = 1 / math.sqrt(math.prod(leaf.shape[1:-1]))
+        value = scale * rng.standard_normal(leaf.shape, np.float32)
+    elif jnp.issubdtype(leaf.dtype, jnp.floating):
+        value = np.ones(leaf.shape)
+    else:
+        value = np.zeros(leaf.shape)
+    return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
 
 
 def _is_images(leaf: Any) -> bool:
@@ -346,8 +422,12 @@ class CompileReport:
     @property
     def device_hours(self) -> float:
         """Lower bound on the device hours of all rows that compile."""
-        hours = [row.device_hours for row in self.rows]
-        return float(np.nansum(hours)) if hours else 0.0
+        return float(np.nansum([row.device_hours for row in self.rows]))
+
+    @property
+    def measured_hours(self) -> float:
+        """Device hours of all rows that have run, at the measured times."""
+        return float(np.nansum([row.measured_hours for row in self.rows]))
 
     def numbers(self) -> PresetNumbers:
         """Return the numbers to store and to plan with."""
@@ -385,12 +465,14 @@ class CompileReport:
             "collectives",
             "warnings",
         ]
+        is_here = self.target.is_here
+        if is_here:
+            headers[-2:-2] = ["s", "MFU", "hours"]
         lines = [
             f"{self.preset} on {self.target.name}: {len(self.target.devices)} x"
             f" {self.target.kind} on each of {self.target.num_hosts} hosts,"
             f" {self.target.chip.memory / 2**30:.1f} GiB each; per device and call,"
-            " compiled and"
-            " not run",
+            f" compiled and {'run' if is_here else 'not run'}",
             "",
             tabulate(table, headers=headers, tablefmt="simple", disable_numparse=True),
             "",
@@ -398,6 +480,12 @@ class CompileReport:
             " roofline's bound, not a measurement; programs take longer. The search of"
             " hyperparameters is not counted.",
         ]
+        if is_here:
+            lines.append(
+                f"Measured, all calls take {self.measured_hours:,.3g} device hours, on"
+                " random weights and images: a search that ends early, as of"
+                " adversarial examples, may take another time in the run."
+            )
         if self.largest_group == 0:
             lines.append("Not even one model at a time fits.")
         elif self.largest_group is not None:
@@ -421,13 +509,22 @@ class CompileReport:
             f"{flops:.2e}",
         ]
         if compiled.error:
-            return [*cells, *["-"] * 6, f"DOES NOT COMPILE: {compiled.error}"]
+            num_empty = 9 if self.target.is_here else 6
+            return [*cells, *["-"] * num_empty, f"FAILS: {compiled.error}"]
         assert compiled.reading is not None
         assert compiled.bound is not None
         traffic = compiled.reading.traffic
         collectives = []
         for kind, (number, size) in compiled.reading.collectives.items():
             collectives.append(f"{number:,.0f} {kind} {size / 2**20:,.1f} MiB")
+        measured = []
+        if self.target.is_here:
+            mfu = row.utilization(self.target)
+            measured = [
+                f"{compiled.seconds:.3g}",
+                "-" if mfu is None else f"{mfu:.0%}",
+                f"{row.measured_hours:.3g}",
+            ]
         return [
             *cells,
             f"{traffic:.2e}",
@@ -435,6 +532,7 @@ class CompileReport:
             f"{compiled.bound.seconds:.3g} {compiled.bound.limit}",
             f"{compiled.bound.mfu:.0%}",
             f"{row.device_hours:.3g}",
+            *measured,
             "; ".join(collectives) or "-",
             "; ".join(_warnings(compiled, self.target)) or "-",
         ]

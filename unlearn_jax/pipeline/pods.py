@@ -50,6 +50,8 @@ class ProgramNumbers:
       compiles: whether the target's compiler accepts the program.
       fits: whether it fits in the memory of the target; None if that is not known.
       why_not: error of the compiler in one line.
+      seconds: measured time; None if the program has not run.
+      mfu: fraction of the peak that was measured; None if the program has not run.
       traffic_bytes: bytes moved from and to memory.
       bound_seconds: roofline bound.
       bound_by: largest part of the roofline, which sets the bound.
@@ -83,6 +85,8 @@ class ProgramNumbers:
     compiles: bool
     fits: bool | None = None
     why_not: str = ""
+    seconds: float | None = None
+    mfu: float | None = None
     traffic_bytes: float = 0.0
     bound_seconds: float = 0.0
     bound_by: str = ""

@@ -9,6 +9,7 @@ from unlearn_jax.targets.chips import CHIPS, Chip, chip, peak_flops
 from unlearn_jax.targets.hlo import Reading, read_hlo
 from unlearn_jax.targets.roofline import Bound, bound
 from unlearn_jax.targets.target import (
+    HERE,
     Target,
     current,
     devices,
@@ -20,6 +21,7 @@ from unlearn_jax.targets.target import (
 
 __all__ = [
     "CHIPS",
+    "HERE",
     "Bound",
     "Chip",
     "Reading",

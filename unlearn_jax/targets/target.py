@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from unlearn_jax.targets.chips import CHIPS, Chip, chip, gpu_description
+from unlearn_jax.targets.chips import Chip, chip, gpu_description
 from unlearn_jax.types import InputError
 
 _TPUS = {
@@ -40,6 +40,8 @@ _TPU_SETTINGS = {
     "TPU_WORKER_ID": "0",
 }
 """Environment variables that libtpu reads instead of querying a TPU machine."""
+HERE = "here"
+"""Name of the target of this machine's devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Target:
     Attributes:
       name: name on the command line.
       kind: ``device_kind`` of the devices.
-      shape: number of chips along every axis of a TPU slice's torus; for GPUs and CPUs,
-        the number of devices.
+      shape: number of chips along every axis of a TPU slice's torus; for GPUs, CPUs and
+        ``here``, the number of devices.
     """
 
     name: str
@@ -60,7 +62,14 @@ class Target:
     @property
     def chip(self) -> Chip:
         """Description of one device."""
-        return CHIPS[self.kind]
+        known = chip(self.kind)
+        assert known is not None
+        return known
+
+    @property
+    def is_here(self) -> bool:
+        """True for the devices of this machine, on which programs can run."""
+        return self.name == HERE
 
     @property
     def devices(self) -> tuple[Any, ...]:
@@ -81,21 +90,29 @@ class Target:
 def parse(name: str) -> Target:
     """Parse the name of a target.
 
-    ``unlearn-jax compile`` runs on this machine's CPU. A script that compiles for other
-    targets should set ``JAX_PLATFORMS=cpu``: otherwise JAX looks for their devices
-    first, and fails on a CUDA plugin without cuDNN.
+    A script that compiles for absent devices should set ``JAX_PLATFORMS=cpu``:
+    otherwise JAX looks for them first, and fails on a CUDA plugin without cuDNN.
 
     Args:
       name: a TPU slice such as ``tpu-v5e:4x4``, ``tpu-v4:2x2x1`` or ``tpu-v6e:2x2``; a
-        GPU, ``h100``, ``h200`` or ``a100``, or several of one host, ``h100:8``; or
-        devices of this machine, ``cpu`` or ``cpu:2``.
+        GPU, ``h100``, ``h200`` or ``a100``, or several of one host, ``h100:8``; CPU
+        devices, ``cpu`` or ``cpu:2``; or ``here`` for all devices of JAX's default
+        backend on this machine.
 
     Raises:
-      InputError: an unknown name.
+      InputError: an unknown name, or devices here that are not in
+        :data:`~unlearn_jax.targets.CHIPS`.
 
     >>> parse("tpu-v5e:4x4").shape, parse("h100").chip.memory
     ((4, 4), 84942979072)
     """
+    if name == HERE:
+        present = jax.local_devices()
+        if chip(present[0].device_kind) is None:
+            raise InputError(
+                f"no data sheet of {present[0].device_kind} in targets.CHIPS: add one"
+            )
+        return Target(HERE, present[0].device_kind, (len(present),))
     kind, _, shape = name.partition(":")
     is_tpu = kind.startswith("tpu-")
     kinds = {f"tpu-{key}": full for key, full in _TPUS.items()}
@@ -105,7 +122,7 @@ def parse(name: str) -> Target:
     if kind not in kinds or not re.fullmatch(pattern, shape or default):
         raise InputError(
             f"unknown target {name!r}: choose a slice such as tpu-v5e:4x4, a GPU such"
-            f" as h100 or h100:8, or cpu ({', '.join(kinds)})"
+            f" as h100 or h100:8, cpu or here ({', '.join([*kinds, HERE])})"
         )
     return Target(name, kinds[kind], tuple(map(int, (shape or default).split("x"))))
 
@@ -119,6 +136,8 @@ def _devices(target: Target) -> tuple[Any, ...]:
     """
     from jax.experimental import topologies
 
+    if target.is_here:
+        return tuple(jax.local_devices())
     shape = "x".join(map(str, target.shape))
     platform = target.chip.platform
     if platform == "cpu":
@@ -175,7 +194,7 @@ def current() -> Target | None:
 
 @contextlib.contextmanager
 def use(target: Target) -> Iterator[Target]:
-    """Build programs for a target's devices, to be compiled but not run.
+    """Build programs for a target's devices, which need not be present.
 
     Args:
       target: target of all mappers, models and forms of convolution that are made
