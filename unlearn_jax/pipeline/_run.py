@@ -266,9 +266,9 @@ def _warn_of_chance(originals: Training) -> None:
     labels = originals.pool.labels
     models = zip(originals.logits(), originals.member, strict=True)
     for position, (logits, member) in enumerate(models):
-        own = labels[member]
-        accuracy = np.mean(np.argmax(logits[member], -1) == own)
-        constant = np.bincount(own).max() / len(own)
+        trained_on = labels[member]
+        accuracy = np.mean(np.argmax(logits[member], -1) == trained_on)
+        constant = np.bincount(trained_on).max() / len(trained_on)
         if accuracy < constant + 0.1 * (1 - constant):
             clock.LOG.warning(
                 "original %d is right on %.0f%% of its training set, one and the same"
