@@ -1,4 +1,4 @@
-"""LOTOS where its penalty can act: residual pairs clipped to 1 on CIFAR-10; CPU.
+"""LOTOS where its penalty can act: pairs clipped to 1 on CIFAR-10; CPU.
 
 Claim:   LOTOS lowers transfer between the members of an ensemble (arXiv 2410.05136).
 Command: unlearn-jax run lotos_cifar10_cpu --workdir runs/lotos_cifar10_cpu --data.path
@@ -18,12 +18,13 @@ from unlearn_jax.studies.ensembles.config import (
 from unlearn_jax.studies.ensembles.page import make_page
 from unlearn_jax.studies.ensembles.programs import make_programs
 
-# Two members, as in the authors' notebook, clipped to norm 1. Without BatchNorm, as
-# there, clipped members of this size do not learn (a first run was void); with it a
-# pair of the pilot's seed is right on 55% after 8 epochs. That seed also chooses the
+# Two members without BatchNorm, clipped to norm 1, as in the authors' notebook. At this
+# size residual networks do not learn so, and with BatchNorm a last clip takes what they
+# have learned (two runs were void). A pair of plain CNNs on the pilot's seed is right
+# on 51 and 52% after 12 epochs, a clipped one on 37 and 40%. That seed also chooses the
 # radius at which adversarial examples of plain members transfer.
 EXPERIMENT = Experiment(
-    title="LOTOS on CIFAR-10 (JPEG), small residual networks",
+    title="LOTOS on CIFAR-10 (JPEG), small CNNs",
     config=EnsembleConfig(
         seeds=(0, 1, 2),
         arms=("orig", "clip", "clip+lotos", "clip+lotos0.3"),
@@ -32,17 +33,11 @@ EXPERIMENT = Experiment(
         data=DataConfig(
             source="tfds", name="cifar10_jpeg", num_train=10_000, num_test=2_000
         ),
-        model=ModelConfig(
-            name="resnet",
-            blocks=(1, 1, 1, 1),
-            width=16,
-            batch_norm=True,
-            halve_projection=True,
-        ),
+        model=ModelConfig(name="cnn", widths=(16, 32, 64)),
         training=TrainingConfig(
             num_epochs=30,
             batch_size=128,
-            learning_rate=0.05,
+            learning_rate=0.01,
             decay_every=20,
             augment="crop_flip",
         ),

@@ -324,8 +324,12 @@ class Lab:
             recipe,
             epochs_per_call=longest_call(recipe),
         )
+        members = list(state.variables)
+        if "clip" in terms_of(arm):
+            # as in the arms: what is attacked are members after a last clip
+            members = [self.clip(one) for one in members]
         accuracies = []
-        for member in state.variables:
+        for member in members:
             is_right = correct(self.model.apply, member, *self.targets)
             accuracies.append(float(jnp.mean(is_right)))
         lowest = min(accuracies)
@@ -336,7 +340,7 @@ class Lab:
                 f" test images, below attack.min_accuracy={least:g}: choose another"
                 " learning rate, network, number of epochs or clip.max_norm"
             )
-        return state.variables, lowest
+        return tuple(members), lowest
 
     def control(
         self, seed: int, trained: Mapping[str, PyTree], pilot: Arrays | None = None

@@ -370,7 +370,8 @@ def _curve_tables(config: EnsembleConfig, artifacts: Artifacts) -> list[Table]:
     note = (
         f"Conditional transfer between members at {plan.main_radius:g}/255 in percent,"
         f" PGD of {plan.epoch_steps} steps on {plan.epoch_samples} test images; mean"
-        " over seeds, behind it the members' accuracy."
+        " over seeds, behind it the members' accuracy. Clipped members are taken as"
+        " they are between two clips."
     )
     if plan.every_epochs:
         parts = [artifacts[f"{config.arms[0]}-{seed}"] for seed in config.seeds]
