@@ -40,14 +40,19 @@ from unlearn_jax.replicas import _mappers
 from unlearn_jax.types import InputError
 
 
-@pytest.fixture(scope="module")
-def report(splits):
+def compile_tiny(splits, target, only=""):
     return compiling.compile_run(
         {"": TINY},
-        targets.parse("cpu:2"),
+        targets.parse(target),
         preset="tiny",
         parts=lambda _: {"splits": splits},
+        only=only,
     )
+
+
+@pytest.fixture(scope="module")
+def report(splits):
+    return compile_tiny(splits, "cpu:2")
 
 
 def test_every_stage_has_its_programs(report):
@@ -102,16 +107,7 @@ def test_the_report_is_labelled_a_bound_and_plain(report):
 
 
 def test_programs_run_on_the_devices_here(splits):
-    def measure(only):
-        return compiling.compile_run(
-            {"": TINY},
-            targets.parse("here"),
-            preset="tiny",
-            parts=lambda _: {"splits": splits},
-            only=only,
-        )
-
-    report = measure("references|attack|unlearn-amun|audit")
+    report = compile_tiny(splits, "here", "references|attack|unlearn-amun|audit")
     assert {row.stage for row in report.rows} == {
         "references",
         "attack",
