@@ -175,10 +175,8 @@ class Lab:
             epochs_per_call=every or longest_call(recipe),
             callback=measure,
         )
-        members = list(state.variables)
-        trained = self.norms(members)
-        if "clip" in terms_of(name):
-            members = [self.clip(one) for one in members]
+        trained = self.norms(state.variables)
+        members = self.clip_last(name, state.variables)
         norms = spectral.spectral_norms(self.model.apply, members[0], self.sample)
         foreign = self.foreign(members)
         # A compiled function returns the layers in alphabetical order.
@@ -313,7 +311,7 @@ class Lab:
             "main_radius": np.array(plan.radii[place], float),
         }
 
-    def _fit_pilot(self, seed: int, arm: str) -> tuple[tuple[Variables, ...], float]:
+    def _fit_pilot(self, seed: int, arm: str) -> tuple[list[Variables], float]:
         """Return the members of an arm, and the least of their clean accuracies."""
         ensemble, recipe = self.arm(arm)
         state, _ = fit_ensemble(
@@ -324,10 +322,7 @@ class Lab:
             recipe,
             epochs_per_call=longest_call(recipe),
         )
-        members = list(state.variables)
-        if "clip" in terms_of(arm):
-            # as in the arms: what is attacked are members after a last clip
-            members = [self.clip(one) for one in members]
+        members = self.clip_last(arm, state.variables)
         accuracies = []
         for member in members:
             is_right = correct(self.model.apply, member, *self.targets)
@@ -340,7 +335,7 @@ class Lab:
                 f" test images, below attack.min_accuracy={least:g}: choose another"
                 " learning rate, network, number of epochs or clip.max_norm"
             )
-        return tuple(members), lowest
+        return members, lowest
 
     def control(
         self, seed: int, trained: Mapping[str, PyTree], pilot: Arrays | None = None
@@ -404,6 +399,12 @@ class Lab:
             curves["accuracy"].append(accuracy)
             curves["stretch"].append(_largest_foreign(self.foreign(moved)))
         return {name: np.array(each) for name, each in curves.items()}
+
+    def clip_last(self, arm: str, members: Sequence[Variables]) -> list[Variables]:
+        """Return trained members as they are attacked: clipped if their arm clips."""
+        if "clip" not in terms_of(arm):
+            return list(members)
+        return [self.clip(one) for one in members]
 
     def clip(self, member: Variables) -> Variables:
         """Clip a member until every layer's norm is within half a percent.
