@@ -229,8 +229,20 @@ def plan_row(numbers: PresetNumbers, devices: int) -> tuple[Cell, ...]:
     return (f"{numbers.preset}, {kind}", Value(mean=Decimal(devices)), *texts)
 
 
-def publish_rows(folder: pathlib.Path) -> None:
-    """Write the stored rows into the published tables.
+def read_failures(folder: pathlib.Path) -> list[tuple[str, str, str]]:
+    """Return preset, target and reason of the rows that failed."""
+    failures = []
+    for file in sorted(folder.glob("*--*--*.failed")):
+        preset, target, part = file.stem.split("--")
+        failures.append((preset, target, f"{part}: {file.read_text()}"))
+    return failures
+
+
+def publish_compiled(
+    presets: Mapping[tuple[str, str], PresetNumbers],
+    failures: Sequence[tuple[str, str, str]],
+) -> None:
+    """Write rows of absent accelerators into the published tables.
 
     Published rows of other presets and targets stay.
     """
@@ -239,21 +251,14 @@ def publish_rows(folder: pathlib.Path) -> None:
     table, plans = result.tables
     rows = []
     planned = []
-    measured = {}
-    for (preset, target), numbers in read_numbers(folder).items():
-        if numbers.target == HERE:
-            measured[preset, target] = numbers
-            continue
+    for (preset, target), numbers in presets.items():
         rows.append(summary(numbers, preset, target))
         is_sound = all(program.compiles for program in numbers.programs)
         if target in PLANNED and is_sound:
             planned += [plan_row(numbers, devices) for devices in COUNTS]
-    for file in sorted(folder.glob("*--*--*.failed")):
-        preset, target, part = file.stem.split("--")
-        if target == HERE:
-            continue
-        empty = ("-",) * (len(table.columns) - 3)
-        rows.append((preset, target, *empty, f"{part}: {file.read_text()}"))
+    empty = ("-",) * (len(table.columns) - 3)
+    for preset, target, reason in failures:
+        rows.append((preset, target, *empty, reason))
     table = dataclasses.replace(table, rows=merge(table.rows, rows, 2))
     plans = dataclasses.replace(plans, rows=merge(plans.rows, planned, 1))
     reading = [text for text in result.reading if not text.startswith(MISSING)]
@@ -262,22 +267,22 @@ def publish_rows(folder: pathlib.Path) -> None:
     published.write_result(result, path)
     for one in (table, plans):
         print(f"{pages.markdown_table(one)}\n")
-    if measured:
-        publish_measured(measured)
 
 
-def publish_measured(presets: Mapping[tuple[str, str], PresetNumbers]) -> None:
+def publish_measured(
+    presets: Mapping[tuple[str, str], PresetNumbers],
+    failures: Sequence[tuple[str, str, str]],
+) -> None:
     """Write the measured rows of this machine's devices as a result of their own."""
     rows: list[tuple[Cell, ...]] = []
     for (preset, target), numbers in presets.items():
         mapper = target.removeprefix(HERE).strip() or "of the preset"
         for program in numbers.programs:
             name = f"{preset}, {program.stage}: {program.program}"
-            if program.seconds is None:
-                rows.append((name, mapper, *[None] * 7, program.why_not[:80]))
+            if program.seconds is None or program.measured_device_hours is None:
+                reason = program.why_not[:80] or "not run: it does not fit"
+                rows.append((name, mapper, *[None] * 7, reason))
                 continue
-            hours = program.seconds * program.calls * program.devices / 3600
-            is_known = program.mfu is not None
             rows.append(
                 (
                     name,
@@ -286,12 +291,14 @@ def publish_measured(presets: Mapping[tuple[str, str], PresetNumbers]) -> None:
                     Value(mean=Decimal(program.calls)),
                     number(program.seconds, 3),
                     number(program.bound_seconds, 3),
-                    number(100 * program.mfu) if is_known else None,
+                    None if program.mfu is None else number(100 * program.mfu),
                     number(100 * program.bound_mfu),
-                    number(hours),
+                    number(program.measured_device_hours),
                     "; ".join(program.warnings) or "none",
                 )
             )
+    for preset, _, reason in failures:
+        rows.append((preset, "-", *[None] * 7, reason))
     one = next(iter(presets.values()))
     table = ResultTable(
         columns=(
@@ -389,8 +396,18 @@ def main() -> None:
             options.rows,
             options.targets,
         )
-    else:
-        publish_rows(options.folder)
+        return
+    elsewhere = {}
+    measured = {}
+    for key, numbers in read_numbers(options.folder).items():
+        (measured if numbers.target == HERE else elsewhere)[key] = numbers
+    failures = read_failures(options.folder)
+    failed_here = [row for row in failures if row[1] == HERE]
+    failed_elsewhere = [row for row in failures if row[1] != HERE]
+    if elsewhere or failed_elsewhere:
+        publish_compiled(elsewhere, failed_elsewhere)
+    if measured:
+        publish_measured(measured, failed_here)
 
 
 if __name__ == "__main__":
