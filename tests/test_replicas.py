@@ -144,8 +144,8 @@ def test_a_mesh_divides_batches_and_not_models(normed, blobs, design):
     mapper = replicas.mapper("map", num_models=4, devices=8, split=2)
     programs = []
 
-    def watch(jitted, args):
-        traced = jitted.trace(*args)
+    def watch(jitted, _, shapes):
+        traced = jitted.trace(*shapes)
         programs.append((jitted.__name__, traced.lower().compile().as_text()))
         return traced.out_info
 

@@ -129,6 +129,40 @@ def test_programs_run_on_the_devices_here(splits):
         assert 0 < program.seconds < 10
 
 
+def test_masks_and_counts_of_a_timed_program_are_those_of_the_run():
+    """A loop over the samples of a mask is as long as in the run."""
+    rng = np.random.default_rng(0)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def argument(given, dtype):
+        shape = jax.ShapeDtypeStruct((4,), dtype, sharding=here)
+        return np.asarray(compiling._made_up(rng, shape, given)).tolist()
+
+    mask = np.array([True, False, False, True])
+    assert argument(mask, bool) == mask.tolist()
+    # a result of a program that the rehearsal has not run
+    assert argument(np.zeros(4, bool), bool) == [True] * 4
+    assert argument(np.array([3, 1, 0, 2]), np.int32) == [3, 1, 0, 2]
+    assert argument(None, np.int32) == [0] * 4
+    for leaf in (np.float32([1.0]), np.uint8([1]), jax.ShapeDtypeStruct((1,), bool)):
+        assert compiling._mask_or_count(leaf) is None
+    np.testing.assert_array_equal(compiling._mask_or_count(mask), mask)
+
+
+def test_a_program_that_does_not_fit_is_not_run(splits, monkeypatch):
+    target = targets.parse("here")
+    small = dataclasses.replace(target.chip, memory=1)
+    monkeypatch.setattr(targets.Target, "chip", small)
+    monkeypatch.setattr(compiling, "_seconds", None)
+    report = compile_tiny(splits, "here", "^originals")
+    row = report.rows[0]
+    assert not row.compiled.error
+    assert row.fits(target) is False
+    numbers = row.numbers(target)
+    assert numbers.seconds is None
+    assert numbers.measured_device_hours is None
+
+
 def test_utilization_is_the_bounds_by_the_ratio_of_times():
     bound = targets.Bound(compute=1.2, memory=2.0, network=0.0)
     row = row_of(0.0)
@@ -137,6 +171,9 @@ def test_utilization_is_the_bounds_by_the_ratio_of_times():
     assert row.utilization(targets.parse("h100")) == pytest.approx(0.15)
     assert row.measured_hours == 3 * 8.0 / 3600
     assert row_of(0.0).utilization(targets.parse("h100")) is None
+    inexact = dataclasses.replace(compiled, operations=Operations(0, 10, False))
+    row = dataclasses.replace(row, compiled=inexact)
+    assert row.utilization(targets.parse("h100")) is None
 
 
 def row_of(memory, error=""):
@@ -213,20 +250,25 @@ def test_measured_rows_are_a_result_of_their_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(scripts)
     script = importlib.import_module("compiled")
     monkeypatch.setattr(published, "folder", lambda: tmp_path)
-    run = made_up(seconds=360.0, mfu=0.15)
+    run = made_up(seconds=360.0, mfu=0.15, measured_device_hours=64.0)
     failed = made_up(compiles=False, why_not="RESOURCE_EXHAUSTED")
-    script.publish_measured({("p", "here"): run, ("p", "here vmap"): failed})
+    too_large = made_up(fits=False)
+    script.publish_measured(
+        {("p", "here"): run, ("p", "here vmap"): failed, ("q", "here"): too_large},
+        [("r", "here", "training: not compiled in 60 s")],
+    )
     result = published.read_result(tmp_path / "measured.json")
     (table,) = result.tables
-    (first, second) = table.rows
+    first, second, third, fourth = table.rows
     cells = dict(zip(table.columns, first, strict=True))
     assert cells["mapper"] == "of the preset"
     assert cells["time of a call"].mean == 360
     assert cells["its bound"].mean == 90
     assert cells["MFU"].mean == 15
-    # 160 calls on four devices
     assert cells["device hours"].mean == 64
     assert second[1:] == ("vmap", *[None] * 7, "RESOURCE_EXHAUSTED")
+    assert third[-1] == "not run: it does not fit"
+    assert fourth == ("r", "-", *[None] * 7, "training: not compiled in 60 s")
 
 
 def test_a_plan_is_as_by_hand():
@@ -395,8 +437,8 @@ def test_programs_with_convolutions_are_mapped_and_others_at_once():
 
     seen = {}
 
-    def watch(jitted, args):
-        traced = jitted.trace(*args)
+    def watch(jitted, _, shapes):
+        traced = jitted.trace(*shapes)
         names = {eqn.primitive.name for eqn in traced.jaxpr.jaxpr.eqns}
         seen[jitted.__name__] = "scan" in names
         return traced.out_info

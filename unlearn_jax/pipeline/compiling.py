@@ -6,13 +6,12 @@ or of this one, and analyzes them. On this machine's devices it also runs them.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -119,13 +118,13 @@ class ProgramRow:
           target: target that the program is compiled for.
 
         Returns:
-          The fraction; None if the program has not run, and for CPUs, whose peak is
-          nominal.
+          The fraction; None if the program has not run or its operations are not
+          counted exactly, and for CPUs, whose peak is nominal.
         """
         bound = self.compiled.bound
         if bound is None or np.isnan(self.compiled.seconds):
             return None
-        if target.chip.platform == "cpu":
+        if target.chip.platform == "cpu" or not self.compiled.operations.is_exact:
             return None
         return bound.mfu * bound.seconds / self.compiled.seconds
 
@@ -175,6 +174,7 @@ class ProgramRow:
             numbers,
             seconds=compiled.seconds if has_run else None,
             mfu=self.utilization(target),
+            measured_device_hours=self.measured_hours if has_run else None,
             traffic_bytes=compiled.reading.traffic,
             bound_seconds=compiled.bound.seconds,
             bound_by=compiled.bound.limit,
@@ -196,11 +196,13 @@ class _Program:
     Attributes:
       jitted: jitted function; kept alive, because its id is a key.
       args: shapes and shardings of the arguments.
+      given: masks and counts among the leaves of the arguments, None for other leaves.
       target: target to compile for.
     """
 
     jitted: jax.stages.Wrapped
     args: PyTree
+    given: tuple[np.ndarray | None, ...]
     target: Target
 
     @property
@@ -217,7 +219,6 @@ class _Program:
     def compiled(self) -> Compiled:
         """Program compiled for the target, or the reason why it does not compile."""
         program = self._before_compiling()
-        seconds = math.nan
         try:
             lowered = self.traced.lower()
             options: dict[str, Any] | None = compiler_options(lowered)
@@ -225,10 +226,8 @@ class _Program:
                 # nothing to time the choices on
                 options = {"xla_gpu_autotune_level": 0}
             executable = lowered.compile(options)
-            if self.target.is_here:
-                seconds = _seconds(executable, self.args)
         except Exception as error:
-            # the row reports any error of the compiler or of the run
+            # the row reports any error of the compiler
             return dataclasses.replace(
                 program, error=_one_line(error), memory=_used_memory(str(error))
             )
@@ -251,14 +250,21 @@ class _Program:
             traffic=reading.traffic,
             exchanged=reading.exchanged,
         )
-        return dataclasses.replace(
+        program = dataclasses.replace(
             program,
             memory=memory,
             reading=reading,
             bound=bound,
             state=sizes.alias_size_in_bytes,
-            seconds=seconds,
         )
+        if not self.target.is_here or memory > self.target.chip.memory:
+            return program
+        try:
+            seconds = _seconds(executable, self.args, self.given)
+        except Exception as error:
+            # the row reports any error of the run
+            return dataclasses.replace(program, error=_one_line(error))
+        return dataclasses.replace(program, seconds=seconds)
 
     def _before_compiling(self) -> Compiled:
         """Return the numbers known from the traced program and its arguments."""
@@ -305,30 +311,50 @@ class _Watch:
         self._target = target
         self._programs: dict[Any, _Program] = {}
 
-    def __call__(self, jitted: jax.stages.Wrapped, args: tuple[Any, ...]) -> PyTree:
-        leaves, structure = jax.tree.flatten(args)
+    def __call__(
+        self, jitted: jax.stages.Wrapped, args: PyTree, shapes: PyTree
+    ) -> PyTree:
+        leaves, structure = jax.tree.flatten(shapes)
         key = (id(jitted), structure, tuple(leaves))
         if key not in self._programs:
-            self._programs[key] = _Program(jitted, args, self._target)
+            given = tuple(map(_mask_or_count, jax.tree.leaves(args)))
+            self._programs[key] = _Program(jitted, shapes, given, self._target)
         program = self._programs[key]
-        shapes = program.traced.out_info
         if program.name not in NEGLIGIBLE:
             self.calls[program] = self.calls.get(program, 0) + replicas.repeats()
-        return shapes
+        return program.traced.out_info
 
 
-def _seconds(executable: jax.stages.Compiled, shapes: PyTree) -> float:
+def _mask_or_count(leaf: Any) -> np.ndarray | None:
+    """Return a mask or integers of a rehearsal; None for images, weights and keys."""
+    is_known = isinstance(leaf, np.ndarray | jax.Array)
+    if not is_known or leaf.dtype == np.uint8 or not leaf.size:
+        return None
+    if leaf.dtype == np.bool_ or jnp.issubdtype(leaf.dtype, jnp.integer):
+        return np.asarray(leaf)
+    return None
+
+
+def _seconds(
+    executable: jax.stages.Compiled,
+    shapes: PyTree,
+    given: Sequence[np.ndarray | None],
+) -> float:
     """Return the median time of three calls, or the time of one if it is long.
 
     Args:
       executable: program compiled for this machine's devices.
       shapes: shapes and shardings of its arguments, which are made up.
+      given: masks and counts among the leaves of the arguments, on which the number of
+        steps may depend; None for other leaves.
     """
+    leaves, structure = jax.tree.flatten(shapes)
     times = []
     while len(times) < 4 and sum(times) < 10:
         # donated arguments serve one call
         rng = np.random.default_rng(0)
-        args = jax.tree.map(functools.partial(_made_up, rng), shapes)
+        made = [_made_up(rng, *pair) for pair in zip(leaves, given, strict=True)]
+        args = jax.tree.unflatten(structure, made)
         jax.block_until_ready(args)
         began = time.perf_counter()
         jax.block_until_ready(executable(*args))
@@ -337,15 +363,22 @@ def _seconds(executable: jax.stages.Compiled, shapes: PyTree) -> float:
     return float(np.median(times[1:] or times))
 
 
-def _made_up(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """Return an argument: random images and weights, masks of ones, counts of zero."""
+def _made_up(
+    rng: np.random.Generator, leaf: jax.ShapeDtypeStruct, given: np.ndarray | None
+) -> jax.Array:
+    """Return an argument: random images and weights, masks and counts as given.
+
+    A mask without any sample is a result that the rehearsal has not computed: it is
+    replaced by one of all samples.
+    """
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         keys = jax.random.split(jax.random.key(0), math.prod(leaf.shape))
         return jax.device_put(keys.reshape(leaf.shape), leaf.sharding)
     if leaf.dtype == np.uint8:
         value = rng.integers(0, 256, leaf.shape, np.uint8)
     elif leaf.dtype == np.bool_:
-        value = np.ones(leaf.shape, bool)
+        is_known = given is not None and given.any()
+        value = given if is_known else np.ones(leaf.shape)
     elif jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim > 2:
         # stacked kernels, at the scale of their initialization
         scale = 1 / math.sqrt(math.prod(leaf.shape[1:-1]))
@@ -353,8 +386,8 @@ def _made_up(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     elif jnp.issubdtype(leaf.dtype, jnp.floating):
         value = np.ones(leaf.shape)
     else:
-        value = np.zeros(leaf.shape)
-    return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+        value = np.zeros(leaf.shape) if given is None else given
+    return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
 
 
 def _is_images(leaf: Any) -> bool:

@@ -51,7 +51,9 @@ class ProgramNumbers:
       fits: whether it fits in the memory of the target; None if that is not known.
       why_not: error of the compiler in one line.
       seconds: measured time; None if the program has not run.
-      mfu: fraction of the peak that was measured; None if the program has not run.
+      mfu: fraction of the peak that was measured; None if it is not known.
+      measured_device_hours: device hours of all calls on all devices, at the measured
+        time; None if the program has not run.
       traffic_bytes: bytes moved from and to memory.
       bound_seconds: roofline bound.
       bound_by: largest part of the roofline, which sets the bound.
@@ -87,6 +89,7 @@ class ProgramNumbers:
     why_not: str = ""
     seconds: float | None = None
     mfu: float | None = None
+    measured_device_hours: float | None = None
     traffic_bytes: float = 0.0
     bound_seconds: float = 0.0
     bound_by: str = ""

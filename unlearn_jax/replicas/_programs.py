@@ -61,7 +61,8 @@ class Program:
         """Return the result of the function, or zeros in a rehearsal."""
         if REHEARSAL.watch is not None:
             # nothing is compiled for this machine
-            return jax.tree.map(zeros, REHEARSAL.watch(self._jitted, self.shapes(args)))
+            shapes = REHEARSAL.watch(self._jitted, args, self.shapes(args))
+            return jax.tree.map(zeros, shapes)
         leaves, structure = jax.tree.flatten(args)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self._jitted(*args)
@@ -171,8 +172,8 @@ class UnwantedError(Exception):
     """Signal that ends a rehearsal whose next program is no longer needed."""
 
 
-Watch = Callable[[Wrapped, tuple[PyTree, ...]], PyTree]
-"""``(jitted, shapes of its arguments) -> shapes of its results``."""
+Watch = Callable[[Wrapped, tuple[PyTree, ...], tuple[PyTree, ...]], PyTree]
+"""``(jitted, arguments, shapes of the arguments) -> shapes of the results``."""
 
 
 class _Rehearsal(threading.local):
