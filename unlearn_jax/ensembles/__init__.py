@@ -14,6 +14,7 @@ from unlearn_jax.ensembles.training import (
     ensemble_step,
     fit_ensemble,
     init_ensemble,
+    joint_training,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "ensemble_step",
     "fit_ensemble",
     "init_ensemble",
+    "joint_training",
 ]

@@ -305,6 +305,35 @@ def ensemble_epochs(
     return lax.scan(epoch, state, None, length=num_epochs)
 
 
+def joint_training(
+    ensemble: Ensemble,
+    recipe: Recipe,
+    *,
+    num_batches: int,
+    txs: Sequence[optax.GradientTransformation] | None = None,
+) -> tuple[
+    Callable[..., EnsembleState], Callable[..., tuple[EnsembleState, EnsembleLosses]]
+]:
+    """Return functions to jit: one starts joint training, one trains for some epochs.
+
+    Args:
+      ensemble: members and objective.
+      recipe: training recipe of every member.
+      num_batches: steps per epoch.
+      txs: an optimizer per member; None for ``recipe.tx`` for all.
+
+    Returns:
+      ``begin(key, sample=, variables=)``, :func:`init_ensemble`, and ``run(state, key,
+      data, member, num_epochs=)``, :func:`ensemble_epochs`; ``num_epochs`` is static.
+    """
+    txs = (recipe.tx,) * len(ensemble.models) if txs is None else tuple(txs)
+    begin = partial(init_ensemble, ensemble=ensemble, txs=txs)
+    fetch = fetch_from(recipe.augment)
+    run = partial(ensemble_epochs, ensemble, txs, fetch)
+    run = partial(run, num_batches=num_batches, batch_size=recipe.batch_size)
+    return begin, run
+
+
 @lru_cache(maxsize=16)
 def _compiled(
     ensemble: Ensemble,
@@ -315,9 +344,7 @@ def _compiled(
     Callable[..., EnsembleState], Callable[..., tuple[EnsembleState, EnsembleLosses]]
 ]:
     """Return one ensemble's jitted start and epochs, cached for the next fit."""
-    run = partial(ensemble_epochs, ensemble, txs, fetch_from(recipe.augment))
-    run = partial(run, num_batches=num_batches, batch_size=recipe.batch_size)
-    begin = partial(init_ensemble, ensemble=ensemble, txs=txs)
+    begin, run = joint_training(ensemble, recipe, num_batches=num_batches, txs=txs)
     return jax.jit(begin), jax.jit(run, static_argnames="num_epochs", donate_argnums=0)
 
 

@@ -1,50 +1,16 @@
 """Cost of a joint training step without compilation, for all arms in turn."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax.ensembles import (
-    Ensemble,
-    EnsembleState,
-    ensemble_epochs,
-    init_ensemble,
-)
-from unlearn_jax.train import Recipe, fetch_from
-from unlearn_jax.types import Dataset, PyTree
-
-
-def joint_training(
-    ensemble: Ensemble, recipe: Recipe, *, num_epochs: int, num_batches: int
-) -> tuple[Callable[..., EnsembleState], Callable[..., PyTree]]:
-    """Return a function that starts joint training, and one that trains for epochs.
-
-    Args:
-      ensemble: members and objective.
-      recipe: training recipe of every member.
-      num_epochs: epochs per call.
-      num_batches: steps per epoch.
-
-    Returns:
-      ``(key, sample=)``, which returns the first state, and ``(state, key, data,
-      member)``, which returns the next state and the losses.
-    """
-    txs = (recipe.tx,) * len(ensemble.models)
-    begin = partial(init_ensemble, ensemble=ensemble, txs=txs)
-    run = partial(
-        ensemble_epochs,
-        ensemble,
-        txs,
-        fetch_from(recipe.augment),
-        num_epochs=num_epochs,
-        num_batches=num_batches,
-        batch_size=recipe.batch_size,
-    )
-    return begin, run
+from unlearn_jax.ensembles import Ensemble, joint_training
+from unlearn_jax.train import Recipe
+from unlearn_jax.types import Dataset
 
 
 def step_seconds(
@@ -75,9 +41,8 @@ def step_seconds(
     programs = []
     compiling = []
     for ensemble, recipe in runs.values():
-        begin, run = joint_training(
-            ensemble, recipe, num_epochs=1, num_batches=num_steps
-        )
+        begin, run = joint_training(ensemble, recipe, num_batches=num_steps)
+        run = partial(run, num_epochs=1)
         state = jax.jit(begin)(jax.random.key(0), sample=sample)
         began = time.perf_counter()
         compiled = (

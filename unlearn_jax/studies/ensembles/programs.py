@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.ensembles import ensemble_apply
+from unlearn_jax.ensembles import ensemble_apply, joint_training
 from unlearn_jax.pipeline.store.artifact import Artifact
 from unlearn_jax.replicas._programs import Program
 from unlearn_jax.studies.ensembles.config import EnsembleConfig, check
 from unlearn_jax.studies.ensembles.lab import Lab, longest_call
-from unlearn_jax.studies.ensembles.overhead import joint_training
 from unlearn_jax.train import steps_per_epoch
 from unlearn_jax.types import Array, PyTree, Variables
 
@@ -53,12 +52,10 @@ def _training(lab: Lab, arm: str) -> tuple[Program, tuple[PyTree, ...], int]:
     samples = lab.splits.train
     num_epochs = lab.config.attack.every_epochs or longest_call(recipe)
     num_batches = steps_per_epoch(len(samples.labels), recipe.batch_size)
-    begin, run = joint_training(
-        ensemble, recipe, num_epochs=num_epochs, num_batches=num_batches
-    )
+    begin, run = joint_training(ensemble, recipe, num_batches=num_batches)
 
     def train_members(state: Any, key: Array, data: PyTree, member: Array) -> PyTree:
-        return run(state, key, data, member)
+        return run(state, key, data, member, num_epochs=num_epochs)
 
     key = jax.random.key(0)
     state = jax.jit(begin)(key, sample=lab.sample)
