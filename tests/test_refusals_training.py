@@ -480,7 +480,11 @@ REFUSED = [
     ),
     (
         lambda: replicas.predict_many(linear, (np.ones((2, 3)), np.ones(3)), X),
-        r"predict_many takes models stacked along a first axis, leaves \[M, ...\]",
+        r"variables must have leaves \[M, ...\], the models along the first axis",
+    ),
+    (
+        lambda: replicas.predict_many(linear, np.ones((0, 3, 2)), X),
+        "variables has no model: pass at least one",
     ),
     (
         lambda: replicas.unstack(np.ones((3, 2)), 7),

@@ -236,6 +236,28 @@ def count_classes(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
     return check_output(jax.eval_shape(apply_fn, variables, one))
 
 
+def count_models(stacked: PyTree, name: str) -> int:
+    """Return the number of stacked models.
+
+    Args:
+      stacked: any pytree of the models' variables, with leaves ``[M, ...]``.
+      name: name of the argument in error messages.
+
+    Raises:
+      InputError: leaves of different lengths, or no model.
+    """
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(stacked)}
+    if len(lengths) != 1 or lengths == {()}:
+        raise InputError(
+            f"{name} must have leaves [M, ...], the models along the first axis: stack"
+            " models, even a single one, with replicas.stack"
+        )
+    ((num_models,),) = lengths
+    if not num_models:
+        raise InputError(f"{name} has no model: pass at least one")
+    return num_models
+
+
 def check_output(output: Any) -> int:
     """Return the number of classes C of a model's output for a batch of one.
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from unlearn_jax import replicas
 from unlearn_jax.audit.inputs import is_traced
 from unlearn_jax.audit.signals import SIGNALS, SignalFn
-from unlearn_jax.checks import check_images, check_labels
+from unlearn_jax.checks import check_images, check_labels, count_models
 from unlearn_jax.train import predict
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 
@@ -65,12 +65,7 @@ def shadow_signals(
     check_apply_fn(apply_fn)
     if isinstance(signal, str) and signal not in SIGNALS:
         raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
-    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(stacked_variables)}
-    if len(counts) != 1 or counts == {()}:
-        raise InputError(
-            "stacked_variables must have leaves [M, ...], the models along the first"
-            " axis: stack them with replicas.stack"
-        )
+    num_models = count_models(stacked_variables, "stacked_variables")
     if not len(np.shape(images)) or np.shape(labels) != np.shape(images)[:1]:
         raise InputError(
             f"labels have shape {np.shape(labels)} and images {np.shape(images)}: pass"
@@ -80,9 +75,6 @@ def shadow_signals(
         raise InputError("there are no images: pass at least one")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: pass at least 1")
-    num_models = counts.pop()[0]
-    if not num_models:
-        raise InputError("stacked_variables has no model: pass at least one")
     if mapper is None:
         mapper = replicas.mapper(num_models=num_models)
     if not isinstance(mapper, replicas.Mapper):

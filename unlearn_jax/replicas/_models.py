@@ -16,6 +16,7 @@ from unlearn_jax.checks import (
     check_images,
     check_keys,
     check_samples,
+    count_models,
     warn_of_probabilities,
 )
 from unlearn_jax.data import Splits, membership_design, pool
@@ -300,13 +301,7 @@ def predict_many(
     check_apply_fn(apply_fn)
     images = np.asarray(images) if isinstance(images, list | tuple) else images
     check_images(images)
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(variables)]
-    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
-        raise InputError(
-            "predict_many takes models stacked along a first axis, leaves [M, ...]; the"
-            " leading axes differ: stack them by replicas.stack, or use predict for one"
-        )
-    mapper = _mapper_or_default(mapper, shapes[0][0])
+    mapper = _mapper_or_default(mapper, count_models(variables, "variables"))
     predictor = _predictor(apply_fn, batch_size)
     rows: Any = images
     num_images = len(rows)
