@@ -7,6 +7,7 @@ Results: ``experiments/results/ensembles_cifar10.json``
 """
 
 from unlearn_jax.ensembles import Lotos, Trs
+from unlearn_jax.objectives import AdversarialTraining
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
 from unlearn_jax.studies.ensembles.artifacts import make_artifacts, training_speed
 from unlearn_jax.studies.ensembles.config import (
@@ -42,7 +43,7 @@ EXPERIMENT = Experiment(
         clip=ClipConfig(max_norm=1.0, period=100, num_vectors=4, power_iters=10),
         lotos=Lotos(weight=0.05, max_length=0.8),
         trs=Trs(similarity=40.0, smoothness=2.5 / 128**2),
-        adversarial={"epsilon": 8 / 255, "num_steps": 7, "step": 2 / 255},
+        adversarial=AdversarialTraining(epsilon=8 / 255, num_steps=7, step=2 / 255),
         attack=AttackPlan(
             radii=(1, 2, 4, 8),
             main_radius=2,

@@ -7,6 +7,7 @@ Results: ``experiments/results/ensembles_mnist.json``
 """
 
 from unlearn_jax.ensembles import Lotos
+from unlearn_jax.objectives import AdversarialTraining
 from unlearn_jax.pipeline import DataConfig, Experiment, ModelConfig, TrainingConfig
 from unlearn_jax.studies.ensembles.artifacts import make_artifacts, training_speed
 from unlearn_jax.studies.ensembles.config import (
@@ -28,7 +29,7 @@ EXPERIMENT = Experiment(
         ),
         clip=ClipConfig(max_norm=2.0, period=5),
         lotos=Lotos(weight=0.05, max_length=1.6),
-        adversarial={"epsilon": 32 / 255, "num_steps": 3, "step": 16 / 255},
+        adversarial=AdversarialTraining(epsilon=32 / 255, num_steps=3, step=16 / 255),
         attack=AttackPlan(
             radii=(16, 32, 48),
             main_radius=32,

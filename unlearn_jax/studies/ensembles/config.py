@@ -2,10 +2,9 @@
 
 import dataclasses
 import re
-from typing import Any
 
 from unlearn_jax.ensembles import Lotos, Trs
-from unlearn_jax.objectives import CrossEntropy
+from unlearn_jax.objectives import AdversarialTraining, CrossEntropy
 from unlearn_jax.pipeline.config.schema import DataConfig, ModelConfig, TrainingConfig
 from unlearn_jax.types import InputError
 
@@ -107,8 +106,10 @@ class EnsembleConfig:
     """LOTOS of arms with ``lotos``; the published ``max_length`` is 0.8 max_norm."""
     trs: Trs = dataclasses.field(default_factory=Trs)
     """TRS of arms with ``trs``."""
-    adversarial: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Options of :class:`unlearn_jax.objectives.AdversarialTraining`."""
+    adversarial: AdversarialTraining = dataclasses.field(
+        default_factory=AdversarialTraining
+    )
+    """Adversarial training of arms with ``adversarial``."""
     attack: AttackPlan = dataclasses.field(default_factory=AttackPlan)
     """Attacks."""
     pilot_seed: int | None = None

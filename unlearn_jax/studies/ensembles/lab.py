@@ -27,7 +27,6 @@ from unlearn_jax.ensembles import (
     fit_ensemble,
 )
 from unlearn_jax.losses import cross_entropy, foreign_stretch
-from unlearn_jax.objectives import AdversarialTraining
 from unlearn_jax.pipeline.config.resolve import build_model, load_data, make_recipe
 from unlearn_jax.pipeline.config.schema import DataConfig
 from unlearn_jax.studies.common import Arrays, variables_of
@@ -105,7 +104,7 @@ class Lab:
             recipe = self.recipe
             objective: Callable[..., Any] = cross_entropy_loss
             if "adversarial" in terms:
-                objective = AdversarialTraining(**config.adversarial)
+                objective = config.adversarial
             if "clip" in terms:
                 clip = spectral.fastclip(
                     self.model.apply,
