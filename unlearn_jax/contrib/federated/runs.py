@@ -109,14 +109,19 @@ class RecoveryRuns:
         gaps = abs(self.final(name) - self.measured["retrained"])
         return 100 * gaps[..., self.measures.index(measure)]
 
-    def summary(self, values: np.ndarray) -> audit.Estimate:
-        """Return the mean over seeds and cases; its interval resamples both.
+    def summary(
+        self, values: np.ndarray, *, bounds: tuple[float, float] | None = None
+    ) -> audit.Estimate:
+        """Return the mean over seeds and cases, and its interval for new ones of both.
 
         Args:
           values: ``[S, L]``.
+          bounds: smallest and largest value that there can be, such as (0, 100) for
+            percentages; None for differences.
 
         Raises:
           InputError: another shape.
         """
         check_shape("values", values, self.shape)
-        return audit.summarize_runs(np.asarray(values, np.float64).round(6))
+        values = np.asarray(values, np.float64).round(6)
+        return audit.summarize_runs(values, bounds=bounds)

@@ -1,6 +1,8 @@
 """Page of federated unlearning of segmentation."""
 
+import math
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,17 +51,18 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
         "forget IoU",
     ]
     columns += ["gap, forget (points)", "unseen, same style"]
+    percent = partial(runs.summary, bounds=(0, 100))
     lines = []
     for name, label in ROWS.items():
         final = 100 * runs.final(name)
         once = None
         rounds = None
         if name in runs.rounds:
-            rounds = runs.summary(runs.rounds[name][0])
+            rounds = runs.summary(runs.rounds[name][0], bounds=(0, math.inf))
             if name != "natural":
-                once = runs.summary(100 * runs.measured[name][:, :, 0, 2])
-        gap = None if name == "retrained" else runs.summary(runs.gap(name))
-        *cells, unseen = (runs.summary(final[..., i]) for i in range(5))
+                once = percent(100 * runs.measured[name][:, :, 0, 2])
+        gap = None if name == "retrained" else percent(runs.gap(name))
+        *cells, unseen = (percent(final[..., i]) for i in range(5))
         lines.append([label, once, rounds, *cells, gap, unseen])
     *cells, unseen = paired_change(runs, [0, 1, 2, 3, 4])
     gap = runs.summary(runs.gap("special") - runs.gap("same"))
