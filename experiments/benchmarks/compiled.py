@@ -57,13 +57,28 @@ PARTS = (
     ("ensembles_cifar10", "training", "."),
 )
 """Preset, name of a part, and its stages; of a study, those of one variant."""
-BEFORE = (
-    ("references_resnet18", "h100", "vmap", "--mapper=vmap"),
-    ("references_resnet18", "tpu-v5e:2x2", "vmap", "--mapper=vmap"),
-    ("references_resnet18", "here", "vmap", "--mapper=vmap"),
+OPTIONS = {
+    "vmap": "--mapper=vmap",
+    "canonical": "--model.conv=canonical",
+    "split": "--replicas.split=2",
+}
+"""Options of rows for comparison: another mapper or form of convolution, or two devices
+for a model."""
+COMPARED = {
+    "h100": ("vmap", "canonical"),
+    "tpu-v5e:2x2": ("vmap", "canonical", "split"),
+    HERE: ("vmap", "canonical"),
+}
+"""Options by target, for :data:`COMPARED_PRESET`."""
+COMPARED_PRESET = "references_resnet18"
+PLANNED = (
+    "h100",
+    "h100:8",
+    "tpu-v5e:2x2",
+    "tpu-v5e:2x2 split",
+    "tpu-v5e:4x8",
+    "tpu-v4:2x2x1",
 )
-"""Preset, target and option of rows for comparison, named by what they change."""
-PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v5e:4x8", "tpu-v4:2x2x1")
 """Targets that pods are planned for."""
 REQUIRED = ("h100", "tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1")
 """Targets on which every preset should have a row."""
@@ -110,9 +125,10 @@ def compile_rows(
         for preset, part, only in PARTS:
             chosen, *options = HOSTS.get(preset, {}).get(target, (target,))
             rows.append((f"{preset}--{chosen}--{part}", ["--only", only, *options]))
-    for preset, target, change, option in BEFORE:
-        if target in targets:
-            rows.append((f"{preset}--{target}--before-{change}", [option]))
+    for target in targets:
+        for name in COMPARED.get(target, ()):
+            row = f"{COMPARED_PRESET}--{target}--with-{name}"
+            rows.append((row, [OPTIONS[name]]))
     for name, options in rows:
         done = folder / f"{name}.json"
         failed = folder / f"{name}.failed"
@@ -155,9 +171,9 @@ def read_numbers(folder: pathlib.Path) -> dict[tuple[str, str], PresetNumbers]:
     presets: dict[tuple[str, str], PresetNumbers] = {}
     for file in sorted(folder.glob("*--*--*.json")):
         preset, target, part = file.stem.split("--")
-        if part.startswith("before"):
-            # another mapper, for comparison
-            target = f"{target} {part.removeprefix('before-')}"
+        if part.startswith("with"):
+            # with another option, for comparison
+            target = f"{target} {part.removeprefix('with-')}"
         numbers = PresetNumbers.from_json(json.loads(file.read_text()))
         if (preset, target) in presets:
             others = presets[preset, target]
@@ -219,13 +235,15 @@ def summary(numbers: PresetNumbers, name: str, target: str) -> tuple[Cell, ...]:
     )
 
 
-def plan_row(numbers: PresetNumbers, devices: int) -> tuple[Cell, ...]:
-    """Return the plan on a number of devices."""
+def plan_row(numbers: PresetNumbers, target: str, devices: int) -> tuple[Cell, ...]:
+    """Return the plan on a number of devices, of a target with its option."""
     plan = pods.plan_pod(numbers, devices)
     texts = []
     for cell in pods.cells(plan)[1:]:
         texts.append(number(cell) if isinstance(cell, float) else cell)
-    kind = numbers.target.partition(":")[0]
+    kind = target.partition(":")[0]
+    if target.endswith("split"):
+        kind += ", two devices for a model"
     return (f"{numbers.preset}, {kind}", Value(mean=Decimal(devices)), *texts)
 
 
@@ -255,7 +273,7 @@ def publish_compiled(
         rows.append(summary(numbers, preset, target))
         is_sound = all(program.compiles for program in numbers.programs)
         if target in PLANNED and is_sound:
-            planned += [plan_row(numbers, devices) for devices in COUNTS]
+            planned += [plan_row(numbers, target, devices) for devices in COUNTS]
     empty = ("-",) * (len(table.columns) - 3)
     for preset, target, reason in failures:
         rows.append((preset, target, *empty, reason))
