@@ -376,6 +376,7 @@ def test_unusable_kernels_are_refused(call, message):
         ([True] * 4, {}, "leave one"),
         ([True, False, False, False], {"ridge": 0.0}, "positive, finite ridge"),
         ([True, False, False, False], {"solver": "lu"}, "unknown solver"),
+        ([True, True, False, False], {"num_forget": 1}, "2 samples where num_forget"),
     ],
 )
 def test_unusable_requests_are_refused(forget, options, message):
@@ -387,6 +388,56 @@ def test_unusable_requests_are_refused(forget, options, message):
             jnp.asarray(forget),
             **{"ridge": 0.1, **options},
         )
+
+
+def test_classes_out_of_range_and_broken_images_are_refused():
+    """Without the check the last class, or none, would be taken."""
+    images = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    forget = np.arange(6) < 2
+    params = jnp.ones((4, 3))
+
+    def remove(images, labels, loss=cross_entropy):
+        influence.remove(
+            lambda w, x: x @ w,
+            params,
+            images,
+            labels,
+            forget,
+            ridge=0.1,
+            loss=loss,
+            warn=False,
+        )
+
+    remove(images, np.array([0, 1, 2, 0, 1, 2]))
+    remove(images, np.zeros((6, 3)), influence.squared_error)
+    for labels in ([0, 1, -1, 0, 1, 2], [0, 1, 99, 0, 1, 2]):
+        with pytest.raises(InputError, match=r"targets: labels must lie in 0\.\.2"):
+            remove(images, np.array(labels))
+        with pytest.raises(InputError, match=r"targets: labels must lie in 0\.\.2"):
+            influence.primal_change(
+                lambda w, x: x @ w, params, images, np.array(labels), forget, ridge=0.1
+            )
+        with pytest.raises(InputError, match=r"targets: labels must lie in 0\.\.2"):
+            influence.dual_change(
+                images @ images.T, images @ params, labels, forget, ridge=0.1
+            )
+    images[3, 1] = np.nan
+    with pytest.raises(InputError, match="removal: images contain NaN"):
+        remove(images, np.array([0, 1, 2, 0, 1, 2]))
+
+
+def test_integer_targets_are_fitted_and_classes_need_offsets():
+    features = np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
+    kernel = features @ features.T
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    options = {"ridge": 0.1, "loss": influence.squared_error}
+    whole = influence.fit_dual(kernel, np.eye(3, dtype=int)[labels], **options)
+    real = influence.fit_dual(kernel, np.eye(3, dtype=np.float32)[labels], **options)
+    chex.assert_trees_all_equal(whole, real)
+    with pytest.raises(InputError, match=r"pass offsets \[N, C\]"):
+        influence.fit_dual(kernel, labels, ridge=0.1)
+    with pytest.raises(InputError, match="targets: labels must lie in"):
+        influence.fit_dual(kernel, labels + 1, ridge=0.1, offsets=np.zeros((6, 3)))
 
 
 def test_traced_mask_needs_its_size():

@@ -43,12 +43,13 @@ from unlearn_jax.influence._solvers import (
 from unlearn_jax.influence.risk import (
     OutputLoss,
     check_ridge,
+    check_targets,
     count_forget,
     half_curvatures,
     slopes,
 )
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.types import Array
+from unlearn_jax.types import Array, InputError
 
 _HALVINGS = 10  # most halvings of a Newton step
 _SUFFICIENT = 1e-4  # Armijo's fraction of the decrease that the slope predicts
@@ -126,6 +127,7 @@ def dual_change(
     targets = jnp.asarray(targets)
     chex.assert_rank([kernel, outputs], [{2, 4}, 2])
     chex.assert_equal_shape_prefix([outputs, targets, kernel], 1)
+    check_targets(loss, targets, outputs.shape[-1])
     num_samples = len(outputs)
     num_forget = count_forget(forget, num_forget, num_samples)
     num_retain = num_samples - num_forget
@@ -192,17 +194,26 @@ def fit_dual(
       The fit.
 
     Raises:
-      InputError: unusable hyperparameters.
+      InputError: unusable hyperparameters, classes without ``offsets``, or classes out
+        of range.
     """
     check_ridge(ridge)
     check_solver(solver)
     kernel = jnp.asarray(kernel)
     targets = jnp.asarray(targets)
-    offsets = jnp.zeros_like(targets) if offsets is None else jnp.asarray(offsets)
+    if offsets is None:
+        if targets.ndim != 2:
+            raise InputError(
+                f"targets of shape {targets.shape} do not tell the number of outputs:"
+                " pass offsets [N, C], the outputs at the anchor"
+            )
+        offsets = jnp.zeros(targets.shape, jnp.result_type(targets, float))
+    offsets = jnp.asarray(offsets)
     start = jnp.zeros_like(offsets) if start is None else jnp.asarray(start)
     chex.assert_rank([kernel, offsets], [{2, 4}, 2])
     chex.assert_equal_shape([offsets, start])
     chex.assert_equal_shape_prefix([offsets, targets, kernel], 1)
+    check_targets(loss, targets, offsets.shape[-1])
     count = len(offsets)
 
     def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:

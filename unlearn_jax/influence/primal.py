@@ -37,6 +37,7 @@ from unlearn_jax.influence.dual import largest_step
 from unlearn_jax.influence.risk import (
     OutputLoss,
     check_ridge,
+    check_targets,
     count_forget,
     curvatures,
     slopes,
@@ -113,6 +114,7 @@ def primal_change(
     index_f = positions(forget, num_forget)
     images_f = images[index_f]
     outputs_f = forward(apply, params, images_f, batch_size=batch_size)
+    check_targets(loss, targets, outputs_f.shape[-1])
     slopes_f = slopes(loss, outputs_f, targets[index_f]) / num_retain
     right = pull(apply, params, images_f, slopes_f, batch_size=batch_size)
     right = jax.tree.map(

@@ -3,6 +3,7 @@
 The guard measures how well the assumptions of the estimate hold.
 """
 
+import math
 import warnings
 from typing import Any, Literal, NamedTuple
 
@@ -11,11 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from unlearn_jax.checks import check_images, count_classes
 from unlearn_jax.influence._ntk import OutputFn, by_params, ntk, positions, pull
 from unlearn_jax.influence._solvers import CG, Solver, check_solver
 from unlearn_jax.influence.dual import dual_change
 from unlearn_jax.influence.primal import forward, forward_change, norm, primal_change
-from unlearn_jax.influence.risk import OutputLoss, check_ridge, count_forget, slopes
+from unlearn_jax.influence.risk import (
+    OutputLoss,
+    check_ridge,
+    check_targets,
+    count_forget,
+    slopes,
+)
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.reuse import is_reusable, program
 from unlearn_jax.types import (
@@ -115,7 +123,8 @@ def remove(
       The estimate and its guard.
 
     Raises:
-      InputError: unusable hyperparameters or mask.
+      InputError: unusable hyperparameters or mask, images with NaN, or classes out of
+        range.
     """
     if form not in ("primal", "dual"):
         raise InputError(f"unknown form {form!r}: choose primal or dual")
@@ -123,6 +132,10 @@ def remove(
     check_solver(solver)
     check_apply_fn(apply_fn)
     samples = (jnp.asarray(images), jnp.asarray(targets), forget)
+    check_images(samples[0], "removal", bounds=(-math.inf, math.inf))
+    if loss is cross_entropy:
+        num_classes = count_classes(apply_fn, variables, samples[0])
+        check_targets(loss, samples[1], num_classes)
     options = _Options(
         loss, int(count_forget(forget, num_forget, len(images))), form, batch_size
     )

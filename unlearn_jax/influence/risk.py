@@ -10,7 +10,8 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from unlearn_jax.checks import check_mask
+from unlearn_jax.checks import check_mask, check_range
+from unlearn_jax.losses import cross_entropy
 from unlearn_jax.types import Array, InputError
 
 OutputLoss = Callable[[Array, Array], Array]
@@ -87,6 +88,21 @@ def check_ridge(ridge: float | Array) -> None:
         )
 
 
+def check_targets(loss: OutputLoss, targets: Any, num_classes: int) -> None:
+    """Raise on concrete classes that are out of range, if the loss takes classes.
+
+    Args:
+      loss: loss of outputs and targets; only those of the cross-entropy are known.
+      targets: ``[N]`` classes or ``[N, C]``.
+      num_classes: number of outputs, C.
+
+    Raises:
+      InputError: a class out of range.
+    """
+    if loss is cross_entropy and jnp.issubdtype(targets.dtype, jnp.integer):
+        check_range(targets, num_classes, "targets")
+
+
 def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
     """Return the number of samples that a mask removes, as a static number.
 
@@ -97,15 +113,22 @@ def count_forget(forget: Any, num_forget: int | None, num_samples: int) -> int:
 
     Raises:
       InputError: a mask of the wrong type or length; a mask that selects no sample or
-        all of them; a traced mask without ``num_forget``.
+        all of them, or another number than ``num_forget``; a traced mask without
+        ``num_forget``.
     """
     check_mask("the forget mask", forget, num_samples)
-    if num_forget is None:
-        if isinstance(forget, Tracer):
+    if not isinstance(forget, Tracer):
+        count = int(np.asarray(forget).sum())
+        if num_forget not in (None, count):
             raise InputError(
-                "the forget mask is traced, so its size must be given: pass num_forget"
+                f"the forget mask has {count} samples where num_forget is {num_forget}:"
+                " leave num_forget out"
             )
-        num_forget = int(np.asarray(forget).sum())
+        num_forget = count
+    if num_forget is None:
+        raise InputError(
+            "the forget mask is traced, so its size must be given: pass num_forget"
+        )
     if not 0 < num_forget < num_samples:
         raise InputError(
             f"remove at least one of the {num_samples} samples, and leave one: got"
