@@ -334,6 +334,28 @@ def test_models_are_audited_as_their_logits(own, problem, splits):
     assert "Cost" not in table  # nothing was timed
 
 
+def test_samples_of_earlier_requests_are_left_out(own, problem, splits):
+    model, variables, _ = own
+    removed = np.zeros(len(problem.forget), bool)
+    removed[np.flatnonzero(~np.asarray(problem.forget))[:7]] = True
+    later = uj.make_problem(
+        model, variables, splits.train, problem.forget, removed=removed
+    )
+    recipe = uj.Recipe(1, 16, optax.sgd(0.1))
+    references = uj.fit_references(
+        jax.random.key(3), model, splits, recipe, num_models=4
+    )
+    moved = jax.tree.map(lambda leaf: 1.1 * leaf, variables)
+    config = pipeline.AuditConfig(num_bootstrap=20)
+    models = {"retrained": variables, "mine": moved}
+    result = uj.audit_models(later, splits, references, models, config)
+    logits = uj.predict(model.apply, moved, splits.train.images)
+    right = np.argmax(logits, -1) == splits.train.labels
+    retain = ~(np.asarray(problem.forget) | removed)
+    metrics = result.row("mine").metrics
+    assert metrics["retain_accuracy"].mean == pytest.approx(100 * right[retain].mean())
+
+
 def test_models_that_forgot_a_class_are_audited_without_references(own, splits):
     model, variables, _ = own
     forget = uj.data.forget_class(splits.train.labels, 1)
@@ -363,6 +385,11 @@ def test_audits_of_models_that_do_not_fit(own, problem, splits):
     )
     with pytest.raises(InputError, match="training samples and the data 9: pass the"):
         uj.audit_models(problem, short, None, {"mine": variables})
+    changed = splits.train.images.copy()
+    changed[0] = 1 - changed[0]
+    other = dataclasses.replace(splits, train=splits.train._replace(images=changed))
+    with pytest.raises(InputError, match="training images of problem and data differ"):
+        uj.audit_models(problem, other, None, {"mine": variables})
     with pytest.raises(InputError, match="leave it out of the models"):
         uj.audit_models(problem, splits, None, {"original": variables})
     with pytest.raises(InputError, match="target has no row"):

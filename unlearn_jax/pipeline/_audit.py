@@ -23,7 +23,7 @@ from unlearn_jax.pipeline.measure.rows import (
     measure_rows,
 )
 from unlearn_jax.pipeline.store import clock, folders
-from unlearn_jax.types import InputError, Problem, ReportError, Variables
+from unlearn_jax.types import Dataset, InputError, Problem, ReportError, Variables
 
 
 def audit_models(
@@ -40,7 +40,7 @@ def audit_models(
 
     Args:
       problem: unlearning problem, with the network, the original model and the forget
-        set.
+        set. Samples that it has removed, for earlier requests, are left out.
       splits: data whose training set is that of the problem.
       references: reference models of :func:`unlearn_jax.replicas.fit_references`. May
         be None where whole classes are forgotten and ``models`` has both retrained
@@ -67,11 +67,25 @@ def audit_models(
             f"the problem has {len(problem.train.labels)} training samples and the"
             f" data {num_train}: pass the splits that the problem was made from"
         )
+    for name in ("labels", "images"):
+        of_problem = np.asarray(getattr(problem.train, name))
+        if not np.array_equal(of_problem, getattr(splits.train, name)):
+            raise InputError(
+                f"the training {name} of problem and data differ: pass the splits that"
+                " the problem was made from"
+            )
     if ORIGINAL in models:
         raise InputError(
             "the problem has the original already: leave it out of the models"
         )
     samples = data.pool(splits)
+    train = data.pool_mask(splits)
+    forget = data.pool_mask(splits, problem.forget)
+    chosen = slice(None)
+    if problem.removed is not None:
+        # forgotten by earlier requests: neither forgotten now, nor retained, nor unseen
+        chosen = ~data.pool_mask(splits, problem.removed)
+        samples = Dataset(samples.images[chosen], samples.labels[chosen])
     apply_fn = problem.model.apply
     stacked = replicas.stack([problem.variables, *models.values()])
     logits = dict(
@@ -89,12 +103,12 @@ def audit_models(
         given["references"] = replicas.predict_many(
             apply_fn, references.variables, samples.images
         )
-        given["member"] = references.member
+        given["member"] = references.member[:, chosen]
     arrays = AuditArrays(
         target=logits,
         labels=samples.labels,
-        train=data.pool_mask(splits),
-        forget=data.pool_mask(splits, problem.forget),
+        train=train[chosen],
+        forget=forget[chosen],
         class_names=splits.class_names,
         **given,
     )
