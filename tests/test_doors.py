@@ -200,6 +200,14 @@ class NeedsMore(Net):
         return self.compute(images * mask, train)
 
 
+class Sowing(Net):
+    @nn.compact
+    def __call__(self, images):
+        logits = nn.Dense(3)(images.reshape(len(images), -1))
+        self.sow("losses", "square", jnp.mean(logits**2))
+        return logits
+
+
 class NoisyAlways(Net):
     def __call__(self, images):
         return self.compute(images, True)
@@ -232,6 +240,7 @@ def test_linen_modules_of_any_mode_and_stream_train(module, stream):
         (Net(classes=1), "one output per image: return a logit for each"),
         (NeedsMore(), "needs mask besides images: give defaults"),
         (NoisyAlways(), "draws random numbers in evaluation"),
+        (Sowing(), "changes the structure of its collection 'losses' at each call"),
     ],
 )
 def test_linen_modules_that_are_no_classifiers_are_refused(module, message):
@@ -653,3 +662,9 @@ def test_clients_without_samples_are_refused():
     ):
         with pytest.raises(InputError):
             call()
+
+
+def test_a_problem_takes_a_data_set_not_a_pair():
+    variables = MODEL.init(jax.random.key(0))
+    with refuses("train must be a Dataset, got tuple"):
+        methods.make_problem(MODEL, variables, (IMAGES, LABELS), np.arange(9) < 3)

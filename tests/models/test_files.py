@@ -15,7 +15,7 @@ from flax import nnx, serialization
 from flax.training import train_state
 
 from unlearn_jax import models
-from unlearn_jax.types import InputError
+from unlearn_jax.types import InputError, Variables
 
 SUFFIXES = {"orbax": "", "safetensors": ".safetensors", "msgpack": ".msgpack"}
 
@@ -38,6 +38,27 @@ def test_every_format_returns_the_bits(name, normed, trained, tmp_path):
     equal(models.load(path, like=normed), trained)
     with pytest.raises(InputError, match="exists"):
         models.save(path, trained)
+
+
+@pytest.mark.parametrize("name", SUFFIXES)
+def test_names_that_differ_in_a_prefix_alone_are_kept_apart(name, tmp_path):
+    """An average of the weights in the state, and a leaf called like a part of Flax."""
+    weights = np.ones((2, 3), np.float32)
+    averaged = Variables({"w": weights}, {"w": 2 * weights})
+    suffix = SUFFIXES[name]
+    path = models.save(tmp_path / f"averaged{suffix}", averaged)
+    equal(models.load(path, like=averaged), averaged)
+    counted = {"step": weights}
+    path = models.save(tmp_path / f"counted{suffix}", counted)
+    equal(models.load(path, like=counted), counted)
+
+
+def test_two_leaves_of_one_path_are_refused(tmp_path):
+    leaf = np.ones(2)
+    variables = Variables({"a/b": leaf, "a": {"b": 3 * leaf}}, {})
+    with pytest.raises(InputError, match="two leaves have the path params/a/b"):
+        models.save(tmp_path / "m.msgpack", variables)
+    assert not (tmp_path / "m.msgpack").exists()
 
 
 def test_the_files_open_without_the_library(trained, tmp_path):

@@ -82,6 +82,11 @@ def make_problem(
             f" {type(model).__name__} and {type(variables).__name__}: adapt a network"
             " by models.from_linen, from_nnx or from_functions"
         )
+    if not isinstance(train, Dataset):
+        raise InputError(
+            f"train must be a Dataset, got {type(train).__name__}: pass"
+            " types.Dataset(images, labels), such as splits.train"
+        )
     if isinstance(forget, Tracer):
         raise InputError(
             "make_problem checks concrete masks: to map over forget sets of one size,"

@@ -56,8 +56,8 @@ def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mod
 
     Raises:
       InputError: a module that does not return logits ``[B, C]`` of two classes or
-        more, needs further arguments, or draws random numbers in evaluation; an unknown
-        form.
+        more, needs further arguments, draws random numbers in evaluation, or adds to a
+        collection at each call; an unknown form.
     """
     from flax import errors
 
@@ -71,6 +71,14 @@ def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mod
             f"{type(module).__name__} draws random numbers in evaluation: draw them in"
             " training alone"
         ) from None
+    _, trained = jax.eval_shape(model.apply_train, shapes, sample, jax.random.key(0))
+    for name, before in shapes.state.items():
+        after = trained.get(name)
+        if jax.tree.structure(after) != jax.tree.structure(before):
+            raise InputError(
+                f"{type(module).__name__} changes the structure of its collection"
+                f" {name!r} at each call, as sow does: a training step must keep it"
+            )
     return model
 
 

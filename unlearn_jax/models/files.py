@@ -61,18 +61,21 @@ def save(
       The path.
 
     Raises:
-      InputError: a path that exists, an unknown format, or safetensors if it is not
-        installed.
+      InputError: a path that exists, an unknown format, two leaves with one path, or
+        safetensors if it is not installed.
     """
     path = pathlib.Path(os.path.expanduser(path)).absolute()
     chosen = known_format(format or _format_of(path))
     if path.exists():
         raise InputError(f"{path} exists: choose another path")
     leaves = jax.tree.leaves(variables)
-    arrays = {
-        name: np.asarray(leaf, order="C")
-        for name, leaf in zip(leaf_paths(variables), leaves, strict=True)
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for name, leaf in zip(leaf_paths(variables), leaves, strict=True):
+        if name in arrays:
+            raise InputError(
+                f"two leaves have the path {name}: rename one, without a slash"
+            )
+        arrays[name] = np.asarray(leaf, order="C")
     path.parent.mkdir(parents=True, exist_ok=True)
     if chosen == "safetensors":
         safetensors().save_file(arrays, path)
@@ -206,15 +209,17 @@ def fit_leaves(
     """
     if isinstance(like, Model):
         like = jax.eval_shape(like.init, jax.random.key(0))
+    names = leaf_paths(like)
+    is_stored_alike = all(name in stored for name in names)
+    key = _unchanged if is_stored_alike else _short
+    wanted = {key(name): name for name in names}
     given: dict[str, np.ndarray] = {}
     for name, array in stored.items():
-        if name.split("/")[0] in IGNORED:
+        if name.split("/")[0] in IGNORED and key(name) not in wanted:
             continue
-        if _short(name) in given:
-            raise InputError(f"{what} has two leaves {_short(name)}: store one model")
-        given[_short(name)] = array
-    names = leaf_paths(like)
-    wanted = {_short(name): name for name in names}
+        if key(name) in given:
+            raise InputError(f"{what} has two leaves {key(name)}: store one model")
+        given[key(name)] = array
     missing = [name for short, name in wanted.items() if short not in given]
     unexpected = [name for name in given if name not in wanted]
     if missing or unexpected:
@@ -226,7 +231,7 @@ def fit_leaves(
         raise MisfitError(f"{what}: {'; '.join(faults)}")
     leaves = []
     for name, leaf in zip(names, jax.tree.leaves(like), strict=True):
-        array = given[_short(name)]
+        array = given[key(name)]
         if array.shape != leaf.shape:
             raise MisfitError(
                 f"{what}: {name} has shape {array.shape}, the model's has"
@@ -348,6 +353,10 @@ def _short(name: str) -> str:
     head, _, rest = name.partition("/")
     short = rest if rest and head in Variables._fields else name
     return short.removesuffix("/value")  # as NNX states store their variables
+
+
+def _unchanged(name: str) -> str:
+    return name
 
 
 def _listed(names: list[str]) -> str:
