@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from unlearn_jax import train
+from unlearn_jax import replicas, train
 from unlearn_jax.data import crop_flip
 from unlearn_jax.types import Dataset, DivergedError, InputError
 
@@ -70,6 +70,33 @@ def test_step_equals_torch_style_sgd(tiny, blobs, key, tiny_variables):
         )
         params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
     chex.assert_trees_all_close(state.variables.params, params, rtol=1e-5, atol=1e-6)
+
+
+def test_states_of_a_callback_may_be_kept(tiny, blobs):
+    recipe = train.Recipe(num_epochs=3, batch_size=16, tx=train.sgd(0.1))
+    states = []
+    last, _ = train.fit(
+        jax.random.key(1),
+        tiny,
+        blobs,
+        np.ones(60, bool),
+        recipe,
+        callback=lambda state, _: states.append(state),
+    )
+    chex.assert_trees_all_equal(states[-1], last)
+    assert [int(state.epoch) for state in states] == [1, 2, 3]
+    keys = jax.random.split(jax.random.key(1), 2)
+    states = []
+    last, _ = replicas.fit_many(
+        keys,
+        tiny,
+        blobs,
+        np.ones((2, 60), bool),
+        recipe,
+        callback=lambda state, _: states.append(state),
+    )
+    chex.assert_trees_all_equal(states[-1], last)
+    assert [state.epoch.tolist() for state in states] == [[1, 1], [2, 2], [3, 3]]
 
 
 def test_step_decay_drops_by_ten():

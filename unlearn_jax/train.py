@@ -524,7 +524,8 @@ def fit(
       loss_fn: the objective; mean cross-entropy by default.
       epochs_per_call: epochs per compiled call. More epochs mean fewer returns to
         Python; the result is the same.
-      callback: function that is called after every call with the state and its losses.
+      callback: function that is called after every call with its losses and a copy of
+        the state, which may be kept.
 
     Returns:
       The last state, and the mean loss of each epoch ``[num_epochs]``.
@@ -558,5 +559,6 @@ def fit(
         state, new_losses = run(state, key, data, mask, num_epochs=num_epochs)
         losses.append(check_losses(new_losses, epoch))
         if callback is not None:
-            callback(state, losses[-1])
+            # copied, because the next call is given the state's memory
+            callback(jax.tree.map(jnp.copy, state), losses[-1])
     return state, np.concatenate(losses)

@@ -376,8 +376,8 @@ def fit_ensemble(
       state: state to resume from; its buffers are donated.
       epochs_per_call: epochs per compiled call. More epochs return to Python less
         often, with the same result.
-      callback: function called after every compiled call, with the state and the losses
-        of that call.
+      callback: function called after every compiled call, with a copy of the state,
+        which may be kept, and the losses of that call.
 
     Returns:
       The last state, and the losses of this call's epochs, leaves ``[epochs, ...]`` on
@@ -418,5 +418,6 @@ def fit_ensemble(
         check_losses(np.concatenate(terms, 1).T, epoch)
         parts.append(losses)
         if callback is not None:
-            callback(current, losses)
+            # copied, because the next call is given the state's memory
+            callback(jax.tree.map(jnp.copy, current), losses)
     return current, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

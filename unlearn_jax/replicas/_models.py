@@ -177,7 +177,8 @@ def fit_many(
             current, new_losses = advance(current, (keys, mask), placed)
         losses += [check_losses(to_host(new_losses), epoch)] * num_calls
         if callback is not None and not REHEARSAL.is_on:
-            callback(current, losses[-1])
+            # copied, because the next call is given the state's memory
+            callback(jax.tree.map(jnp.copy, current), losses[-1])
     return current, np.concatenate(losses, -1)
 
 
