@@ -54,6 +54,16 @@ def test_frozen_statistics_stay(problem, key):
     )
 
 
+def test_retraining_with_frozen_statistics_keeps_the_initial_ones(problem, key):
+    frozen, _ = methods.Retrain(**OPTIONS, batch_stats="freeze")(
+        jax.random.clone(key), problem
+    )
+    start = train.init_state(key, problem.model, train.sgd(0.05)).variables
+    chex.assert_trees_all_equal(frozen.state, start.state)
+    moved = jax.tree.map(lambda a, b: jnp.any(a != b), frozen.params, start.params)
+    assert any(jax.tree.leaves(moved))
+
+
 def test_amun_lowers_the_confidence_on_forget_samples(problem, key):
     unlearned, _ = methods.AMUN(
         num_epochs=10, batch_size=16, learning_rate=0.02, retain=False, forget=False

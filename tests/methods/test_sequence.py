@@ -32,6 +32,17 @@ def problem(blobs):
     )
 
 
+def test_requests_may_be_a_list(problem):
+    method = methods.FineTune(**OPTIONS)
+    as_list = sequence(method, REQUESTS.tolist())
+    assert as_list == sequence(method, REQUESTS)
+    key = jax.random.key(5)
+    chex.assert_trees_all_equal(
+        methods.unlearn(key, as_list, problem),
+        methods.unlearn(jax.random.clone(key), sequence(method, REQUESTS), problem),
+    )
+
+
 def spy(log):
     """A method that logs its arguments and moves the weights by one."""
 

@@ -258,6 +258,11 @@ class Sequential:
     attack: PGD | None = None
     adaptive: bool = False
 
+    def __post_init__(self) -> None:
+        """Take requests that are lists of masks as an array."""
+        if isinstance(self.requests, list | tuple):
+            object.__setattr__(self, "requests", np.asarray(self.requests))
+
     def __eq__(self, other: object) -> bool:
         """Return whether all fields are equal; requests are compared by value."""
         if not isinstance(other, Sequential):

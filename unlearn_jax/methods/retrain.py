@@ -2,9 +2,8 @@
 
 import jax.numpy as jnp
 
-from unlearn_jax.methods.base import FineTuning
+from unlearn_jax.methods.base import FineTuning, default_loss
 from unlearn_jax.train import (
-    cross_entropy_loss,
     fetch_from,
     init_state,
     steps_per_epoch,
@@ -34,7 +33,7 @@ class Retrain(FineTuning):
         restriction = self.restriction(problem)
         tx = restriction.wrap(self.tx(num_batches))
         state, losses = train_epochs(
-            cross_entropy_loss(problem.model),
+            default_loss(problem.model, self),
             tx,
             fetch_from(self.augmentation),
             init_state(key, problem.model, tx),
