@@ -301,3 +301,21 @@ def test_objectives_go_to_json_and_take_a_traced_weight(key):
     expected = objective(model)(variables, batch, jax.random.clone(key))[0]
     np.testing.assert_allclose(loss(objective), expected, rtol=1e-6)
     assert loss(values.replace(objective, beta=50.0)) > loss(objective)
+
+
+def test_an_attack_with_capped_failures_is_one_program(caplog):
+    capped = attacks.CappedFailures(attack=attacks.PGD(num_steps=2), fraction=0.3)
+    assert capped.bounds == (0.0, 1.0)
+    model = models.from_functions(
+        lambda key: jax.random.normal(key, (IMAGES[0].size, 3)),
+        lambda w, images: images.reshape(len(images), -1) @ w,
+    )
+    variables = model.init(jax.random.key(0))
+    arguments = (model.apply, variables, IMAGES, jnp.arange(10) % 3)
+    keys = [jax.random.key(1), jax.random.key(2)]
+    with jax.log_compiles():
+        capped(*arguments, key=keys[0])
+        assert "Finished XLA compilation" in caplog.text
+        caplog.clear()
+        capped(*arguments, key=keys[1])
+    assert "Finished XLA compilation" not in caplog.text

@@ -257,3 +257,11 @@ def test_a_constant_in_a_samples_logits_lowers_an_attack_by_taylors_form_only():
     assert auc_of("taylor_softmax", plain) == pytest.approx(
         auc_of("soft_margin", plain), abs=2
     )
+
+
+def test_a_signal_may_be_a_function():
+    logits = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    labels = np.array([0, 1, 2, 3, 0])
+    by_name = signals.model_signals("correctness", logits, labels)
+    given = signals.model_signals(signals.SIGNALS["correctness"], logits, labels)
+    np.testing.assert_array_equal(by_name, given)

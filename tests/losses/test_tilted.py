@@ -267,3 +267,12 @@ def test_tilted_target_asserts_shapes_and_types():
         tilted_loss(logits[0], logits, FORGET, similarity, beta=1.0)
     with pytest.raises(AssertionError):
         class_similarity(similarity)
+
+
+def test_gradient_of_similarity_is_finite_where_a_vector_is_zero():
+    def total(kernel):
+        return jnp.sum(class_similarity(kernel))
+
+    # equal features, centered, are zero
+    slope = jax.grad(total)(jnp.ones((3, 4)))
+    assert np.isfinite(slope).all()

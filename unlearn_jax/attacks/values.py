@@ -715,6 +715,12 @@ class CappedFailures:
         check_fractions(fraction=self.fraction)
         check_counts(batch_size=self.batch_size)
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest pixel value, those of the attack."""
+        return self.attack.bounds
+
+    @_compiled
     def __call__(
         self,
         apply_fn: ApplyFn,

@@ -355,14 +355,14 @@ SIGNALS: dict[str, SignalFn] = {
 
 
 def model_signals(
-    signal: str, logits: Iterable[ArrayLike], labels: ArrayLike
+    signal: str | SignalFn, logits: Iterable[ArrayLike], labels: ArrayLike
 ) -> np.ndarray:
     """Return a signal of many models, with one model's logits in memory at a time.
 
     Args:
-      signal: name in :data:`SIGNALS`, ``package.module:function``, or an entry point of
-        the group ``unlearn_jax.signals``, of a function
-        ``(logits [N, C], labels [N]) -> [N]``.
+      signal: function ``(logits [N, C], labels [N]) -> [N]``, its name in
+        :data:`SIGNALS`, ``package.module:function``, or an entry point of the group
+        ``unlearn_jax.signals``.
       logits: ``[N, C]`` logits of each model, at least one model. A generator works,
         but needs up to 50 % more memory for the result, since the number of models is
         not known in advance.
@@ -379,8 +379,9 @@ def model_signals(
     array([[1.],
            [0.]], dtype=float32)
     """
-    function = SIGNALS.get(signal)
+    function = SIGNALS.get(signal) if isinstance(signal, str) else signal
     if function is None:
+        assert isinstance(signal, str)
         if ":" not in signal and signal not in extensions.names("signals"):
             raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
         function = extensions.find("signals", signal)

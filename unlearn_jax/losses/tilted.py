@@ -181,5 +181,6 @@ def cosine(vectors: Array, others: Array) -> Array:
 
 
 def _unit(vectors: Array) -> Array:
-    length = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / jnp.where(length > 0, length, 1.0)
+    squares = jnp.sum(vectors**2, -1, keepdims=True)
+    # the root of 0 has no finite slope
+    return vectors / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
