@@ -69,6 +69,20 @@ def test_two_threads_compile_a_program_once(monkeypatch):
     assert len(compiled) == 3
 
 
+def test_programs_are_freed_before_the_process_runs_out_of_maps(monkeypatch):
+    assert not _programs.is_short_of_maps()
+    first = _programs.Program(jax.jit(lambda x: jnp.linalg.inv(x) @ x))
+    second = _programs.Program(jax.jit(lambda x: jnp.linalg.inv(x) + x))
+    first(jnp.eye(4))
+    second(jnp.eye(4))
+    assert first._compiled
+    monkeypatch.setattr(_programs, "is_short_of_maps", lambda: True)
+    second(jnp.eye(5))
+    assert not first._compiled
+    assert len(second._compiled) == 1
+    np.testing.assert_array_equal(first(2 * jnp.eye(4)), jnp.eye(4))
+
+
 def test_programs_follow_the_switches_of_the_thread_that_calls():
     program = _programs.Program(jax.jit(lambda x: jnp.zeros(()) + x.shape[0]))
     one = np.ones(2, np.float32)

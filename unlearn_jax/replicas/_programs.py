@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import threading
 import time
@@ -116,21 +117,26 @@ class Program:
         """Return the program of one signature, compiled by the first thread to ask."""
         switches = tuple(getattr(jax.config, name) for name in _SWITCHES)
         signature = (structure, shapes, switches)
-        if signature in self._compiled:
-            return self._compiled[signature]
+        compiled = self._compiled.get(signature)
+        if compiled is not None:
+            return compiled
         began = time.perf_counter()
         with self._lock:
             # the wait counts as compilation when this thread is timed
             waited = time.perf_counter() - began
             jax.monitoring.record_event_duration_secs(WAITED, waited)
-            if signature not in self._compiled:
+            compiled = self._compiled.get(signature)
+            if compiled is None:
+                if is_short_of_maps():
+                    clear_programs()
                 args: tuple[PyTree, ...] = jax.tree.unflatten(structure, shapes)
                 if self._places is not None:
                     args = self.shapes(args)
                 lowered = self._jitted.lower(*args)
                 options = compiler_options(lowered)
-                self._compiled[signature] = lowered.compile(options)
-        return self._compiled[signature]
+                compiled = lowered.compile(options)
+                self._compiled[signature] = compiled
+        return compiled
 
     def clear(self) -> None:
         """Free the compiled programs."""
@@ -145,6 +151,22 @@ def clear_programs() -> None:
     for program in list(_programs):
         program.clear()
     jax.clear_caches()
+
+
+def is_short_of_maps() -> bool:
+    """Return whether the process has used half of the memory maps that Linux allows.
+
+    Each program on a CPU has maps of its own. At the limit, 65,530 by default, LLVM
+    cannot allocate memory, and the process crashes.
+    """
+    try:
+        most = int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
+        with open("/proc/self/maps", "rb") as maps:
+            count = sum(1 for _ in maps)
+    except OSError:
+        # not Linux
+        return False
+    return count > most / 2
 
 
 def compiler_options(lowered: Lowered) -> dict[str, Any] | None:
