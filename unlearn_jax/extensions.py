@@ -7,6 +7,8 @@ installed package has in the group ``unlearn_jax.methods``, ``unlearn_jax.column
 
 import functools
 import importlib
+import os
+import sys
 from importlib import metadata
 from typing import Any, Literal
 
@@ -26,17 +28,23 @@ def find(group: Group, name: str) -> Any:
 
     Args:
       group: group of the entry points.
-      name: ``package.module:attribute``, or the name of an entry point.
+      name: ``package.module:attribute``, or the name of an entry point. Modules in
+        the current folder are found, too.
 
     Raises:
       InputError: the name is unknown, or its object cannot be imported.
     """
     try:
         if ":" in name:
+            if os.getcwd() not in sys.path:
+                # as for python -c; a command's own path lacks the current folder
+                sys.path.append(os.getcwd())
             module, _, attribute = name.partition(":")
             return getattr(importlib.import_module(module), attribute)
-        (point, *_) = metadata.entry_points(group=f"unlearn_jax.{group}", name=name)
-        return point.load()
+        points = metadata.entry_points(group=f"unlearn_jax.{group}", name=name)
+        if not points:
+            raise ValueError("there is none of this name")
+        return next(iter(points)).load()
     except (ImportError, AttributeError, ValueError) as error:
         # `unlearn-jax list` imports this module; importing JAX takes most of a second
         from unlearn_jax.types import InputError

@@ -1,5 +1,7 @@
 """Columns and signals that another package brings."""
 
+import sys
+
 import numpy as np
 import pytest
 from support.refusals import refuses
@@ -9,6 +11,8 @@ from unlearn_jax.data import membership_design
 from unlearn_jax.pipeline.config.command_line import parse
 from unlearn_jax.pipeline.config.overrides import choose_values
 from unlearn_jax.pipeline.config.resolve import complete
+from unlearn_jax.pipeline.measure.columns import outside_functions
+from unlearn_jax.pipeline.store.fingerprint import functions_digest
 from unlearn_jax.types import ReportError
 
 MODULE = """
@@ -113,6 +117,35 @@ def test_an_own_signal_is_rmias(outside, signal):
     again = audit.model_signals(signal, LOGITS[:1], LABELS)
     expected = audit.model_signals("softmax_confidence", LOGITS[:1], LABELS)
     np.testing.assert_allclose(again, expected, rtol=1e-5)
+
+
+def test_the_code_of_a_column_is_part_of_the_results_key(
+    outside, tmp_path, monkeypatch
+):
+    module = tmp_path / "changing_columns.py"
+    text = """
+import numpy as np
+from unlearn_jax.pipeline import Column
+HALF = Column(label="Half", values=lambda logits, labels: np.full(len(labels), 0.5))
+"""
+    digests = []
+    for version in (text, text.replace("0.5", "0.25")):
+        module.write_text(version)
+        for cached in (extensions.names, extensions.find):
+            cached.cache_clear()
+        config = pipeline.AuditConfig(columns=("changing_columns:HALF",))
+        digests.append(functions_digest(outside_functions(config)))
+    assert digests[0] != digests[1]
+    assert outside_functions(pipeline.AuditConfig()) == []
+    signal = pipeline.AuditConfig(signal="outside_columns:confidence")
+    assert [one.__name__ for one in outside_functions(signal)] == ["confidence"]
+
+
+def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):
+    (tmp_path / "nearby_columns.py").write_text("ONE = 1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    assert extensions.find("columns", "nearby_columns:ONE") == 1
 
 
 def test_entry_points_are_listed(outside, capsys):

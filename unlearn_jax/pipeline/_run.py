@@ -12,10 +12,11 @@ import numpy as np
 
 from unlearn_jax import targets
 from unlearn_jax.data import Splits
-from unlearn_jax.pipeline import tuning
+from unlearn_jax.pipeline import presets, tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder
 from unlearn_jax.pipeline.config.schema import RunConfig, digest
 from unlearn_jax.pipeline.measure import records
+from unlearn_jax.pipeline.measure.columns import outside_functions
 from unlearn_jax.pipeline.measure.results import measure_run
 from unlearn_jax.pipeline.report.tables import write_tables
 from unlearn_jax.pipeline.stages import models as stages
@@ -26,7 +27,11 @@ from unlearn_jax.pipeline.store import clock, hosts, locks
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store.artifact import Artifact, Stored
 from unlearn_jax.pipeline.store.events import Events
-from unlearn_jax.pipeline.store.fingerprint import code_digest, package_digest
+from unlearn_jax.pipeline.store.fingerprint import (
+    code_digest,
+    functions_digest,
+    package_digest,
+)
 from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.train import LossFn
 from unlearn_jax.types import Model
@@ -100,7 +105,12 @@ def run(
     with place.locked() as folder:
         runner = plan.runner
         if process.first:
-            text = json.dumps(plan.settings, indent=1)
+            parts = {"data": splits, "network": model, "loss": loss_fn}
+            parts |= {"originals": original}
+            given = [part for part, value in parts.items() if value is not None]
+            # read back by presets.load, which cannot make these parts
+            settings = plan.settings | ({presets.OWN_PARTS: given} if given else {})
+            text = json.dumps(settings, indent=1)
             store.write_text(folder / "config.json", text)
             clock.LOG.info("%s", about_data(plan.splits))
             runner.events = None if events is None else Events(events)
@@ -176,6 +186,7 @@ def results_key(plan: Plan, preset: str) -> str:
         plan.model_id,
         None if plan.original is None else tree_digest(plan.original),
         [code_digest(value) for value in (*methods, *attacks)],
+        functions_digest(outside_functions(plan.audit)),
         package_digest(),
         # XLA's programs depend on the number of devices, not on the number of cores
         store.versions() | {"devices": f"{len(devices)} x {devices[0].device_kind}"},

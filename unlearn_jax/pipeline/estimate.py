@@ -13,6 +13,7 @@ from unlearn_jax.data.stand_in import SHAPES
 from unlearn_jax.pipeline import tuning
 from unlearn_jax.pipeline.config.resolve import banks_folder, load_data
 from unlearn_jax.pipeline.config.schema import RunConfig
+from unlearn_jax.pipeline.measure.columns import outside_functions
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.given import Given
 from unlearn_jax.pipeline.stages.plan import Plan, make_plan
@@ -131,6 +132,8 @@ def dry_run(
         original=original,
         workdir=place.path,
     )
+    # raises on columns or a signal that cannot be imported
+    outside_functions(plan.audit)
     tuning_run = tuning.tuning_plan(plan)
     search = None if tuning_run is None else tuning.Search(tuning_run)
     artifacts = tuning.known_artifacts(plan, search)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from unlearn_jax.types import Model
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+OWN_PARTS = "own"
+"""Key of ``config.json`` with the names of a run's own parts, such as its data."""
 
 
 class UserParts(TypedDict, total=False):
@@ -288,13 +290,20 @@ def _load_stored(path: pathlib.Path) -> Preset:
     from unlearn_jax.types import InputError
 
     try:
-        config = values.from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+        stored = json.loads(path.read_text(encoding="utf-8-sig"))
+        parts = stored.pop(OWN_PARTS, ()) if isinstance(stored, dict) else ()
+        config = values.from_json(stored)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as a run's config.json: {error}"
         ) from error
     if not isinstance(config, RunConfig):
         raise InputError(f"{path} is not the config.json of a run")
+    if parts:
+        raise InputError(
+            f"{path} is of a run with its own {', '.join(parts)}, which it does not"
+            " hold: run the file or the command that made it"
+        )
     return Preset(path.resolve().parent.name, config.title, {"": config})
 
 

@@ -3,14 +3,14 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import optax
 from jax.typing import ArrayLike
 
-from unlearn_jax import data, methods, models, targets, values
+from unlearn_jax import audit, data, extensions, methods, models, targets, values
 from unlearn_jax.attacks import (
     PGD,
     Attack,
@@ -480,6 +480,15 @@ def with_convolutions(devices: str, network: Mapping[str, Any]) -> str:
     return devices
 
 
+def outside_signal(name: str) -> Callable[..., Any] | None:
+    """Return a membership signal from outside of the package; None for one inside.
+
+    Raises:
+      InputError: the signal cannot be imported.
+    """
+    return None if name in audit.SIGNALS else extensions.find("signals", name)
+
+
 def build_model(config: ModelConfig, splits: Splits) -> Model:
     """Return the configured network after a check of its shapes on the data.
 
@@ -501,6 +510,8 @@ def build_model(config: ModelConfig, splits: Splits) -> Model:
         check_logits(model, splits)
     except (TypeError, ValueError, ArithmeticError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, ZeroDivisionError):
+            lines = ["a layer has no units"]
         raise InputError(
             f"model {config.name!r} cannot be built with {options} for images of"
             f" {height}x{width}x{channels}: {lines[0]}"

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax import audit, extensions
+from unlearn_jax.pipeline.config.resolve import outside_signal
+from unlearn_jax.pipeline.config.schema import AuditConfig
 from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.pool import AuditPool
 from unlearn_jax.pipeline.measure.records import Metric
@@ -65,6 +67,17 @@ def columns_of(names: Sequence[str]) -> dict[str, Column]:
         taken.add(key)
         columns[key] = column
     return columns
+
+
+def outside_functions(config: AuditConfig) -> list[Callable[..., ArrayLike]]:
+    """Return the functions from outside of the package that an audit calls.
+
+    Raises:
+      InputError: a column or a signal cannot be imported.
+    """
+    functions = [column.values for column in columns_of(config.columns).values()]
+    signal = outside_signal(config.signal)
+    return functions if signal is None else [*functions, signal]
 
 
 def metric_of(key: str, column: Column) -> Metric:

@@ -29,6 +29,7 @@ from unlearn_jax.pipeline.config.resolve import (
     build_model,
     load_data,
     make_recipe,
+    outside_signal,
     plain_model,
     resolve_rows,
 )
@@ -46,7 +47,7 @@ from unlearn_jax.pipeline.config.schema import (
 from unlearn_jax.pipeline.stages.given import Given, stack_given
 from unlearn_jax.pipeline.stages.training import Training
 from unlearn_jax.pipeline.store.artifact import Runner
-from unlearn_jax.pipeline.store.fingerprint import model_digest
+from unlearn_jax.pipeline.store.fingerprint import functions_digest, model_digest
 from unlearn_jax.pipeline.store.trees import tree_digest
 from unlearn_jax.replicas import Mapper, mapper
 from unlearn_jax.spectral import clip
@@ -385,6 +386,9 @@ class Plan:
         signals = sorted({self.audit.signal, "soft_margin", "logit_margin"})
         if keep == "signals":
             about["signals"] = signals
+            outside = outside_signal(self.audit.signal)
+            if outside is not None:
+                about["signals_code"] = functions_digest([outside])
         return dataclasses.replace(
             trained, settings=about, keep=keep, signal_names=tuple(signals)
         )

@@ -6,12 +6,13 @@ same digest, and a changed constant changes it. For a user's method or attack, i
 files that define it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -124,6 +125,27 @@ def code_digest(value: UnlearnFn | Attack) -> str:
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(pathlib.Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def functions_digest(functions: Iterable[Callable[..., Any]]) -> str:
+    """Return a hash of the files that define a user's own functions.
+
+    Args:
+      functions: functions, whose files count unless they belong to this package.
+    """
+    files = set()
+    for function in functions:
+        function = getattr(function, "func", function)
+        # a compiled function has no file, but its package has a version
+        with contextlib.suppress(TypeError):
+            files.add(inspect.getfile(inspect.unwrap(function)))
+    package = pathlib.Path(values.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        path = pathlib.Path(file)
+        if path.is_file() and not path.is_relative_to(package):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
