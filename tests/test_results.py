@@ -93,6 +93,10 @@ def test_another_layout_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"schema": 99}')
     with pytest.raises(InputError, match="not a published result of layout 1"):
         published.read_result(tmp_path / "x.json")
+    for text in ("[1, 2]", '{"schema"'):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(InputError, match=r"x\.json is"):
+            published.read_result(tmp_path / "x.json")
 
 
 def test_a_page_without_markers_is_refused():
@@ -395,20 +399,25 @@ def test_a_run_is_published_as_shown(tmp_path):
 
 
 def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
-    for hour, name in enumerate(["plain", "adversarial"]):
+    for hour, name in enumerate(["plain", "adversarial", "trades"]):
+        if hour == 2:
+            with pytest.raises(InputError, match="trades of the study in"):
+                publish.publish(tmp_path, tmp_path / "trades_digits.json")
         date = f"2026-11-28T1{hour}:00:00+00:00"
         write_run(tmp_path / name, "trades_digits", date=date)
     _, result = publish.publish(tmp_path, tmp_path / "trades_digits.json")
     titles = [table.title for table in result.tables if "FT AUC" in table.columns]
-    assert titles == ["plain", "adversarial"]
+    assert titles == ["plain", "adversarial", "trades"]
     others = [table.title for table in result.tables if table.title not in titles]
     assert others[0] == "plain: KLoM of 20 models"
     assert [one.partition(":")[0] for one in result.reading] == [
         "**plain**",
         "**adversarial**",
+        "**trades**",
     ]
-    assert list(result.chosen) == ["AMUN, plain", "AMUN, adversarial"]
-    assert result.time == "1.0 minutes"
+    chosen = ["AMUN, plain", "AMUN, adversarial", "AMUN, trades"]
+    assert list(result.chosen) == chosen
+    assert result.time == "1.5 minutes"
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import numpy as np
 
 from unlearn_jax import models, values
 from unlearn_jax.models.files import FORMATS, known_format
+from unlearn_jax.pipeline import presets
 from unlearn_jax.pipeline.arrays import AuditArrays
 from unlearn_jax.pipeline.measure.records import RowResult, RunResult, to_plain
 from unlearn_jax.pipeline.measure.rows import ORIGINAL, RETRAINED, RETRAINED_AGAIN
@@ -298,6 +299,28 @@ class OpenedRun(Mapping[str, OpenedRow]):
         return f"OpenedRun({str(self.path)!r}, rows={list(self)})"
 
 
+def check_finished(workdir: pathlib.Path, record: Mapping[str, object]) -> None:
+    """Raise if a later run in a folder has not replaced its results yet.
+
+    Args:
+      workdir: folder with results.
+      record: the results.
+
+    Raises:
+      InputError: ``config.json`` is of a run that did not finish.
+    """
+    path = workdir / "config.json"
+    if "rows" not in record or not path.is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop(presets.OWN_PARTS, None)
+    if config != record["config"]:
+        raise InputError(
+            f"the last run in {workdir} did not finish, and its results are of an"
+            " earlier one: run the same command again"
+        )
+
+
 def open(path: str | os.PathLike[str]) -> OpenedRun:
     """Open the working directory of a finished run for reading.
 
@@ -313,7 +336,7 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
 
     Raises:
       InputError: not the directory of a run, a run that is not finished, or results of
-        another version.
+        another version or an earlier run.
       DamagedFileError: ``results.json`` is not valid JSON.
     """
     folder = pathlib.Path(os.path.expanduser(path)).resolve()
@@ -336,6 +359,7 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
         raise InputError(
             f"{folder} holds a study or an experiment: open one of its runs"
         )
+    check_finished(folder, stored)
     try:
         results = RunResult.from_json(stored)
     except InputError as error:

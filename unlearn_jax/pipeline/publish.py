@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Mapping
 
 from unlearn_jax.audit import Estimate
+from unlearn_jax.pipeline import presets
+from unlearn_jax.pipeline._open import check_finished
 from unlearn_jax.pipeline.code_digest import code_digest
 from unlearn_jax.pipeline.measure.records import (
     Difference,
@@ -111,6 +113,22 @@ def _read_records(workdir: pathlib.Path) -> dict[str, dict[str, object]]:
             raise InputError(
                 f"{file} is damaged: run the same command again, then publish"
             ) from None
+    names = sorted({str(record.get("preset", "")) for record in records.values()})
+    if len(names) > 1:
+        raise InputError(
+            f"{workdir} holds runs of several presets ({', '.join(names)}): publish the"
+            " folder of one"
+        )
+    is_study = not (workdir / "results.json").is_file()
+    if is_study and names[0] in presets.names():
+        unfinished = sorted(set(presets.load(names[0]).variants) - set(records))
+        if unfinished:
+            raise InputError(
+                f"{', '.join(unfinished)} of the study in {workdir} did not finish: run"
+                " the same command again"
+            )
+    for file in files:
+        check_finished(file.parent, records[file.parent.name])
     return records
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from unlearn_jax.pipeline.store.folders import write_text
 from unlearn_jax.types import InputError
 
 SCHEMA = 1
@@ -168,12 +169,14 @@ def read_result(path: pathlib.Path) -> Result:
       path: path of the JSON file.
 
     Raises:
-      InputError: the file has another layout.
+      InputError: the file is damaged or has another layout.
     """
-    data = json.loads(
-        path.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal
-    )
-    if data.pop("schema", None) != SCHEMA:
+    text = path.read_text(encoding="utf-8")
+    try:
+        data = json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}: restore it") from None
+    if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise InputError(f"{path} is not a published result of layout {SCHEMA}")
     tables = tuple(_table_from_json(table) for table in data.pop("tables", ()))
     system = data.pop("system", None)
@@ -274,7 +277,7 @@ def write_result(result: Result, path: pathlib.Path) -> None:
         elif value:
             indented = json.dumps(value, ensure_ascii=False, indent=1)
             lines.append(f'"{field.name}": {indented}')
-    path.write_text(",\n".join(lines) + "}\n", encoding="utf-8")
+    write_text(path, ",\n".join(lines) + "}\n")
 
 
 def _json(value: Any) -> str:
