@@ -255,6 +255,14 @@ def test_a_trial_is_the_method_with_its_hyperparameters(finished, splits, tmp_pa
         assert np.std(direct) > 0.1
 
 
+def test_refits_of_the_audit_are_none_of_the_searchs(splits, tmp_path):
+    """Their number may be above that of the search's replicates."""
+    audit = dataclasses.replace(TINY.audit, num_bootstrap=500, refits=200)
+    config = dataclasses.replace(TINY, audit=audit)
+    own = tuning.tuning_plan(make_plan(config, tmp_path, splits=splits))
+    assert own.audit.refits == 0
+
+
 def test_the_search_uses_nothing_that_is_reported(finished, splits):
     folder, _ = finished
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)

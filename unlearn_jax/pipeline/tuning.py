@@ -81,6 +81,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
     audit = dataclasses.replace(
         plan.audit,
         num_bootstrap=REPLICATES,
+        refits=0,
         soft_margin="never",
         **dict.fromkeys(optional, False),
     )
