@@ -157,6 +157,42 @@ MISTAKES = {
         ],
         "cifar10",
     ),
+    "column of nobody": (
+        ["run", "tiny.py", "--workdir", "x", "--dry-run", "--audit.columns", "foo"],
+        "'foo' is not one of the columns",
+    ),
+    "classes of random sets": (
+        ["run", "tiny.py", "--workdir", "x", "--forget.classes", "1"],
+        "forget.classes is for forgotten classes, but forget.kind is random",
+    ),
+    "size of digits": (
+        ["run", "tiny.py", "--workdir", "x", "--data.size", "9", "9"],
+        "data.source=digits has images of one size",
+    ),
+    "layer of nothing": (
+        ["run", "tiny.py", "--workdir", "x", "--model.widths", "0"],
+        "a layer has no units",
+    ),
+    "no process": (
+        [
+            *("run", "tiny.py", "--workdir", "x", "--coordinator=127.0.0.1:1"),
+            *("--num-processes=0", "--process-id=0"),
+        ],
+        "--num-processes must be at least 1",
+    ),
+    "stage of nobody": (
+        ["compile", "tiny.py", "--target", "cpu", "--only", "nosuchstage"],
+        "no stage matches --only='nosuchstage'",
+    ),
+    "stage that is no expression": (
+        ["compile", "tiny.py", "--target", "cpu", "--only", "("],
+        "--only is no regular expression",
+    ),
+    "numbers into no folder": (
+        ["compile", "tiny.py", "--target", "cpu", "--json", "absent/x.json"],
+        "--json: there is no folder absent",
+    ),
+    "logits that are text": (["audit", "--logits", "tiny.py"], "is not an .npz file"),
     "list with more": (["list", "all"], "unknown argument all"),
     "prepare without name": (["prepare"], "cifar10, cifar100 or mnist"),
     "prepare without archive": (
@@ -188,6 +224,10 @@ def test_mistakes_are_one_line(name, tiny, tmp_path, monkeypatch, capsys):
     [
         (["trian"], "unknown command 'trian'"),
         (["run", "digts"], "unknown preset 'digts'"),
+        (
+            ["run", "digits", "--debug-nans"],
+            "--debug-nans goes first: unlearn-jax --debug-nans run ...",
+        ),
         (["run", "digits", "--workdr", "x"], "did you mean --workdir?"),
         (
             ["run", "digits", "--training.learning_rat=0.1"],
@@ -491,6 +531,78 @@ def make_loss(model):
     )
     assert cli.main(["run", "own.py", "--workdir", "out", "--dry-run"]) == 0
     assert "Models are kept in" in capsys.readouterr().out
+    # what the file defines is not in the configuration
+    assert cli.main(["run", "out/config.json", "--workdir", "again"]) == 2
+    assert "its own data, network, loss" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+def test_unfinished_and_mixed_runs_are_not_published(tiny, tmp_path, capsys):
+    out = tmp_path / "runs" / "out"
+    assert cli.main(["run", tiny, "--workdir", str(out)]) == 0
+    assert cli.main(["publish", str(out), "--to", str(tmp_path / "out.json")]) == 0
+    capsys.readouterr()
+    other = json.loads((out / "results.json").read_text()) | {"preset": "another"}
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "results.json").write_text(json.dumps(other))
+    words = ["publish", str(out.parent), "--to", str(tmp_path / "all.json")]
+    assert cli.main(words) == 2
+    assert "holds runs of several presets (another, tiny)" in capsys.readouterr().err
+    config = json.loads((out / "config.json").read_text())
+    config["title"] = "Changed, and not finished"
+    (out / "config.json").write_text(json.dumps(config))
+    for words in (
+        ["publish", str(out), "--to", str(tmp_path / "again.json")],
+        ["export", str(out), "amun", "--to", str(tmp_path / "models")],
+    ):
+        assert cli.main(words) == 2
+        assert "did not finish, and its results are of an" in capsys.readouterr().err
+    assert not (tmp_path / "again.json").exists()
+    assert not (tmp_path / "models").exists()
+
+
+def test_paths_that_cannot_be_written_are_one_line(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert cli.main(["docs", "--to", str(file / "site")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "check the path" in said
+
+
+def test_an_interruption_says_what_to_do(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "list", interrupt)
+    assert cli.main(["list"]) == 130
+    assert capsys.readouterr().err == "unlearn-jax: interrupted\n"
+
+
+def test_an_interruption_of_the_import_is_one(tmp_path):
+    """JAX may raise another error from it."""
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jax":
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                raise ImportError("initializing the extension") from error
+sys.meta_path.insert(0, Interrupting())
+from unlearn_jax import cli
+sys.exit(cli.main(["run", "digits", "--workdir", "x"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "interrupted; the same command resumes from here" in done.stderr
 
 
 def test_a_dry_run_of_an_experiment_shows_the_published_time(tmp_path, capsys):

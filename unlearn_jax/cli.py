@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import sys
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from unlearn_jax.pipeline.presets import Preset
 
 ERRORS_OF_DISKS = ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EIO", "ENOLCK")
+ERRORS_OF_PATHS = ("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +328,14 @@ def compile_preset(arguments: list[str]) -> int:
         # nothing runs on a device; one that is present may not be the target
         jax.config.update("jax_platforms", "cpu")
     target = targets.parse(options.target)
+    try:
+        re.compile(options.only)
+    except re.error as error:
+        raise InputError(
+            f"--only is no regular expression: {error}: {options.only!r}"
+        ) from None
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise InputError(f"--json: there is no folder {options.json.parent}")
     preset = presets.load(name)
 
     def progress(stage: str) -> None:
@@ -341,6 +351,11 @@ def compile_preset(arguments: list[str]) -> int:
     else:
         variants = _variants(preset, fields, prog)
         report = compiling.compile_run(variants, target, parts=preset.parts, **shared)
+    if not report.rows:
+        raise InputError(
+            f"no stage matches --only={options.only!r}: without it, all are compiled"
+            " and listed"
+        )
     print(report.text())
     numbers = report.numbers()
     if options.devices:
@@ -614,16 +629,18 @@ def _main(argv: list[str]) -> int:
     try:
         return _run_command(argv, switches)
     except KeyboardInterrupt:
-        print(
-            "unlearn-jax: interrupted; the same command resumes from here",
-            file=sys.stderr,
-        )
+        resumes = "; the same command resumes from here" if argv[0] == "run" else ""
+        print(f"unlearn-jax: interrupted{resumes}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader stopped, as in `unlearn-jax list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if errno.errorcode.get(error.errno or 0) not in ERRORS_OF_DISKS:
+        name = errno.errorcode.get(error.errno or 0)
+        if name in ERRORS_OF_PATHS:
+            _print_error(f"{error}: check the path")
+            return 2
+        if name not in ERRORS_OF_DISKS:
             raise
         _print_error(
             f"{error}: free some space, or check permissions and the disk, then run the"
@@ -675,6 +692,11 @@ def _run_command(argv: list[str], switches: Sequence[str]) -> int:
     except Exception as error:
         # JAX cannot read an environment variable; importing the half-imported JAX again
         # would raise an error without that reason
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         line, *_ = str(error).splitlines() or [type(error).__name__]
         _print_error(
             f"JAX cannot start: {line}: check the environment variables that begin with"
@@ -702,6 +724,9 @@ def _misspelled(argv: list[str]) -> str:
     """
     if argv[0] not in COMMANDS:
         return f"unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}"
+    for switch in SWITCHES:
+        if switch in argv:
+            return f"{switch} goes first: unlearn-jax {switch} {argv[0]} ..."
     if argv[0] != "run":
         return ""
     from unlearn_jax.pipeline import presets

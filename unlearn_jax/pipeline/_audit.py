@@ -264,7 +264,9 @@ def _to_pool_order(arrays: AuditArrays) -> _PoolArrays:
 def _new_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
     """Return the path of a folder to write to; raise if the folder has files."""
     place = pathlib.Path(os.path.expanduser(folder)).absolute()
-    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+    if place.exists() and not place.is_dir():
+        raise InputError(f"{place} is a file: choose a folder")
+    if place.is_dir() and any(place.iterdir()):
         raise InputError(f"{place} is not empty: choose another folder")
     return place
 

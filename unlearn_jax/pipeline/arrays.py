@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -267,6 +268,8 @@ class AuditArrays:
         path = pathlib.Path(os.path.expanduser(path))
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is not an .npz file: write it with numpy.savez")
         try:
             with open(path, "rb") as file:
                 stored = np.load(file, allow_pickle=False)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from unlearn_jax.data import Splits
 from unlearn_jax.methods import Filtered
-from unlearn_jax.pipeline.config.schema import HARD, RunConfig
+from unlearn_jax.pipeline.config.schema import HARD, ForgetConfig, RunConfig
 from unlearn_jax.replicas import mapper
 from unlearn_jax.types import InputError, Model
 
@@ -55,6 +55,13 @@ def check_settings(config: RunConfig) -> None:
             "audit.lira needs replicas.references of at least 4: for every sample, two"
             " trained with it and two without"
         )
+    if not is_class:
+        _check_no_classes(config)
+    if config.data.size is not None and config.data.source in ("digits", "npz"):
+        raise InputError(
+            f"data.size resizes the images of a folder or of TFDS, and"
+            f" data.source={config.data.source} has images of one size: leave it out"
+        )
     if is_class:
         _check_classes(config)
     elif audit.targets:
@@ -79,6 +86,22 @@ def check_settings(config: RunConfig) -> None:
             f" {form.shards} devices (replicas.mapper=split, or replicas.split): choose"
             " a multiple"
         )
+
+
+def _check_no_classes(config: RunConfig) -> None:
+    """Raise on options of classes where samples are forgotten."""
+    default = ForgetConfig()
+    given = {
+        "forget.classes": config.forget.classes != default.classes,
+        "forget.together": config.forget.together != default.together,
+        "tuning.classes": bool(config.tuning.classes),
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(
+                f"{name} is for forgotten classes, but forget.kind is"
+                f" {config.forget.kind}: set forget.kind=class, or leave it out"
+            )
 
 
 def _check_classes(config: RunConfig) -> None:

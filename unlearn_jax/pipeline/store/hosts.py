@@ -107,6 +107,8 @@ def join(
             "--coordinator, --num-processes and --process-id go together: give all"
             " three, or none"
         )
+    if num_processes is not None and num_processes < 1:
+        raise InputError(f"--num-processes must be at least 1, got {num_processes}")
     if (
         num_processes is not None
         and process_id is not None
