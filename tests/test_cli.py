@@ -192,7 +192,10 @@ MISTAKES = {
         ["compile", "tiny.py", "--target", "cpu", "--json", "absent/x.json"],
         "--json: there is no folder absent",
     ),
-    "logits that are text": (["audit", "--logits", "tiny.py"], "is not an .npz file"),
+    "logits that are text": (
+        ["audit", "--logits", "tiny.py"],
+        "it is not an .npz file",
+    ),
     "list with more": (["list", "all"], "unknown argument all"),
     "prepare without name": (["prepare"], "cifar10, cifar100 or mnist"),
     "prepare without archive": (

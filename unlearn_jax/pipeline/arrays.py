@@ -269,7 +269,9 @@ class AuditArrays:
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
         if not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is not an .npz file: write it with numpy.savez")
+            raise InputError(
+                f"cannot read {path}: it is not an .npz file; write it with numpy.savez"
+            )
         try:
             with open(path, "rb") as file:
                 stored = np.load(file, allow_pickle=False)
