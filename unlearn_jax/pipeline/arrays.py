@@ -268,10 +268,6 @@ class AuditArrays:
         path = pathlib.Path(os.path.expanduser(path))
         if not path.is_file():
             raise InputError(f"no file of logits at {path}")
-        if not zipfile.is_zipfile(path):
-            raise InputError(
-                f"cannot read {path}: it is not an .npz file; write it with numpy.savez"
-            )
         try:
             with open(path, "rb") as file:
                 stored = np.load(file, allow_pickle=False)
@@ -281,6 +277,9 @@ class AuditArrays:
         # NumPy raises half a dozen types on damaged or pickled files
         except Exception as error:
             fault = str(error).partition(".")[0]
+            if "pickle" in fault and not zipfile.is_zipfile(path):
+                # NumPy's guess about any other file
+                fault = "it is not an .npz file"
             raise InputError(
                 f"cannot read {path} as an .npz file of arrays: {fault}; write it with"
                 " numpy.savez"
