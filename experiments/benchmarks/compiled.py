@@ -60,13 +60,11 @@ PARTS = (
 OPTIONS = {
     "vmap": "--mapper=vmap",
     "canonical": "--model.conv=canonical",
-    "split": "--replicas.split=2",
 }
-"""Options of rows for comparison: another mapper or form of convolution, or two devices
-for a model."""
+"""Options of rows for comparison: another mapper or form of convolution."""
 COMPARED = {
     "h100": ("vmap", "canonical"),
-    "tpu-v5e:2x2": ("vmap", "canonical", "split"),
+    "tpu-v5e:2x2": ("vmap", "canonical"),
     HERE: ("vmap", "canonical"),
 }
 """Options by target, for :data:`COMPARED_PRESET`."""
@@ -75,7 +73,6 @@ PLANNED = (
     "h100",
     "h100:8",
     "tpu-v5e:2x2",
-    "tpu-v5e:2x2 split",
     "tpu-v5e:4x8",
     "tpu-v4:2x2x1",
 )
@@ -235,15 +232,13 @@ def summary(numbers: PresetNumbers, name: str, target: str) -> tuple[Cell, ...]:
     )
 
 
-def plan_row(numbers: PresetNumbers, target: str, devices: int) -> tuple[Cell, ...]:
-    """Return the plan on a number of devices, of a target with its option."""
+def plan_row(numbers: PresetNumbers, devices: int) -> tuple[Cell, ...]:
+    """Return the plan on a number of devices."""
     plan = pods.plan_pod(numbers, devices)
     texts = []
     for cell in pods.cells(plan)[1:]:
         texts.append(number(cell) if isinstance(cell, float) else cell)
-    kind = target.partition(":")[0]
-    if target.endswith("split"):
-        kind += ", two devices for a model"
+    kind = numbers.target.partition(":")[0]
     return (f"{numbers.preset}, {kind}", Value(mean=Decimal(devices)), *texts)
 
 
@@ -273,7 +268,7 @@ def publish_compiled(
         rows.append(summary(numbers, preset, target))
         is_sound = all(program.compiles for program in numbers.programs)
         if target in PLANNED and is_sound:
-            planned += [plan_row(numbers, target, devices) for devices in COUNTS]
+            planned += [plan_row(numbers, devices) for devices in COUNTS]
     empty = ("-",) * (len(table.columns) - 3)
     for preset, target, reason in failures:
         rows.append((preset, target, *empty, reason))
