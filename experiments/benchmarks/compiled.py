@@ -62,20 +62,10 @@ OPTIONS = {
     "canonical": "--model.conv=canonical",
 }
 """Options of rows for comparison: another mapper or form of convolution."""
-COMPARED = {
-    "h100": ("vmap", "canonical"),
-    "tpu-v5e:2x2": ("vmap", "canonical"),
-    HERE: ("vmap", "canonical"),
-}
-"""Options by target, for :data:`COMPARED_PRESET`."""
 COMPARED_PRESET = "references_resnet18"
-PLANNED = (
-    "h100",
-    "h100:8",
-    "tpu-v5e:2x2",
-    "tpu-v5e:4x8",
-    "tpu-v4:2x2x1",
-)
+COMPARED = ("h100", "tpu-v5e:2x2", HERE)
+"""Targets of the rows for comparison."""
+PLANNED = ("h100", "h100:8", "tpu-v5e:2x2", "tpu-v5e:4x8", "tpu-v4:2x2x1")
 """Targets that pods are planned for."""
 REQUIRED = ("h100", "tpu-v5e:2x2", "tpu-v5e:4x4", "tpu-v4:2x2x1")
 """Targets on which every preset should have a row."""
@@ -123,9 +113,10 @@ def compile_rows(
             chosen, *options = HOSTS.get(preset, {}).get(target, (target,))
             rows.append((f"{preset}--{chosen}--{part}", ["--only", only, *options]))
     for target in targets:
-        for name in COMPARED.get(target, ()):
-            row = f"{COMPARED_PRESET}--{target}--with-{name}"
-            rows.append((row, [OPTIONS[name]]))
+        if target in COMPARED:
+            for name, option in OPTIONS.items():
+                row = f"{COMPARED_PRESET}--{target}--with-{name}"
+                rows.append((row, [option]))
     for name, options in rows:
         done = folder / f"{name}.json"
         failed = folder / f"{name}.failed"

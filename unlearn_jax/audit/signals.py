@@ -379,12 +379,14 @@ def model_signals(
     array([[1.],
            [0.]], dtype=float32)
     """
-    function = SIGNALS.get(signal) if isinstance(signal, str) else signal
-    if function is None:
-        assert isinstance(signal, str)
-        if ":" not in signal and signal not in extensions.names("signals"):
-            raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
+    if not isinstance(signal, str):
+        function = signal
+    elif signal in SIGNALS:
+        function = SIGNALS[signal]
+    elif ":" in signal or signal in extensions.names("signals"):
         function = extensions.find("signals", signal)
+    else:
+        raise InputError(f"unknown signal {signal!r}: choose {', '.join(SIGNALS)}")
 
     # Rows go directly into the result: a list of rows and its stack would need twice
     # the memory.

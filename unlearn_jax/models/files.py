@@ -211,7 +211,7 @@ def fit_leaves(
         like = jax.eval_shape(like.init, jax.random.key(0))
     names = leaf_paths(like)
     is_stored_alike = all(name in stored for name in names)
-    key = _unchanged if is_stored_alike else _short
+    key = str if is_stored_alike else _short
     wanted = {key(name): name for name in names}
     given: dict[str, np.ndarray] = {}
     for name, array in stored.items():
@@ -353,10 +353,6 @@ def _short(name: str) -> str:
     head, _, rest = name.partition("/")
     short = rest if rest and head in Variables._fields else name
     return short.removesuffix("/value")  # as NNX states store their variables
-
-
-def _unchanged(name: str) -> str:
-    return name
 
 
 def _listed(names: list[str]) -> str:

@@ -105,8 +105,12 @@ def run(
     with place.locked() as folder:
         runner = plan.runner
         if process.first:
-            parts = {"data": splits, "network": model, "loss": loss_fn}
-            parts |= {"originals": original}
+            parts = {
+                "data": splits,
+                "network": model,
+                "loss": loss_fn,
+                "originals": original,
+            }
             given = [part for part, value in parts.items() if value is not None]
             # read back by presets.load, which cannot make these parts
             settings = plan.settings | ({presets.OWN_PARTS: given} if given else {})

@@ -55,24 +55,10 @@ def check_settings(config: RunConfig) -> None:
             "audit.lira needs replicas.references of at least 4: for every sample, two"
             " trained with it and two without"
         )
-    if not is_class:
-        _check_no_classes(config)
-    if config.data.size is not None and config.data.source in ("digits", "npz"):
-        raise InputError(
-            f"data.size resizes the images of a folder or of TFDS, and"
-            f" data.source={config.data.source} has images of one size: leave it out"
-        )
     if is_class:
         _check_classes(config)
-    elif audit.targets:
-        raise InputError("audit.targets needs forgotten classes: set forget.kind=class")
     else:
-        for name, row in config.rows.items():
-            if isinstance(row.method, Filtered):
-                raise InputError(
-                    f"row {name!r}: an output filter forgets classes: set"
-                    " forget.kind=class"
-                )
+        _check_no_classes(config)
     form = mapper(
         replicas.mapper,
         num_models=1024,
@@ -101,6 +87,13 @@ def _check_no_classes(config: RunConfig) -> None:
             raise InputError(
                 f"{name} is for forgotten classes, but forget.kind is"
                 f" {config.forget.kind}: set forget.kind=class, or leave it out"
+            )
+    if config.audit.targets:
+        raise InputError("audit.targets needs forgotten classes: set forget.kind=class")
+    for name, row in config.rows.items():
+        if isinstance(row.method, Filtered):
+            raise InputError(
+                f"row {name!r}: an output filter forgets classes: set forget.kind=class"
             )
 
 

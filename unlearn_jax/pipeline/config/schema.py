@@ -121,6 +121,11 @@ class DataConfig:
                 "data.num_train and data.num_test go together: give both, or neither"
                 " to keep the data set's own split"
             )
+        if self.size is not None and self.source in ("digits", "npz"):
+            raise InputError(
+                "data.size resizes the images of a folder or of TFDS, and"
+                f" data.source={self.source} has images of one size: leave it out"
+            )
         if self.balanced and self.num_train is None:
             raise InputError(
                 "data.balanced needs data.num_train and data.num_test: it is an option"

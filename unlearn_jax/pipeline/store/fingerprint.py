@@ -122,10 +122,7 @@ def code_digest(value: UnlearnFn | Attack) -> str:
                     f"{type(item).__name__} is not defined in a file, so its results"
                     " cannot be found again: put the class into a module"
                 ) from None
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(pathlib.Path(file).read_bytes())
-    return digest.hexdigest()
+    return _files_digest(files)
 
 
 def functions_digest(functions: Iterable[Callable[..., Any]]) -> str:
@@ -141,11 +138,19 @@ def functions_digest(functions: Iterable[Callable[..., Any]]) -> str:
         with contextlib.suppress(TypeError):
             files.add(inspect.getfile(inspect.unwrap(function)))
     package = pathlib.Path(values.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(files):
+    outside = set()
+    for file in files:
         path = pathlib.Path(file)
         if path.is_file() and not path.is_relative_to(package):
-            digest.update(path.read_bytes())
+            outside.add(file)
+    return _files_digest(outside)
+
+
+def _files_digest(files: Iterable[str]) -> str:
+    """Return a hash of the contents of files, in the order of their paths."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(pathlib.Path(file).read_bytes())
     return digest.hexdigest()
 
 
