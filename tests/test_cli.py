@@ -111,7 +111,19 @@ MISTAKES = {
     "no preset": (["run"], "run needs a preset"),
     "unknown preset": (["run", "mnits", "--workdir", "x"], "unknown preset 'mnits'"),
     "file without preset": (["run", "empty.py", "--workdir", "x"], "defines no PRESET"),
-    "no workdir": (["run", "tiny.py"], "--workdir DIR"),
+    "no workdir": (["run", "tiny.py"], "for example --workdir runs/tiny"),
+    "variants of a run": (
+        ["run", "tiny.py", "--workdir", "x", "--variants", "tenth"],
+        "tiny has no variants",
+    ),
+    "variants of an experiment": (
+        ["run", "ascent_theory", "--workdir", "x", "--variants", "tenth"],
+        "ascent_theory has no variants",
+    ),
+    "unknown variant": (
+        ["run", "amun_cifar10_cpu", "--workdir", "x", "--variants", "tenths"],
+        "amun_cifar10_cpu has no tenths: choose from tenth, half",
+    ),
     "unknown field": (
         ["run", "tiny.py", "--workdir", "x", "--training.epochs=3"],
         "unknown argument --training.epochs",
@@ -534,6 +546,11 @@ def make_loss(model):
     )
     assert cli.main(["run", "own.py", "--workdir", "out", "--dry-run"]) == 0
     assert "Models are kept in" in capsys.readouterr().out
+    # which needs no folder, and makes none
+    assert cli.main(["run", "own.py", "--dry-run"]) == 0
+    kept_in = tmp_path / "runs" / "banks"
+    assert f"Models are kept in {kept_in}\n" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
     # what the file defines is not in the configuration
     assert cli.main(["run", "out/config.json", "--workdir", "again"]) == 2
     assert "its own data, network, loss" in capsys.readouterr().err

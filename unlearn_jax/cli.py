@@ -46,6 +46,9 @@ class RunOptions:
     original: tuple[pathlib.Path, ...] = ()
     """Trained models to unlearn from, instead of training the originals: Orbax folders,
     safetensors or msgpack files."""
+    variants: tuple[str, ...] = ()
+    """Variants of a study to run; without it all. Tables of the whole study need the
+    command without it, which reuses what is stored."""
     dry_run: bool = False
     """Print the stages and an estimate of their time, and compute nothing."""
     distributed: bool = False
@@ -89,6 +92,8 @@ def run(arguments: list[str]) -> int:
     if options.distributed or any(part is not None for part in address):
         hosts.join(*address)
     preset = presets.load(name)
+    if options.variants:
+        preset = preset.only(options.variants)
     if options.original and "" not in preset.variants:
         raise InputError("--original needs a preset of a single run")
     is_named = any(word.partition("=")[0] == "--original" for word in arguments)
@@ -98,9 +103,9 @@ def run(arguments: list[str]) -> int:
     if preset.experiment is not None:
         experiment = preset.experiment
         config = parse(type(experiment.config), fields, prog, experiment.config)
-        return _run_experiment(preset, config, _workdir(options), options)
+        return _run_experiment(preset, config, _workdir(name, options), options)
     variants = _variants(preset, fields, prog)
-    workdir = _workdir(options)
+    workdir = _workdir(name, options)
     if options.dry_run:
         return _print_dry_run(preset, variants, workdir, options)
     if "" in variants:
@@ -108,12 +113,18 @@ def run(arguments: list[str]) -> int:
     return _run_study(preset, variants, workdir, options)
 
 
-def _workdir(options: RunOptions) -> pathlib.Path:
+def _workdir(name: str, options: RunOptions) -> pathlib.Path:
+    """Return the folder of a run; a dry run, which writes nothing, needs none."""
     from unlearn_jax.types import InputError
 
-    if options.workdir is None:
-        raise InputError("run needs --workdir DIR, a folder for this run's files")
-    return options.workdir
+    if options.workdir is not None:
+        return options.workdir
+    usual = pathlib.Path("runs", pathlib.Path(name).stem)
+    if not options.dry_run:
+        raise InputError(
+            f"run needs a folder for its files: for example --workdir {usual}"
+        )
+    return usual
 
 
 def _print_dry_run(

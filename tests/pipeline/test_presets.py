@@ -317,3 +317,9 @@ def test_a_file_without_a_preset_is_refused(tmp_path):
     path.write_text("STUDY = {}")
     with pytest.raises(InputError, match="defines no PRESET"):
         presets.load(str(path))
+
+
+def test_some_variants_of_a_study_keep_its_order():
+    preset = presets.load("failures_cifar10_cpu")
+    assert [*preset.only(["clipped", "plain"]).variants] == ["plain", "clipped"]
+    assert [*preset.variants] == ["plain", "masked", "adversarial", "clipped"]

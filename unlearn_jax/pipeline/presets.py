@@ -65,6 +65,28 @@ class Preset:
         """First variant; the file must not be an experiment."""
         return next(iter(self.variants.values()))
 
+    def only(self, names: Sequence[str]) -> "Preset":
+        """Return the study with some of its variants, in its order.
+
+        Args:
+          names: names of variants.
+
+        Raises:
+          InputError: no study, or it has no such variant.
+        """
+        from unlearn_jax.types import InputError
+
+        if self.experiment is not None or "" in self.variants:
+            raise InputError(f"--variants needs a study: {self.name} has no variants")
+        unknown = [name for name in names if name not in self.variants]
+        if unknown:
+            raise InputError(
+                f"--variants: {self.name} has no {', '.join(unknown)}: choose from"
+                f" {', '.join(self.variants)}"
+            )
+        chosen = {name: self.variants[name] for name in self.variants if name in names}
+        return dataclasses.replace(self, variants=chosen)
+
     def parts(self, config: "RunConfig") -> UserParts:
         """Return the file's own data, network and loss, as arguments of a run.
 
