@@ -1,4 +1,4 @@
-"""AMUN where its search fails by itself: originals that hide their gradients; CPU.
+"""AMUN where its search fails by itself: robust or masked originals, CIFAR-10; CPU.
 
 Claim:   which policy keeps AMUN working where its search fails.
 Command: unlearn-jax run failures_cifar10_cpu --workdir runs/failures_cifar10_cpu
@@ -29,25 +29,24 @@ _POLICIES = {
     "targeted": "targeted retry",
     "keep": "keep last iterate",
 }
-_AMUN = AMUN(num_epochs=_EPOCHS)
 _ROWS = {
     name: rows.with_options(_TABLE.rows[name], num_epochs=_EPOCHS)
     for name in ("finetune", "random_label")
 }
-_ROWS |= {
-    f"amun_{policy}": Row(
-        label=f"AMUN, {label}", method=dataclasses.replace(_AMUN, failures=policy)
+# every policy is compared with the first
+for _policy, _label in _POLICIES.items():
+    _ROWS[f"amun_{_policy}"] = Row(
+        label=f"AMUN, {_label}",
+        method=AMUN(num_epochs=_EPOCHS, failures=_policy),
+        baseline="" if _policy == "drop" else "amun_drop",
     )
-    for policy, label in _POLICIES.items()
-}
-_ROWS |= {
-    f"amun_no_retain_{policy}": Row(
-        label=f"AMUN without D_R, {label}",
-        method=dataclasses.replace(_AMUN, retain=False, failures=policy),
+for _policy, _label in _POLICIES.items():
+    _ROWS[f"amun_no_retain_{_policy}"] = Row(
+        label=f"AMUN without D_R, {_label}",
+        method=AMUN(num_epochs=_EPOCHS, retain=False, failures=_policy),
         search={"learning_rate": rows.SMALL_STEPS},
+        baseline="" if _policy == "drop" else "amun_no_retain_drop",
     )
-    for policy, label in _POLICIES.items()
-}
 
 
 def _trained(title: str, training: TrainingConfig) -> RunConfig:
@@ -57,35 +56,40 @@ def _trained(title: str, training: TrainingConfig) -> RunConfig:
         title=f"Searches that fail on four classes of CIFAR-10 (JPEG): {title}",
         data=dataclasses.replace(_TABLE.data, num_train=6_000, num_test=2_000),
         training=training,
-        forget=dataclasses.replace(_TABLE.forget, seeds=(1, 2)),
         attack=AttackConfig(epsilon_init=0.04, num_radii=6),
-        replicas=dataclasses.replace(_TABLE.replicas, originals=(0, 1), references=16),
+        replicas=dataclasses.replace(_TABLE.replicas, references=16),
         tuning=TuningConfig(trials=3, seeds=(101,)),
         audit=dataclasses.replace(_TABLE.audit, theory=True),
         rows=_ROWS,
     )
 
 
-# Originals are plain ones; trained on adversarial examples of a single large step;
-# adversarially trained; or clipped. The radii are the published ones, 0.04 to 1.28: a
-# sample without an adversarial example within them has failed. On the pilot's seed
-# (100) that is one in four for all but plain originals; one-step training within 16/255
-# reaches 48% test accuracy (8/255: 70%), clipping to 1 at a rate of 0.05 only chance.
-_PLAIN = dataclasses.replace(_TABLE.training, num_epochs=25, augment="crop_flip")
-_ONE_STEP = AdversarialTraining(epsilon=8 / 255, num_steps=1, step=10 / 255)
-_ADVERSARIAL = AdversarialTraining(epsilon=4 / 255, num_steps=3, step=2 / 255)
+# The radii are the published ones, 0.04 to 1.28: a sample without an adversarial
+# example within them has failed. On the pilot's seed (100) none or few of 400 fail for
+# plain originals; 39, 29 and 38% for these.
+_TRAINING = dataclasses.replace(_TABLE.training, num_epochs=25, decay_every=15)
 
 STUDY = {
-    "plain": _trained("plain originals", _PLAIN),
     "masked": _trained(
         "originals trained on single steps",
-        dataclasses.replace(_PLAIN, objective=_ONE_STEP),
+        dataclasses.replace(
+            _TRAINING,
+            # one large step teaches a network to hide its gradient
+            objective=AdversarialTraining(epsilon=8 / 255, num_steps=1, step=10 / 255),
+        ),
     ),
     "adversarial": _trained(
         "adversarially trained originals",
-        dataclasses.replace(_PLAIN, objective=_ADVERSARIAL),
+        dataclasses.replace(
+            _TRAINING,
+            objective=AdversarialTraining(epsilon=4 / 255, num_steps=3, step=2 / 255),
+        ),
     ),
     "clipped": _trained(
-        "clipped originals", dataclasses.replace(_PLAIN, max_norm=1.0, clip_period=50)
+        "clipped originals",
+        # at the table's rate, or clipped more seldom, accuracy stays at chance
+        dataclasses.replace(
+            _TRAINING, learning_rate=0.02, max_norm=1.0, clip_period=10
+        ),
     ),
 }
