@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from support.studies import check_study
 
+from unlearn_jax import replicas
 from unlearn_jax.pipeline import Experiment, run_experiment
 from unlearn_jax.pipeline.report.blocks import Check
 from unlearn_jax.studies.ascent import digits, digits_page, theory, theory_page
-from unlearn_jax.types import InputError
+from unlearn_jax.types import Dataset, InputError, to_float
 
 
 def test_theory_at_its_smallest(tmp_path):
@@ -52,6 +54,32 @@ def test_runs_and_methods_agree():
     methods = digits.methods_of(config)
     is_gda = np.isin(methods, ["gda", "finetune"])
     np.testing.assert_array_equal(methods[is_gda] == "finetune", alphas == 1)
+
+
+def test_nearest_sets_are_those_of_exact_distances():
+    config = digits.Config(num_train=120, num_forget=5, num_models=2, width=8)
+    model, samples, _, _ = digits.setting(config, 0)
+    params = [model.init(key).params for key in jax.random.split(jax.random.key(0))]
+    models = {"models": {"params": replicas.stack(params), "state": {}}}
+    masks = digits.forget_sets(config, 0, models)["masks"]
+    pixels = samples.images.reshape(120, -1).astype(np.float64)
+    gaps = ((pixels[:, None] - pixels) ** 2).sum(-1)
+    nearest = np.sort(gaps, 1)[:, :5].sum(1)
+    for name in ("nearest-0", "nearest-1"):
+        chosen = masks[digits.SETS.index(name)]
+        assert np.isclose(gaps[:, chosen].sum(1), nearest).any()
+
+
+def test_gradients_are_taken_where_networks_are_trained():
+    config = digits.Config(num_train=40, num_forget=2, width=8)
+    model, _, _, _ = digits.setting(config, 0)
+    pool = digits.pool_of(config, 0)
+    params = model.init(jax.random.key(0)).params
+    scaled = Dataset(to_float(pool.images), pool.labels)
+    assert pool.images.dtype == np.uint8
+    slopes = digits.margin_gradients(model, params, pool)
+    expected = digits.margin_gradients(model, params, scaled)
+    np.testing.assert_allclose(slopes, expected, atol=1e-6)
 
 
 def test_page_of_known_numbers():

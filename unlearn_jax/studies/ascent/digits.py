@@ -23,6 +23,7 @@ from unlearn_jax.types import (
     Problem,
     PyTree,
     Variables,
+    to_float,
 )
 from unlearn_jax.values import replace
 
@@ -249,7 +250,7 @@ def margin_gradients(model: Model, params: Params, pool: Dataset) -> jax.Array:
         image, label = sample
 
         def margin(params: Params) -> jax.Array:
-            logits = model.apply(Variables(params, {}), image[None])
+            logits = model.apply(Variables(params, {}), to_float(image)[None])
             return audit.logit_margin(logits, label[None])[0]
 
         return ravel_pytree(jax.grad(margin)(params))[0]
@@ -322,7 +323,8 @@ def forget_sets(
     components = np.linalg.svd(on_test, full_matrices=False)[2][:2]
     # The longer tail of a component is its top.
     components *= np.sign((components**3).sum(1, keepdims=True))
-    pixels = np.asarray(samples.images).reshape(num_train, -1)
+    # differences of uint8 would wrap around
+    pixels = np.asarray(to_float(samples.images)).reshape(num_train, -1)
     ranked = {
         "pc1-top": -components[0],
         "pc1-bottom": components[0],
