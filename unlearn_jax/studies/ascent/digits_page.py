@@ -74,17 +74,26 @@ def _estimates(values: Sequence[np.ndarray], factors: np.ndarray) -> list[Value]
     return [audit.summarize_runs(value, factors=factors) for value in values]
 
 
+def _percentages(shares: Sequence[np.ndarray], factors: np.ndarray) -> list[Value]:
+    """Return estimates of shares in percent, with intervals from 0 to 100."""
+    return [
+        audit.summarize_runs(100 * share, factors=factors, bounds=(0, 100))
+        for share in shares
+    ]
+
+
 def outcome_table(findings: Findings) -> Table:
     """Return the table of outcomes of all runs, by method."""
     rows: list[list[Value]] = []
     for name, label in METHODS.items():
-        values = [*outcomes(findings, name).values(), findings.remaining(name)]
+        shares = list(outcomes(findings, name).values())
+        cells = _percentages(shares, findings.factors)
+        cells += _estimates([100 * findings.remaining(name)], findings.factors)
         elsewhere = findings.remaining_elsewhere(name)
-        if elsewhere is not None:
-            values.append(elsewhere)
-        cells = _estimates([100 * value for value in values], findings.factors)
         if elsewhere is None:
             cells.append(None)
+        else:
+            cells += _estimates([100 * elsewhere], findings.factors)
         rows.append([label, len(findings.rows_of(name)), *cells])
     return Table(
         "Every run (%)",
@@ -114,12 +123,14 @@ def kind_table(findings: Findings) -> Table:
     shares = outcomes(findings, *ASCENT)
     columns = [findings.klom[:, 1, 0, 0]]
     columns += [100 * findings.remaining(name) for name in METHODS]
-    columns += [100 * shares["improved"], 100 * shares["broke"]]
     for kind, label in KINDS.items():
         chosen = findings.kinds == kind
         if chosen.any():
             values = [column[chosen] for column in columns]
-            cells = _estimates(values, findings.factors[chosen])
+            factors = findings.factors[chosen]
+            cells = _estimates(values, factors)
+            fractions = [shares[name][chosen] for name in ("improved", "broke")]
+            cells += _percentages(fractions, factors)
             rows.append([label, int(chosen.sum()), *cells])
     return Table(
         "By kind of forget set",
