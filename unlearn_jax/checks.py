@@ -294,11 +294,12 @@ def check_single_array(output: Any) -> None:
         )
 
 
-def warn_of_probabilities(logits: np.ndarray) -> None:
+def warn_of_probabilities(logits: np.ndarray, name: str = "the logits") -> None:
     """Warn if the first rows of logits are probabilities.
 
     Args:
       logits: ``[..., C]`` on the host.
+      name: words for the array.
     """
     rows = logits.reshape(-1, logits.shape[-1])[:NUM_ROWS].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -308,8 +309,8 @@ def warn_of_probabilities(logits: np.ndarray) -> None:
     is_soft = (rows.max(-1) < 1) & (rows.max(-1) > rows.min(-1))
     if len(rows) and is_distribution.all() and is_soft.any():
         warnings.warn(
-            "the logits are probabilities: every row sums to 1; return logits, without"
-            " the softmax",
+            f"{name} are probabilities: every row sums to 1; give logits, without the"
+            " softmax",
             stacklevel=3,
         )
 

@@ -524,7 +524,10 @@ def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
     from unlearn_jax.pipeline import publish as publishing
 
     path, result = publishing.publish(run, to)
-    print(f"{path}: write title, claim and reading of {result.name} into it")
+    parts = {"title": result.title, "claim": result.claim}
+    missing = [name for name, text in parts.items() if not text]
+    advice = f"; write its {' and '.join(missing)} into it" if missing else ""
+    print(f"{path}: written{advice}")
     if path.parent == published.folder():
         pages.write_pages()
     return 0

@@ -226,6 +226,12 @@ def test_a_sequence_goes_to_json_with_its_requests():
     assert from_json(json.loads(json.dumps(to_json(several)))) == several
 
 
+@pytest.mark.parametrize("requests", [3, [True, False], np.eye(2, dtype=int)])
+def test_requests_that_are_no_masks_are_refused(requests):
+    with pytest.raises(InputError, match=r"requests must be bool masks \[K, N\]"):
+        sequence(FineTune(), requests)
+
+
 def test_values_without_json_form_are_refused():
     with pytest.raises(InputError, match="cannot be stored as JSON"):
         to_json(filtered(Identity(), lambda probs, means, forgotten: probs))

@@ -418,7 +418,11 @@ def test_original_models_that_do_not_fit(own, splits, tmp_path):
         ([], TINY, "original holds no model"),
         (tmp_path / "absent", TINY, "no model at"),
         (uj.Variables({"w": np.ones(2)}, {}), TINY, "original 0: it lacks params/"),
-        (uj.Variables({"w": np.ones(2)}, {}), TINY, "set --model, or the preset's"),
+        (
+            uj.Variables({"w": np.ones(2)}, {}),
+            TINY,
+            "choose the network that was trained",
+        ),
     ]
     for original, config, message in cases:
         with pytest.raises(InputError, match=message):

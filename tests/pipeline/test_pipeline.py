@@ -127,6 +127,19 @@ def test_originals_that_have_learned_nothing_are_warned_of(caplog):
     assert "original 0 is right on 60% of its training set" in message
 
 
+def test_results_of_other_settings_are_replaced_with_a_warning(tmp_path, caplog):
+    settings = '{"title": "one"}'
+    _run._warn_of_replaced_results(tmp_path, settings)
+    (tmp_path / "config.json").write_text(settings)
+    _run._warn_of_replaced_results(tmp_path, '{"title": "another"}')
+    (tmp_path / "results.json").write_text("{}")
+    _run._warn_of_replaced_results(tmp_path, settings)
+    assert not caplog.messages
+    _run._warn_of_replaced_results(tmp_path, '{"title": "another"}')
+    (message,) = caplog.messages
+    assert "holds the results of other settings: results.json, report" in message
+
+
 def test_cost_is_counted_in_gradients_of_single_samples(finished, splits):
     folder, results = finished
     cost = {row.key: row.cost for row in results.rows}

@@ -33,6 +33,15 @@ def result():
     return change(run, "method3", "ft_auc", (-4.0, -6.0, -2.0), "different")
 
 
+def test_an_original_whose_interval_holds_50_is_not_called_recognizable(result):
+    result = change_interval(result, "ft_auc", original=(49.0, 75.0))
+    assert reading({"": result})[0] == (
+        "The attack tells the original from retrained models, but the original's"
+        " interval holds 50: FT AUC 62.0 [49.0, 75.0], retrained models 50.0 [48.0,"
+        " 52.0]."
+    )
+
+
 def test_the_reading_of_a_run_has_four_sentences(result):
     gaps = dict.fromkeys(("method0", "method1", "method3"), (2.0, 4.0))
     result = change_interval(result, "avg_gap", **gaps)

@@ -313,7 +313,17 @@ def sequence(
       requests: ``[K, N]`` bool, disjoint masks of the same number of samples.
       attack: attack that finds D_A; see :func:`unlearn_sequence`.
       adaptive: find D_A on the current model before each request (AMUN-A).
+
+    Raises:
+      InputError: requests of another kind or shape.
     """
+    if not isinstance(requests, Tracer):
+        masks = np.asarray(requests)
+        if masks.ndim != 2 or masks.dtype != bool:
+            raise InputError(
+                "requests must be bool masks [K, N], one row per request, got"
+                f" {masks.dtype} of shape {masks.shape}"
+            )
     return Sequential(
         method=method, requests=requests, attack=attack, adaptive=adaptive
     )

@@ -115,6 +115,7 @@ def run(
             # read back by presets.load, which cannot make these parts
             settings = plan.settings | ({presets.OWN_PARTS: given} if given else {})
             text = json.dumps(settings, indent=1)
+            _warn_of_replaced_results(folder, text)
             store.write_text(folder / "config.json", text)
             clock.LOG.info("%s", about_data(plan.splits))
             runner.events = None if events is None else Events(events)
@@ -202,16 +203,19 @@ def about_data(splits: Splits) -> str:
     """Return a line about a data set: numbers of samples, and classes with their names.
 
     Args:
-      splits: data set; classes after the twentieth are left out.
+      splits: data set; names of classes after the twentieth are left out, and names
+        that are the classes' numbers.
     """
     names = splits.class_names
+    text = (
+        f"data {splits.name}: {len(splits.train.labels)} training and"
+        f" {len(splits.test.labels)} test samples, {splits.num_classes} classes"
+    )
+    if all(name == str(label) for label, name in enumerate(names)):
+        return text
     classes = [f"{label} {name}" for label, name in enumerate(names)][:20]
     more = ", ..." if len(names) > len(classes) else ""
-    return (
-        f"data {splits.name}: {len(splits.train.labels)} training and"
-        f" {len(splits.test.labels)} test samples, {splits.num_classes} classes:"
-        f" {', '.join(classes)}{more}"
-    )
+    return f"{text}: {', '.join(classes)}{more}"
 
 
 def _stages(plan: Plan, search: tuning.Search | None) -> list[str]:
@@ -270,6 +274,20 @@ def _train(*trainings: Training, prefix: str = "") -> None:
     for training in trainings:
         if len(training.member):
             training.runner.make(training.artifact, _label(training, prefix))
+
+
+def _warn_of_replaced_results(folder: pathlib.Path, settings: str) -> None:
+    """Warn of results of other settings in the working directory."""
+    path = folder / "config.json"
+    if not (path.is_file() and (folder / "results.json").is_file()):
+        return
+    if path.read_text(encoding="utf-8") != settings:
+        clock.LOG.warning(
+            "%s holds the results of other settings: results.json, report and tables"
+            " are replaced; models are kept, and the earlier command writes its results"
+            " again",
+            folder,
+        )
 
 
 def _warn_of_chance(originals: Training) -> None:

@@ -105,7 +105,7 @@ class AuditArrays:
                     f" ({num_samples}, {num_classes}) of every run"
                 )
             _refuse_infinite(name, array)
-            warn_of_probabilities(array)
+            warn_of_probabilities(array, f"the values of {name}")
             shape = (num_runs, num_samples, num_classes)
             logits[name] = np.broadcast_to(array, shape)
         train = _mask("train", self.train)[0]

@@ -172,9 +172,19 @@ def _file_of(name: str) -> pathlib.Path | None:
 
 
 def _unknown(name: str) -> str:
+    """Return a line on a name that is no preset, with the nearest one."""
+    if os.path.isdir(os.path.expanduser(name)):
+        return (
+            f"{name} is a folder: give the name of a preset, or the path of a file such"
+            " as a run's config.json"
+        )
+    if os.path.splitext(name)[1] or os.path.dirname(name):
+        return f"no file {name}: give the path of a file that defines a preset"
+    near = difflib.get_close_matches(name, names(), 1)
+    hint = f"did you mean {near[0]}? " if near else ""
     return (
-        f"unknown preset {name!r}: choose one of {', '.join(sorted(names()))}, or give"
-        " the path of a file that defines one"
+        f"unknown preset {name!r}: {hint}Choose one of {', '.join(sorted(names()))}, or"
+        " give the path of a file that defines one"
     )
 
 

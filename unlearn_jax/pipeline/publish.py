@@ -384,7 +384,7 @@ def _verdict_table(run: RunResult) -> ResultTable:
         for reference, name in references.items():
             compared.append((metric.key, reference))
             columns.append(f"{metric.label} less {name}")
-            units.append("points" if metric.unit == "%" else metric.unit)
+            units.append(metric.unit_of_differences)
     rows = []
     for row in methods:
         assert row.verdict is not None
@@ -414,7 +414,7 @@ def _baseline_table(run: RunResult) -> ResultTable:
             difference = find_difference(row, metric.key, "baseline")
             cells.append(_difference_cell(difference) if difference else None)
         rows.append((row.label, run.row(row.baseline).label, *cells))
-    units = ["points" if metric.unit == "%" else metric.unit for metric in metrics]
+    units = [metric.unit_of_differences for metric in metrics]
     return ResultTable(
         title="Paired differences to a baseline",
         columns=("row", "Baseline", *(metric.label for metric in metrics)),

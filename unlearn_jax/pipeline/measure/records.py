@@ -50,6 +50,11 @@ class Metric:
     direction: Literal["retrained", "50", "0"]
     description: str
 
+    @property
+    def unit_of_differences(self) -> str:
+        """Unit of a difference of two numbers: points for percentages."""
+        return "points" if self.unit == "%" else self.unit
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowCost:

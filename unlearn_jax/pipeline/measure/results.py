@@ -479,7 +479,7 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
         ]
         names = "MIS"
     svc = (
-        f"{names} fit a machine to every model: without refits in the bootstrap"
+        f"{names}: a machine is fitted to every model; without refits in the bootstrap"
         " (audit.refits, 200 are enough) no interval is printed."
     )
     if options.refits:
@@ -496,6 +496,8 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
         " retraining's; it does not depend on the machine. Those that the"
         " adversarial set spent are part of it; the search is not.",
     ]
+    if any("D_R" in row.label for row in plan.rows.values()):
+        notes.append("D_R is the retained part of the training set.")
     if plan.repeats > 1:
         notes.append(
             "Repeats share their original and retrained models, which count once per"

@@ -228,7 +228,7 @@ def format_cell(value: Value, digits: int | None = None) -> tuple[str, str]:
     if isinstance(value, int):
         return f"{value:,}", ""
     if digits is not None:
-        return _format_fixed(value, digits), ""
+        return f"{value:z.{digits}f}", ""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}", ""
 
 
@@ -243,7 +243,7 @@ def _format_estimate(estimate: Estimate, digits: int | None) -> tuple[str, str]:
     is_tiny = 0 < largest < 1e-3 and digits > 2
 
     def write(number: float) -> str:
-        return f"{number:.1e}" if is_tiny else _format_fixed(number, digits)
+        return f"{number:.1e}" if is_tiny else f"{number:z.{digits}f}"
 
     text = write(estimate.mean) if is_known(estimate.mean) else MISSING
     if is_known(estimate.std):
@@ -251,12 +251,6 @@ def _format_estimate(estimate: Estimate, digits: int | None) -> tuple[str, str]:
     if not has_interval(estimate):
         return text, ""
     return text, f"[{write(estimate.low)}, {write(estimate.high)}]"
-
-
-def _format_fixed(number: float, digits: int) -> str:
-    """Return a number with ``digits`` decimals, and 0 without a sign."""
-    text = f"{number:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def is_known(value: float | None) -> TypeGuard[float]:

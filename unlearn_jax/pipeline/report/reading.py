@@ -83,8 +83,13 @@ def _original_sentence(run: RunResult) -> str:
             f"{run.metric(key).label} {_format_mean(original.metrics[key])}, retrained"
             f" models {_format_mean(oracle.metrics[key])}"
         )
-        if difference.low > 0:
+        if difference.low > 0 and original.metrics[key].low > 50:
             return f"The original is recognizable: {numbers}."
+        if difference.low > 0:
+            return (
+                "The attack tells the original from retrained models, but the"
+                f" original's interval holds 50: {numbers}."
+            )
         return (
             f"The attack does not tell the original from retrained models ({numbers}),"
             " so it proves little about any row."
@@ -244,7 +249,9 @@ def _targets_sentence(targets: Targets) -> str:
         if target.name == "weights" and target.less:
             pairs = zip(targets.betas, target.differences, strict=True)
             for beta, (mean, low, high) in pairs:
-                phrases.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] at β {beta:g}")
+                phrases.append(
+                    f"{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}] at β {beta:g}"
+                )
     if phrases:
         sentence += (
             " TRW's similarity less no tilt, paired run by run:"

@@ -206,15 +206,18 @@ def _difference_sections(result: RunResult) -> list[Section]:
                 like = STATES["like"] if reference == "oracle" else "alike"
                 cells.append(difference_cell(difference, like=like))
             lines.append([row.label, *cells])
-        heads = [Column(name, metric.unit) for name in references.values()]
+        unit = metric.unit_of_differences
+        heads = [Column(name, unit) for name in references.values()]
         kinds = [row.kind for row in rows]
         tables.append(Table(metric.label, ["Model", *heads], lines, kinds=kinds))
     if not tables:
         return []
     text = Text(
         "Each cell: mean difference over runs, its interval for this row alone, and"
-        " what the tests allow to say for all methods together (Holm). The best other"
-        " method is the one with the smallest Avg Gap.",
+        " what the tests allow to say for all methods together (Holm): a row can be"
+        " undecided although its interval excludes 0. Forgotten, or alike: the"
+        " difference lies within the seed floor's own spread. The best other method is"
+        " the one with the smallest Avg Gap.",
         kind="note",
     )
     return [Section("Paired differences", [text, *tables, *_baseline_tables(result)])]
@@ -233,7 +236,7 @@ def _baseline_tables(result: RunResult) -> list[Table]:
         ]
         lines.append([row.label, result.row(row.baseline).label, *cells])
     baseline = Column("Baseline", is_text=True)
-    heads = [Column(metric.label, metric.unit) for metric in metrics]
+    heads = [Column(metric.label, metric.unit_of_differences) for metric in metrics]
     return [Table("Less the baseline", ["Model", baseline, *heads], lines)]
 
 

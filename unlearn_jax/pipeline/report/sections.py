@@ -325,8 +325,8 @@ def _differences_to_no_tilt(
                 mark = "↓"
             elif low > 0:
                 mark = "↑"
-            interval = f"[{low:+.3f}, {high:+.3f}]"
-            cells.append(Cell(f"{mean:+.3f}", interval, mark))
+            interval = f"[{low:+z.3f}, {high:+z.3f}]"
+            cells.append(Cell(f"{mean:+z.3f}", interval, mark))
         cells += [Cell("")] * (len(columns) - 1 - len(cells))
         rows.append([target.name, *cells])
     caption = (

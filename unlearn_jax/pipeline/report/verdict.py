@@ -206,12 +206,9 @@ def _coin_toss_sentences(result: RunResult) -> list[str]:
         if row.kind == "method" and has_interval(auc):
             labels[_side_of_coin_toss(auc)].append(row.label)
     openings = {
-        "within": "Undecided without retrained models, 50 % lies in the interval of",
-        "above": "The forget samples are still recognizable of",
-        "below": (
-            "The forget samples are less familiar than data never seen, which gives"
-            " them away, of"
-        ),
+        "within": "Undecided without retrained models, FT AUC at 50 %:",
+        "above": "Still remembered, FT AUC above 50 %:",
+        "below": "Over-forgotten, which gives samples away, FT AUC below 50 %:",
     }
     sentences = []
     for side, names in labels.items():
@@ -325,9 +322,9 @@ def format_difference(difference: Difference, digits: int = 2) -> str:
     >>> format_difference(difference)
     '+1.25 [-0.50, +3.00]'
     """
-    low = f"{difference.low:+.{digits}f}"
-    high = f"{difference.high:+.{digits}f}"
-    return f"{difference.mean:+.{digits}f} [{low}, {high}]"
+    low = f"{difference.low:+z.{digits}f}"
+    high = f"{difference.high:+z.{digits}f}"
+    return f"{difference.mean:+z.{digits}f} [{low}, {high}]"
 
 
 def methods_by_gap(result: RunResult) -> list[RowResult]:

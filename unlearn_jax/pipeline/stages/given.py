@@ -39,7 +39,7 @@ def stack_given(original: Given | Sequence[Given], model: Model) -> Variables:
                 models.append(fit_variables(one, model, f"original {number}"))
         except MisfitError as error:
             raise InputError(
-                f"{error}: set --model, or the preset's make_model, to the network that"
-                " was trained"
+                f"{error}: choose the network that was trained, by --model.name and its"
+                " options or the preset's make_model"
             ) from None
     return jax.tree.map(lambda *leaves: np.stack(leaves), *models)
