@@ -111,6 +111,15 @@ MISTAKES = {
     "no command": ([], "usage"),
     "unknown command": (["train"], "unknown command 'train'"),
     "no preset": (["run"], "run needs a preset"),
+    "row's name misspelled": (
+        ["run", "digits", "--workdir", "x", "--rows.amum.method.learning-rate=0.1"],
+        "unknown argument --rows.amum.method.learning-rate: did you mean"
+        " --rows.amun.method.learning_rate?",
+    ),
+    "model's option misspelled": (
+        ["run", "digits", "--workdir", "x", "--model.nme=cnn"],
+        "unknown argument --model.nme: did you mean --model.name?",
+    ),
     "unknown preset": (["run", "mnits", "--workdir", "x"], "unknown preset 'mnits'"),
     "file without preset": (["run", "empty.py", "--workdir", "x"], "defines no PRESET"),
     "no workdir": (["run", "tiny.py"], "for example --workdir runs/tiny"),

@@ -1,6 +1,8 @@
 """Parsing of the command line: every field of a value is an option."""
 
 import contextlib
+import dataclasses
+import difflib
 import functools
 import io
 import os
@@ -8,7 +10,6 @@ import pathlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, TypeVar, Union
 
 import tyro
@@ -73,7 +74,7 @@ def _expand_value(info: StructTypeInfo) -> StructConstructorSpec | None:
         _expanding.pop()
     if not isinstance(spec, StructConstructorSpec):
         return None
-    fields = [replace(field, type=_type_of(field)) for field in spec.fields]
+    fields = [dataclasses.replace(field, type=_type_of(field)) for field in spec.fields]
     return StructConstructorSpec(spec.instantiate, tuple(fields))
 
 
@@ -128,8 +129,29 @@ def parse(
     options = {} if default is None else {"default": default, "description": _HELP}
     parsed, unknown = _parse(kind, arguments, prog, has_flags=has_flags, **options)
     if unknown:
-        raise InputError(f"unknown argument {unknown[0]} (see {prog} --help)")
+        flag = unknown[0].partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_")
+        near = difflib.get_close_matches(name, _option_names(default), 1, 0.8)
+        hint = f": did you mean --{near[0]}?" if near else ""
+        raise InputError(f"unknown argument {flag}{hint} (see {prog} --help)")
     return parsed
+
+
+def _option_names(value: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names of the fields and entries of a value."""
+    if isinstance(value, Mapping):
+        members = {str(name): member for name, member in value.items()}
+    elif dataclasses.is_dataclass(value):
+        members = {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+        }
+    else:
+        return []
+    names = []
+    for name, member in members.items():
+        names += [prefix + name, *_option_names(member, f"{prefix}{name}.")]
+    return names
 
 
 def parse_known(
