@@ -1,6 +1,5 @@
 """Lines, one for each row: ROC curves, cumulative distributions, curves over steps."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -42,9 +41,9 @@ def roc_plot(
 
     The axes are log-log by default (Carlini et al., 2022,
     https://arxiv.org/abs/2112.03570), because an attack that is sure of a few samples
-    is a leak even at an area of 50 %. Logarithmic axes start at the power of ten below
-    the fraction of a single sample of ``others``, at most at 10 %. Among equal scores,
-    a curve is the straight line that random tie-breaking would give.
+    is a leak even at an area of 50 %. Logarithmic axes start at the fraction of a
+    single sample of ``others``, at most at 10 %. Among equal scores, a curve is the
+    straight line that random tie-breaking would give.
 
     Args:
       labels: labels of the R rows.
@@ -78,7 +77,8 @@ def roc_plot(
         raise InputError(f"unknown scale {scale!r}: choose log or linear")
     is_log = scale == "log"
     fewest = max(max(row.size for row in outside), 10)
-    floor = 10.0 ** math.floor(math.log10(1 / fewest)) if is_log else 0.0
+    # the rate of one sample: a curve has no points below it
+    floor = 1 / fewest if is_log else 0.0
     lines = line_panels(labels, styles, title, height=5.8)
     num_points = 300 if lines.together else 120
     if is_log:
