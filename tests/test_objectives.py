@@ -146,6 +146,8 @@ def test_equal_objectives_give_the_same_function(model):
     assert AdversarialTraining(step=0.1)(model) is OBJECTIVES["adversarial"](step=0.1)(
         model
     )
+    halves = (jnp.array(0.5), np.float32(0.5), np.array(0.5))
+    assert {TRADES(beta=half)(model) for half in halves} == {TRADES(beta=0.5)(model)}
     assert TRADES(norm="l2")(model) is not TRADES(norm="linf")(model)
     assert objectives.CrossEntropy()(model) is train.cross_entropy_loss(model)
 
@@ -245,7 +247,12 @@ def test_trades_makes_predictions_stable(tiny, blobs, key):
 
 
 def test_unusable_fields_are_refused():
-    with pytest.raises(InputError, match="must not be negative"):
-        TRADES(beta=-1.0)
-    with pytest.raises(InputError, match="adversarial training must not be negative"):
+    for objective, options in (
+        (TRADES, {"beta": -1.0}),
+        (TRADES, {"epsilon": np.nan}),
+        (AdversarialTraining, {"step": np.inf}),
+    ):
+        with pytest.raises(InputError, match="must be finite and not negative"):
+            objective(**options)
+    with pytest.raises(InputError, match="num_steps must be an integer, 0 or more"):
         AdversarialTraining(num_steps=-1)

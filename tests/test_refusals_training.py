@@ -100,9 +100,14 @@ def fit(member, tx=None, **options):
     return train.fit(key(), model(), POOL, member, recipe, **options)
 
 
-def fit_many(member):
+def fit_many(member, **options):
     recipe = train.Recipe(2, 2, train.sgd(0.1))
-    return replicas.fit_many(key()[None], model(), POOL, member, recipe)
+    return replicas.fit_many(key()[None], model(), POOL, member, recipe, **options)
+
+
+def fit_many_from_three_models():
+    state = train.init_state(key(), model(), train.sgd(0.1))
+    return fit_many(np.ones((1, 2), bool), state=replicas.stack([state] * 3))
 
 
 def fit_many_over_three_devices():
@@ -253,6 +258,18 @@ REFUSED = [
         "mean and std must be finite numbers, one of each per channel",
     ),
     (
+        attack(attacks.correct, x=np.zeros((2, 2, 2, 1), np.uint8)),
+        r"attacks take float images in \[0.0, 1.0\], not uint8",
+    ),
+    (
+        attack(attacks.correct, y=Y[:, None]),
+        r"attack: labels must have shape \[N\] = \(2,\)",
+    ),
+    (
+        attack(attacks.correct, y=Y / 2),
+        "attack: labels must be integers, got float64",
+    ),
+    (
         lambda: attacks.transfer(key(), [], None, X, Y, attack=attacks.PGD()),
         "transfer takes at least one source and one target",
     ),
@@ -277,14 +294,14 @@ REFUSED = [
         "num_steps must be a positive integer, got 0",
     ),
     # spectral norms and clipping
-    (lambda: spectral.gouk(num_iters=0), "num_iters must be at least 1, got 0"),
+    (lambda: spectral.gouk(num_iters=0), "num_iters must be a positive integer, got 0"),
     (
         lambda: spectral.frequency_blocks(jnp.ones((3, 3, 1, 1)), (2, 2)),
         "a torus of 2 x 2 must hold the 3 x 3 kernel",
     ),
     (
         lambda: spectral.delattre_bound(jnp.ones((3, 3, 1, 1)), num_iters=0),
-        "num_iters must be at least 1, got 0",
+        "num_iters must be a positive integer, got 0",
     ),
     (
         lambda: spectral.project(
@@ -298,13 +315,13 @@ REFUSED = [
     ),
     (
         lambda: spectral.power_qr(lambda x: x, jnp.ones((1, 3)), num_iters=0),
-        "num_iters must be at least 1, got 0",
+        "num_iters must be a positive integer, got 0",
     ),
     (
         lambda: spectral.power_qr(
             lambda x: x, jnp.ones((1, 3)), num_iters=1, shift=-1.0
         ),
-        "shift must be at least 0, got -1.0",
+        "shift must be finite and not negative, got -1.0",
     ),
     (
         lambda: spectral.power_qr(lambda x: x, jnp.ones((4, 3)), num_iters=1),
@@ -312,11 +329,31 @@ REFUSED = [
     ),
     (
         lambda: spectral.lanczos(lambda x: x, jnp.ones(3), num_iters=0),
-        "num_iters must be at least 1, got 0",
+        "num_iters must be a positive integer, got 0",
     ),
     (
         lambda: spectral.Targets(max_norm=0),
-        "a layer's max_norm must be positive and finite, got 0",
+        "max_norm must be positive and finite, got 0",
+    ),
+    (
+        lambda: spectral.Targets(max_norm=None),
+        "max_norm must be positive and finite, got None",
+    ),
+    (
+        lambda: spectral.Targets("1"),
+        "max_norm must be positive and finite, got '1'",
+    ),
+    (
+        lambda: spectral.Targets(jnp.ones(2)),
+        r"max_norm must have shape \[\], got \(2,\)",
+    ),
+    (
+        lambda: spectral.Targets(max_norms={"w": -1.0}),
+        "max_norm of 'w' must be positive and finite, got -1.0",
+    ),
+    (
+        lambda: spectral.clip(linear, {"w": np.full((4, 3), np.nan, "f4")}, X),
+        "weights of w are not finite: clip needs finite weights",
     ),
     (
         lambda: spectral.project(
@@ -332,7 +369,15 @@ REFUSED = [
         lambda: spectral.projection(
             linear, X, spectral.gouk(), spectral.Targets(), period=0
         ),
-        "period must be at least 1 step, got 0",
+        "period must be a positive integer, got 0",
+    ),
+    (
+        lambda: spectral.fastclip(linear, X, period=1.5),
+        "period must be a positive integer, got 1.5",
+    ),
+    (
+        lambda: spectral.fastclip(linear, X, num_steps=-1),
+        "num_steps must be a positive integer, got -1",
     ),
     (
         update_without_weights,
@@ -353,11 +398,27 @@ REFUSED = [
     ),
     (
         lambda: spectral.top_spectrum(linear, WEIGHTS, X, num_vectors=0),
-        "num_vectors must be at least 1, got 0",
+        "num_vectors must be a positive integer, got 0",
+    ),
+    (
+        lambda: spectral.top_spectrum(linear, WEIGHTS, X, warm={}),
+        "warm has no array of vectors of 'w': pass spectrum.vectors",
+    ),
+    (
+        lambda: spectral.top_spectrum(linear, WEIGHTS, X, warm={"w": np.ones((1, 3))}),
+        r"warm vectors of 'w' must have shape \[any, 4\], got \(1, 3\)",
+    ),
+    (
+        lambda: spectral.gram_bound(jnp.ones((3, 3, 1, 1)), (4, 4), num_iters=-1),
+        "num_iters must be an integer, 0 or more, got -1",
     ),
     (
         lambda: spectral.ClipRule(num_rounds=0),
-        "num_rounds of FastClip must be at least 1, got 0",
+        "num_rounds must be a positive integer, got 0",
+    ),
+    (
+        lambda: spectral.ClipRule(tolerance=np.nan),
+        "tolerance must be finite and not negative, got nan",
     ),
     (
         lambda: spectral.ClipRule(step="long"),
@@ -477,6 +538,29 @@ REFUSED = [
     (
         lambda: fit_many(np.ones((3, 2), bool)),
         r"1 keys need a mask \[1, 2\], one row per model; got \(3, 2\)",
+    ),
+    (
+        lambda: fit_many(np.ones((1, 2), bool), num_batches=0),
+        "num_batches must be a positive integer, got 0",
+    ),
+    (
+        lambda: fit_many(np.ones((1, 2), bool), num_batches=1.5),
+        "num_batches must be a positive integer, got 1.5",
+    ),
+    (fit_many_from_three_models, "1 keys need a state of as many models, got 3"),
+    (
+        lambda: replicas.predict_many(
+            linear, {"w": np.ones((2, 4, 3))}, X, batch_size=0
+        ),
+        "batch_size must be a positive integer, got 0",
+    ),
+    (
+        lambda: replicas.stack([]),
+        "stack takes one or more models of one architecture.*got 0 models",
+    ),
+    (
+        lambda: replicas.stack([WEIGHTS, {"w": np.ones((4, 2))}]),
+        "stack takes one or more models of one architecture.*got 2 models",
     ),
     (
         lambda: replicas.predict_many(linear, (np.ones((2, 3)), np.ones(3)), X),

@@ -59,6 +59,26 @@ def test_add_l1_needs_parameters_and_a_vector_of_weights():
         tx.update(GRADIENTS, tx.init(PARAMS))
     with pytest.raises(AssertionError):
         add_l1(jnp.ones(()))
+    with pytest.raises(InputError, match="a weight for at least one step"):
+        add_l1(jnp.ones(0))
+
+
+def test_add_l1_keeps_the_type_of_the_updates():
+    updates = jnp.ones(3, jnp.bfloat16)
+    tx = add_l1(jnp.array([0.5]))
+    moved, _ = tx.update(updates, tx.init(updates), updates)
+    assert moved.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(moved, np.full(3, 1.5, jnp.bfloat16))
+
+
+@pytest.mark.parametrize(
+    "mask", [np.ones(3, bool), np.ones((2, 3), int), np.ones((2, 3), "f4")]
+)
+def test_freeze_outside_refuses_masks_unlike_the_parameters(mask):
+    tx = freeze_outside(optax.sgd(0.1), mask)
+    params = jnp.ones((2, 3))
+    with pytest.raises(InputError, match=r"mask must be bool in the shape of the par"):
+        tx.update(params, tx.init(params), params)
 
 
 @pytest.mark.parametrize(

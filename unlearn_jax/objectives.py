@@ -17,15 +17,15 @@ from typing import Any, Protocol
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.core import Tracer
 
 from unlearn_jax.attacks import NORMS, NormName, random_start
 from unlearn_jax.attacks._pgd import ascent_step
+from unlearn_jax.checks import check_counts, check_not_negative
 from unlearn_jax.losses import cross_entropy, kl_from_logits
 from unlearn_jax.train import Batch, LossFn, cross_entropy_loss
-from unlearn_jax.types import Array, InputError, Model, ModelState, Variables
+from unlearn_jax.types import Array, Model, ModelState, Variables
 from unlearn_jax.values import Real, value
 
 _START = 1e-3
@@ -73,12 +73,9 @@ class AdversarialTraining:
     norm: NormName = "linf"
 
     def __post_init__(self) -> None:
-        """Raise on negative sizes."""
-        if _has_negative(self.epsilon, self.num_steps, self.step):
-            raise InputError(
-                "epsilon, num_steps and step of adversarial training must not be"
-                " negative"
-            )
+        """Raise on sizes that are negative or not finite."""
+        check_counts(0, num_steps=self.num_steps)
+        check_not_negative(epsilon=self.epsilon, step=self.step)
 
     def __call__(self, model: Model) -> LossFn:
         """Return the loss of a model; the same function for the same model."""
@@ -144,11 +141,9 @@ class TRADES:
     norm: NormName = "linf"
 
     def __post_init__(self) -> None:
-        """Raise on negative sizes."""
-        if _has_negative(self.beta, self.epsilon, self.num_steps, self.step):
-            raise InputError(
-                "beta, epsilon, num_steps and step of TRADES must not be negative"
-            )
+        """Raise on sizes that are negative or not finite."""
+        check_counts(0, num_steps=self.num_steps)
+        check_not_negative(beta=self.beta, epsilon=self.epsilon, step=self.step)
 
     def __call__(self, model: Model) -> LossFn:
         """Return the loss of a model; the same function for the same model."""
@@ -184,10 +179,12 @@ class TRADES:
 
 
 def _bound(objective: AdversarialTraining | TRADES, model: Model) -> LossFn:
-    """Return the loss of a model, cached unless a field is traced."""
-    is_concrete = all(isinstance(leaf, float) for leaf in jax.tree.leaves(objective))
-    bind = _remembered if is_concrete else _remembered.__wrapped__
-    return bind(objective, model)
+    """Return the loss of a model, cached unless a field is traced or mapped over."""
+    leaves = jax.tree.leaves(objective)
+    if any(isinstance(leaf, Tracer) or jnp.ndim(leaf) for leaf in leaves):
+        return _remembered.__wrapped__(objective, model)
+    # arrays cannot be hashed
+    return _remembered(jax.tree.map(float, objective), model)
 
 
 @lru_cache(maxsize=64)
@@ -198,12 +195,6 @@ def _remembered(objective: AdversarialTraining | TRADES, model: Model) -> LossFn
         return objective.loss(model, variables, batch, key)
 
     return loss_fn
-
-
-def _has_negative(*numbers: float | Array) -> bool:
-    """Return whether a number is negative; traced numbers pass."""
-    concrete = [number for number in numbers if not isinstance(number, Tracer)]
-    return any(np.any(np.asarray(number) < 0) for number in concrete)
 
 
 def _ascend(

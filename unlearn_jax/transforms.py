@@ -34,7 +34,11 @@ def add_l1(weights: Array) -> optax.GradientTransformationExtraArgs:
         to all later steps.
 
     Returns:
-      The transformation. Its ``update`` needs ``params``.
+      The transformation, which keeps the type of the updates. Its ``update`` needs
+      ``params``.
+
+    Raises:
+      InputError: no weights.
 
     >>> tx = add_l1(jnp.array([0.5, 0.0]))
     >>> params = jnp.array([2.0, -3.0, 0.0])
@@ -44,6 +48,8 @@ def add_l1(weights: Array) -> optax.GradientTransformationExtraArgs:
     """
     weights = jnp.asarray(weights)
     chex.assert_rank(weights, 1)
+    if not len(weights):
+        raise InputError("add_l1 needs a weight for at least one step")
 
     def init(params: optax.Params) -> AddL1State:
         del params
@@ -59,9 +65,11 @@ def add_l1(weights: Array) -> optax.GradientTransformationExtraArgs:
         if params is None:
             raise InputError("add_l1 needs the parameters: call update with params")
         weight = weights[state.step]
-        updates = jax.tree.map(
-            lambda update, leaf: update + weight * jnp.sign(leaf), updates, params
-        )
+
+        def add(update: Array, leaf: Array) -> Array:
+            return update + (weight * jnp.sign(leaf)).astype(update.dtype)
+
+        updates = jax.tree.map(add, updates, params)
         return updates, AddL1State(state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
@@ -88,6 +96,10 @@ def freeze_outside(
     Returns:
       The transformation, with the state of ``tx``.
 
+    Raises:
+      InputError: raised by ``update``, for a mask that is not of bool or of another
+        shape than the parameters.
+
     >>> tx = freeze_outside(optax.sgd(1.0), jnp.array([True, False]))
     >>> params = jnp.zeros(2)
     >>> tx.update(jnp.ones(2), tx.init(params), params)[0].tolist()
@@ -96,9 +108,7 @@ def freeze_outside(
     inner = optax.with_extra_args_support(tx)
 
     def masked(tree: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda keep, leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), mask, tree
-        )
+        return jax.tree.map(_masked, mask, tree)
 
     def update(
         updates: optax.Updates,
@@ -113,3 +123,13 @@ def freeze_outside(
         return masked(updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _masked(mask: Array, leaf: Array) -> Array:
+    kind = jnp.result_type(mask)
+    if kind != jnp.bool_ or jnp.shape(mask) != jnp.shape(leaf):
+        raise InputError(
+            f"mask must be bool in the shape of the parameters, {jnp.shape(leaf)}, got"
+            f" {kind} {jnp.shape(mask)}"
+        )
+    return jnp.where(mask, leaf, jnp.zeros_like(leaf))

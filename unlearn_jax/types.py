@@ -148,7 +148,7 @@ class AttackResult(NamedTuple):
       epsilon: ``[B]`` float32, radius of the ball in which the search stopped (0 for
         ``ALREADY_WRONG``).
       distance: ``[B]`` float32, distance between ``images`` and the clean input, at
-        most ``epsilon``.
+        most ``epsilon`` up to the rounding of pixels, about 1e-7.
       status: ``[B]`` int32, a :class:`Status`.
       num_gradients: ``[B]`` int32, number of gradients computed for this sample. The
         cost of padding, and of samples that wait for their batch, is not counted.

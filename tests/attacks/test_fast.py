@@ -107,6 +107,30 @@ def test_line_search_is_independent_of_batches_and_farther_than_pgd(samples, key
     )
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float64])
+def test_images_of_any_width_are_attacked_in_float32(samples, dtype, key):
+    """Without warnings of lost bits, and never in 16 bits."""
+    x = np.asarray(samples[0]).astype(dtype)
+    y = np.argmax(linear(WEIGHTS, x.astype("f4")), -1)
+    for attack in (
+        lambda images: attacks.fast_adversarial_set(
+            jax.random.clone(key), linear, WEIGHTS, images, y
+        ),
+        lambda images: attacks.autoattack_small(
+            jax.random.clone(key),
+            linear,
+            WEIGHTS,
+            images,
+            y,
+            epsilon=0.05,
+            num_targets=0,
+        ),
+    ):
+        result = attack(x)
+        assert result.epsilon.dtype == result.distance.dtype == jnp.float32
+        chex.assert_trees_all_equal(result, attack(x.astype("f4")))
+
+
 def test_line_search_restarts_where_the_gradient_is_zero(key):
     def bowl(scale, images):  # the gradient at the center is 0; class 1 away from it
         square = jnp.mean((images - 0.5) ** 2, (1, 2, 3))

@@ -402,7 +402,10 @@ def test_random_erasing_leaves_the_rest_and_half_of_the_images_alone(key):
             {"magnitude": 31},
             r"magnitude must be a bin in 0\.\.30",
         ),
-        (policies.rand_augment, {"num_ops": 0}, "num_ops must be at least 1"),
+        (policies.rand_augment, {"num_ops": 0}, "num_ops must be a positive integer"),
+        (policies.rand_augment, {"num_ops": 1.5}, "num_ops must be a positive integer"),
+        (policies.rand_augment, {"magnitude": 2.5}, "magnitude must be an integer"),
+        (policies.aug_mix, {"severity": 2.5}, "severity must be a positive integer"),
         (policies.aug_mix, {"severity": 11}, r"severity must be in 1\.\.10"),
         (policies.random_erasing, {"probability": 1.5}, "probability must be in"),
         (policies.random_erasing, {"area": (0.5, 0.2)}, "area must be two fractions"),
@@ -412,6 +415,13 @@ def test_random_erasing_leaves_the_rest_and_half_of_the_images_alone(key):
 def test_unusable_hyperparameters_are_refused(key, policy, options, message):
     with pytest.raises(InputError, match=message):
         policy(jax.random.split(key, 2), jnp.zeros((2, 8, 8, 1)), **options)
+
+
+@pytest.mark.parametrize("policy", POLICIES[:4], ids=lambda policy: policy.__name__)
+def test_wide_integers_are_refused(key, policy):
+    """Their gray levels would count as far above white."""
+    with pytest.raises(InputError, match=r"uint8 or floating in .*, got int32"):
+        policy(jax.random.split(key, 2), jnp.full((2, 8, 8, 1), 128))
 
 
 @pytest.mark.parametrize("policy", POLICIES[:4], ids=lambda policy: policy.__name__)

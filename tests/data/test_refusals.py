@@ -133,6 +133,10 @@ REFUSED = [
         lambda at: data.load_digits(num_train=0),
         "digits: num_train must be in 1..1796, got 0",
     ),
+    (
+        lambda at: data.load_digits(num_train=10.5),
+        "num_train must be an integer, 0 or more, got 10.5",
+    ),
     (lambda at: data.load_digits(seed=-1), "seed must be at least 0, got -1"),
     (lambda at: data.load_digits(seed=0.5), "seed must be an integer, got 0.5"),
     (lambda at: data.load_npz(at / "x.npz"), "no data file at .*x.npz"),
@@ -184,6 +188,10 @@ REFUSED = [
     (
         lambda at: data.resplit(SPLITS, num_train=0, num_test=1, seed=0),
         "both sets need at least one sample",
+    ),
+    (
+        lambda at: data.resplit(SPLITS, num_train=5.0, num_test=1, seed=0),
+        "num_train must be an integer, 0 or more, got 5.0",
     ),
     (
         lambda at: data.resplit(SPLITS, num_train=9, num_test=1, seed=0),
@@ -341,7 +349,7 @@ REFUSED = [
     ),
     (
         lambda at: data.crop(keys(), IMAGES, padding=-1),
-        "padding must be at least 0 pixels, got -1",
+        "padding must be an integer, 0 or more, got -1",
     ),
     (
         lambda at: data.crop(keys(2), jnp.asarray(IMAGES)),
@@ -357,7 +365,11 @@ REFUSED = [
     ),
     (
         lambda at: data.rand_augment(keys(), IMAGES, num_ops=0),
-        "num_ops must be at least 1, got 0",
+        "num_ops must be a positive integer, got 0",
+    ),
+    (
+        lambda at: data.aug_mix(keys(), IMAGES.astype(int)),
+        "images must be uint8 or floating in \\[0, 1\\] .*, got int",
     ),
     (
         lambda at: data.rand_augment(keys(), IMAGES, magnitude=31),

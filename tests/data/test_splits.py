@@ -235,6 +235,8 @@ def test_membership_design_treats_models_alike_and_independently():
     [
         (3, 5, "default", "even number of models, at least 2.*got 3"),
         (0, 5, "default", "even number of models"),
+        (4.0, 5, "default", "num_models must be an integer"),
+        (4, 5.0, "default", "num_samples must be an integer"),
         (2, 0, "default", "at least one sample"),
         (2, 5, "other", "'default' or 'legacy'"),
     ],

@@ -157,6 +157,16 @@ def test_lotos_refuses_bad_input():
         lotos.layer_similarity([one, one], [block, jnp.eye(4)[:3]])
     with pytest.raises(InputError, match="as many weights"):
         lotos.layer_similarity([one, one], [block, block], weights=(1.0,))
+    with pytest.raises(InputError, match="weights must not increase"):
+        lotos.layer_similarity([one, one], [block, block], weights=(0.1, 0.2, 0.3))
+    with pytest.raises(InputError, match="max_length must be finite"):
+        lotos.layer_similarity([one, one], [block, block], max_length=np.nan)
+    traced = jax.jit(
+        lambda weights, length: lotos.layer_similarity(
+            [one, one], [block, block], weights=weights, max_length=length
+        )
+    )
+    np.testing.assert_allclose(traced((0.6, 0.3, 0.1), 0.5), 1.0, rtol=1e-6)
     with pytest.raises(InputError, match="at least one layer"):
         lotos.lotos_penalty([], [])
     with pytest.raises(InputError, match="'sum' or 'mean'"):
@@ -307,8 +317,16 @@ def test_term_refuses_what_it_cannot_compare(key, tiny):
         losses.lotos([linear] * 2, SAMPLE).init(key, members)
     with pytest.raises(InputError, match="choose conv, all or first"):
         losses.lotos(linear, SAMPLE, which="last")
-    with pytest.raises(InputError, match="at least 1"):
-        losses.lotos(linear, SAMPLE, every=0)
+    for options, message in (
+        ({"every": 0}, "every must be a positive integer, got 0"),
+        ({"every": 1.5}, "every must be a positive integer, got 1.5"),
+        ({"max_length": np.nan}, "max_length must be finite and not negative"),
+        ({"weights": (1.0, 2.0)}, "1 directions need as many weights, got 2"),
+        ({"weights": (-1.0,)}, "weights must be finite and not negative"),
+        ({"num_vectors": 2, "weights": (0.4, 0.6)}, "weights must not increase"),
+    ):
+        with pytest.raises(InputError, match=message):
+            losses.lotos(linear, SAMPLE, **options)
     with pytest.raises(InputError, match=r"got Model: pass model\.apply"):
         losses.lotos([tiny, tiny], SAMPLE)
     with pytest.raises(InputError, match=r"got Model: pass model\.apply"):
@@ -317,9 +335,5 @@ def test_term_refuses_what_it_cannot_compare(key, tiny):
         losses.lotos([linear] * 3, SAMPLE, which="all").init(key, members)
     with pytest.raises(InputError, match="two or more"):
         losses.lotos([linear], SAMPLE, which="all").init(key, members[:1])
-    term = losses.lotos([linear] * 2, SAMPLE, which="all", weights=(1.0, 2.0))
-    state = term.init(jax.random.clone(key), members)
-    with pytest.raises(InputError, match="as many weights"):
-        term.update(members, state)
     with pytest.raises(InputError, match="'sum' or 'mean'"):
         losses.lotos(linear, SAMPLE, convention="paper")

@@ -257,6 +257,18 @@ def test_too_many_components(options, most):
             class_similarity(draw(18, 6, 4), num_components=number, **options)
 
 
+@pytest.mark.parametrize("beta", [-1.0, np.nan])
+def test_a_tilt_away_from_similar_classes_is_refused(beta):
+    with pytest.raises(InputError, match="beta must be 0 or more, or infinite, got"):
+        tilted_target(draw(19, 3, 5), FORGET, draw(20, 5), beta=beta)
+
+
+@pytest.mark.parametrize("temperature", [0, -0.1, np.nan])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    with pytest.raises(InputError, match="temperature must be positive and finite"):
+        class_similarity(draw(18, 6, 4), temperature=temperature)
+
+
 def test_tilted_target_asserts_shapes_and_types():
     logits, similarity = draw(19, 3, 5), draw(20, 5)
     with pytest.raises(AssertionError):

@@ -388,6 +388,46 @@ def test_nnx_adapter(key):
     assert not np.allclose(state["norm"]["mean"], variables.state["norm"]["mean"])
 
 
+class NoisyNNX(nnx.Module):
+    """Logits are two draws, each from a stream of its own."""
+
+    def __init__(self):
+        self.scale = nnx.Param(jnp.ones(()))
+        self.rngs = nnx.Rngs(dropout=0, noise=1)
+
+    def __call__(self, images):
+        shape = (len(images),)
+        draws = [
+            jax.random.normal(key, shape)
+            for key in (self.rngs.dropout(), self.rngs.noise())
+        ]
+        return self.scale * jnp.stack(draws, -1)
+
+
+def test_nnx_streams_have_different_keys(key):
+    model = models.from_nnx(lambda rngs: NoisyNNX())
+    variables = model.init(jax.random.key(0))
+    logits, _ = model.apply_train(variables, jnp.ones((64, 2, 2, 1)), key)
+    assert abs(np.corrcoef(logits.T)[0, 1]) < 0.5
+
+
+def test_nnx_dropout_has_the_key_itself(key):
+    """Whether its stream is the default one or has a name."""
+    for streams in ({"params": 0, "dropout": 1}, {"default": 0}):
+        rngs = nnx.Rngs(**streams)
+        module = nnx.Dropout(0.5, rngs=rngs)
+        model = models.from_nnx(
+            lambda _, streams=streams: nnx.Dropout(0.5, rngs=nnx.Rngs(**streams))
+        )
+        images = jnp.ones((64, 2))
+        dropped, _ = model.apply_train(
+            model.init(jax.random.key(0)), images, jax.random.clone(key)
+        )
+        module.train()
+        nnx.reseed(module, default=jax.random.clone(key), dropout=jax.random.clone(key))
+        np.testing.assert_array_equal(dropped, module(images))
+
+
 def test_build_names_what_is_wrong():
     with pytest.raises(InputError, match="unknown model 'lenet'"):
         models.build("lenet", (8, 8, 1), 10)
@@ -399,6 +439,14 @@ def test_build_names_what_is_wrong():
         models.build("vit", (8, 8, 1), 10, width=8, num_heads=3).init(jax.random.key(0))
     with pytest.raises(InputError, match="compute type"):
         models.build("mlp", (8, 8, 1), 10, dtype="int8")
+    with pytest.raises(InputError, match="num_classes must be a positive integer"):
+        models.build("mlp", (8, 8, 1), 0)
+    with pytest.raises(InputError, match="needs at least 2 classes, got 1"):
+        models.build("mlp", (8, 8, 1), 1)
+    with pytest.raises(InputError, match=r"image_shape must be \(H, W, channels\)"):
+        models.build("mlp", (8, 8), 10)
+    with pytest.raises(InputError, match="channels must be a positive integer, got 0"):
+        models.build("mlp", (8, 8, 0), 10)
 
 
 @pytest.mark.parametrize("adapter", ["linen", "nnx", "functions"])

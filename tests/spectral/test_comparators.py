@@ -206,9 +206,9 @@ def test_comparator_transformation_draws_a_new_start_each_step():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(InputError, match="num_iters must be at least 1"):
+    with pytest.raises(InputError, match="num_iters must be a positive integer"):
         gouk(num_iters=0)
-    with pytest.raises(InputError, match="num_iters must be at least 1"):
+    with pytest.raises(InputError, match="num_iters must be a positive integer"):
         delattre_bound(jnp.ones((1, 1, 1, 1)), num_iters=0)
     with pytest.raises(InputError, match="a torus of 5 x 8"):
         frequency_blocks(jnp.ones((3, 3, 1, 1)), (5, 8), strides=(2, 2))

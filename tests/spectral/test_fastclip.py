@@ -422,13 +422,13 @@ def test_unsupported_input_is_refused(normed, trained, tiny, blobs):
         )
     with pytest.raises(InputError, match=r"call update\(updates, state, params\)"):
         tx.update(zeros, tx.init(trained.params))
-    with pytest.raises(InputError, match="period must be at least 1"):
+    with pytest.raises(InputError, match="period must be a positive integer"):
         fastclip(normed.apply, blobs.images, period=0)
-    with pytest.raises(InputError, match="num_vectors of FastClip must be at least 1"):
+    with pytest.raises(InputError, match="num_vectors must be a positive"):
         fastclip(normed.apply, blobs.images, rule=ClipRule(num_vectors=0))
     with pytest.raises(InputError, match="unknown step 'exact'"):
         fastclip(normed.apply, blobs.images, rule=ClipRule(step="exact"))
-    with pytest.raises(InputError, match="max_norm must be positive"):
+    with pytest.raises(InputError, match=r"max_norm of .* must be positive"):
         clip(normed.apply, trained, blobs.images, max_norms={PATHS[0]: 0.0})
     wrong = {"params/Conv_9/kernel": 1.0}
     misnamed = fastclip(normed.apply, blobs.images, max_norms=wrong, **given)
@@ -438,6 +438,19 @@ def test_unsupported_input_is_refused(normed, trained, tiny, blobs):
         clip(normed, trained, blobs.images)
     with pytest.raises(InputError, match=r"pass model_state=variables\.state"):
         fastclip(tiny.apply, blobs.images).init(trained.params)
+
+
+def test_clip_names_the_layers_that_need_more_rounds():
+    """A wide layer needs more than 200 rounds, and fewer than the default's limit."""
+    weights = {"a": 1.5 * jnp.eye(250), "b": 0.5 * jnp.eye(250)}
+    given = (lambda w, x: x @ w["a"] @ w["b"], weights, jnp.zeros((1, 250)))
+    rule = ClipRule(num_iters=3, num_rounds=200)
+    with pytest.warns(UserWarning, match="not clipped .* in 200 rounds: a; raise"):
+        clip(*given, rule=rule)
+    limit = clip.__kwdefaults__["rule"].num_rounds
+    clipped = clip(*given, rule=dataclasses.replace(rule, num_rounds=limit))
+    assert np.linalg.norm(clipped["a"], 2) < 1.006
+    np.testing.assert_array_equal(clipped["b"], weights["b"])
 
 
 def test_clip_finds_directions_orthogonal_to_those_shortened():

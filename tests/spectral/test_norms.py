@@ -153,6 +153,17 @@ def test_estimates_rise_monotonically_below_the_singular_values(seed, log_scale,
         last = found.sigma[0]
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, jnp.bfloat16])
+def test_starts_of_any_type_are_taken(dtype):
+    """NumPy's arrays too: only their values matter."""
+    matrix = np.diag([3.0, 2.0, 1.0]).astype("f4")
+    start = np.array([1, 2, 3], dtype)
+    found = power_qr(lambda x: matrix @ x, start[None], num_iters=40)
+    np.testing.assert_allclose(found.sigma, [3.0], rtol=1e-5)
+    sigma, _ = lanczos(lambda x: matrix @ x, start, num_iters=3)
+    np.testing.assert_allclose(sigma, [3.0, 2.0, 1.0], rtol=1e-5)
+
+
 def test_a_warm_start_needs_one_iteration():
     sigma = np.linspace(2, 1, 10)
     matrix, _ = prescribed(sigma)
@@ -372,7 +383,7 @@ def test_the_product_of_the_norms_bounds_every_slope():
 
 def test_unsupported_input_is_refused_in_one_line():
     matrix = jnp.ones((3, 2))
-    with pytest.raises(InputError, match="num_iters must be at least 1"):
+    with pytest.raises(InputError, match="num_iters must be a positive integer"):
         iterate(matrix, jnp.ones((1, 2)), num_iters=0)
     with pytest.raises(InputError, match="ask for fewer"):
         iterate(matrix, jnp.ones((3, 2)), num_iters=1)

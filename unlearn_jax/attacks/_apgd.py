@@ -21,6 +21,7 @@ from unlearn_jax.attacks._pgd import (
     per_sample,
     predict_class,
     random_start,
+    unattacked,
     widened,
 )
 from unlearn_jax.attacks.norms import Norm, linf
@@ -400,6 +401,7 @@ def autoattack_small(
             " num_targets=0, or use apgd with loss=difference_of_logits_ratio"
         )
     batch_size = min(batch_size, len(images))
+    images = widened(images)
     labels = labels.astype(jnp.int32)
 
     def attack_batch(images: Array, labels: Array, start: Array) -> AttackResult:
@@ -492,11 +494,8 @@ def _unattacked(
     is_undefined = predicted == UNDEFINED
     is_wrong = ~is_undefined & (predicted != labels)
     status = jnp.where(is_wrong, Status.ALREADY_WRONG, Status.NOT_FOUND)
-    return AttackResult(
-        images=images,
+    return unattacked(images, labels)._replace(
         labels=jnp.where(is_undefined, labels, predicted),
         epsilon=jnp.where(is_wrong, 0.0, epsilon).astype(images.dtype),
-        distance=jnp.zeros(labels.shape, images.dtype),
         status=status.astype(jnp.int32),
-        num_gradients=jnp.zeros(labels.shape, jnp.int32),
     )

@@ -84,6 +84,24 @@ def predict_class(logits: Array) -> Array:
     return jnp.where(jnp.isfinite(jnp.max(logits, -1)), chosen, UNDEFINED)
 
 
+def predicted_classes(
+    apply_fn: ApplyFn, variables: PyTree, images: Array, batch_size: int
+) -> Array:
+    """Return the class ``[B]`` int32 of every image, each classified as a batch of one.
+
+    Args:
+      apply_fn: ``(variables, images [B, ...]) -> logits [B, C]``, evaluation mode.
+      variables: any pytree.
+      images: ``[B, ...]`` float images.
+      batch_size: images classified at a time; changes memory, not values.
+    """
+
+    def classify_one(image: Array) -> Array:
+        return predict_class(apply_fn(variables, image[None])[0])
+
+    return lax.map(classify_one, images, batch_size=min(batch_size, len(images)))
+
+
 def class_margin(logits: Array, labels: Array) -> Array:
     """Return the margin ``z_y - max_{i != y} z_i`` of the labels.
 

@@ -11,10 +11,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.tree_util import Partial
 
-from unlearn_jax.attacks._pgd import check_attacked, predict_class
+from unlearn_jax.attacks._pgd import check_attacked, predicted_classes
 from unlearn_jax.attacks.values import Attack
 from unlearn_jax.checks import check_counts
 from unlearn_jax.types import (
@@ -24,7 +23,6 @@ from unlearn_jax.types import (
     InputError,
     PyTree,
     Status,
-    check_apply_fn,
 )
 
 Classifier = tuple[ApplyFn, PyTree]
@@ -144,7 +142,7 @@ def transfer(
         crafted.append(result)
 
     def is_right(classifier: Classifier, images: Array) -> Array:
-        return correct(*classifier, images, labels, batch_size=batch_size)
+        return _classify(*classifier, images, batch_size) == labels
 
     fooled = []
     for result in crafted:
@@ -233,9 +231,8 @@ def robustness(
     Raises:
       InputError: ``apply_fn`` is not a function, or unusable images, labels or radii.
     """
-    check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
-    labels = jnp.asarray(labels).astype(jnp.int32)
     right = correct(apply_fn, variables, images, labels, batch_size=batch_size)
+    labels = jnp.asarray(labels).astype(jnp.int32)
     result = _craft(apply_fn, _as_pytree(attack), variables, images, labels, key)
     is_held = (result.labels == labels) & (result.status != Status.NOT_FINITE)
     return Robustness(right, right & is_held)
@@ -262,9 +259,9 @@ def correct(
       ``[B]`` bool.
 
     Raises:
-      InputError: ``apply_fn`` is not a function.
+      InputError: ``apply_fn`` is not a function, or unusable images or labels.
     """
-    check_apply_fn(apply_fn)
+    check_attacked(apply_fn, variables, images, labels, (0.0, 1.0))
     check_counts(batch_size=batch_size)
     predicted = _classify(apply_fn, variables, images, batch_size)
     return predicted == jnp.asarray(labels).astype(jnp.int32)
@@ -288,14 +285,7 @@ def _craft(
     return attack(apply_fn, variables, images, labels, key=key)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _classify(
-    apply_fn: ApplyFn, variables: PyTree, images: Array, batch_size: int
-) -> Array:
-    def classify_one(image: Array) -> Array:
-        return predict_class(apply_fn(variables, image[None])[0])
-
-    return lax.map(classify_one, images, batch_size=min(batch_size, len(images)))
+_classify = partial(jax.jit, static_argnums=(0, 3))(predicted_classes)
 
 
 def risk_gap_bound(

@@ -4,7 +4,7 @@ import chex
 import jax.numpy as jnp
 from jax import lax
 
-from unlearn_jax.attacks._pgd import per_sample, predict_class
+from unlearn_jax.attacks._pgd import per_sample, predicted_classes
 from unlearn_jax.checks import check_counts, check_fractions
 from unlearn_jax.types import (
     ApplyFn,
@@ -85,11 +85,7 @@ def cap_failures(
         return jnp.where(scale < 1, on_segment, result.images)
 
     def classify(scale: Array) -> Array:
-        def classify_one(image: Array) -> Array:
-            return predict_class(apply_fn(variables, image[None])[0])
-
-        size = min(batch_size, len(images))
-        return lax.map(classify_one, points(scale), batch_size=size)
+        return predicted_classes(apply_fn, variables, points(scale), batch_size)
 
     def is_running(carry: tuple[Array, Array, Array]) -> Array:
         turn, _, predicted = carry

@@ -14,6 +14,7 @@ from unlearn_jax.attacks._pgd import (
     AttackLoss,
     check_attacked,
     predict_class,
+    widened,
 )
 from unlearn_jax.attacks.norms import Norm, linf
 from unlearn_jax.attacks.parameters import check_functions
@@ -93,6 +94,7 @@ def fast_adversarial_set(
     check_attacked(apply_fn, variables, images, labels, bounds)
     check_functions(norm=norm, loss=loss)
     check_line_search(epsilon_init, num_steps, num_restarts, batch_size)
+    images = widened(images)
 
     def attack_one(image: Array, label: Array, key: Array) -> AttackResult:
         def logits(point: Array) -> Array:

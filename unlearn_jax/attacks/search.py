@@ -144,14 +144,11 @@ def adversarial_set(
             "the grid search attacks all radii at once and cannot continue from the"
             " last iterate: use search='doubling'"
         )
-    if search == "minimal" and keep == "last":
-        raise InputError(
-            "the minimal search keeps the closest example: use keep='first', and depth"
-            " for examples beyond the boundary"
-        )
     check_counts(num_radii=num_radii, num_steps=num_steps, batch_size=batch_size)
     check_positive(epsilon_init=epsilon_init, step_ratio=step_ratio)
     check_minimal(num_linear, num_polish, overshoot, depth)
+    if search == "minimal":
+        check_keep(keep)
     images = widened(images)
     labels = jnp.asarray(labels, jnp.int32)
     radii = epsilon_init * 2.0 ** jnp.arange(num_radii, dtype=images.dtype)
@@ -218,6 +215,19 @@ def check_minimal(
     check_counts(0, num_polish=num_polish)
     check_positive(overshoot=overshoot)
     check_not_negative(depth=depth)
+
+
+def check_keep(keep: Keep) -> None:
+    """Raise unless the minimal search may return the closest example.
+
+    Raises:
+      InputError: ``keep="last"``.
+    """
+    if keep == "last":
+        raise InputError(
+            "the minimal search keeps the closest example: use keep='first', and depth"
+            " for examples beyond the boundary"
+        )
 
 
 def in_batches(

@@ -34,7 +34,12 @@ from unlearn_jax.attacks.legacy import check_normalization, legacy_pgd
 from unlearn_jax.attacks.line_search import check_line_search, fast_adversarial_set
 from unlearn_jax.attacks.norms import NORMS, NormName
 from unlearn_jax.attacks.parameters import check_bounds
-from unlearn_jax.attacks.search import adversarial_set, check_minimal, in_batches
+from unlearn_jax.attacks.search import (
+    adversarial_set,
+    check_keep,
+    check_minimal,
+    in_batches,
+)
 from unlearn_jax.attacks.targeted import target_runner_up
 from unlearn_jax.checks import check_counts, check_fractions, check_positive
 from unlearn_jax.losses import cross_entropy, log_odds
@@ -249,11 +254,8 @@ class PGD:
                 f" attacks.Minimal(...) or attacks.FixedRadius(...), got"
                 f" {self.search!r}"
             )
-        if isinstance(self.search, Minimal) and self.keep == "last":
-            raise InputError(
-                "the minimal search keeps the closest example: use keep='first', and"
-                " depth for examples beyond the boundary"
-            )
+        if isinstance(self.search, Minimal):
+            check_keep(self.keep)
 
     @_compiled
     def __call__(

@@ -23,6 +23,7 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.data.augment_policies import (
     aug_mix,
     auto_augment,
@@ -73,13 +74,13 @@ def random_crop(key: Array, image: Array, *, padding: int = 4) -> Array:
       ``[H, W, ch]``, dtype of ``image``.
 
     Raises:
-      InputError: ``padding`` is negative.
+      InputError: ``padding`` is negative or not an integer.
 
     >>> image = jnp.arange(9, dtype=jnp.uint8).reshape(3, 3, 1)
     >>> random_crop(jax.random.key(0), image, padding=0)[:, :, 0].tolist()
     [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     """
-    _check_padding(padding)
+    check_counts(0, padding=padding)
     return _window(image, _draw_offset(key, padding), mirrored=False)
 
 
@@ -115,9 +116,10 @@ def crop_flip(
       ``[B, H, W, ch]``, dtype of ``images``.
 
     Raises:
-      InputError: ``padding`` is negative, or there is not one key per image.
+      InputError: ``padding`` is negative or not an integer, or there is not one key per
+        image.
     """
-    _check_padding(padding)
+    check_counts(0, padding=padding)
     check_keys(keys, images)
 
     def one(key: Array, image: Array) -> Array:
@@ -137,11 +139,6 @@ def identity(keys: Array, images: Array) -> Array:
     """Return the images unchanged; ``keys`` is not read."""
     del keys
     return images
-
-
-def _check_padding(padding: int) -> None:
-    if padding < 0:
-        raise InputError(f"padding must be at least 0 pixels, got {padding}")
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {

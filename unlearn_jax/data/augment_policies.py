@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.data import image_ops
 from unlearn_jax.data.image_ops import Operation
 from unlearn_jax.types import Array, InputError
@@ -244,6 +245,7 @@ def check_keys(keys: Array, images: Array) -> None:
 
 
 def _check_bins(num_bins: int) -> None:
+    check_counts(num_bins=num_bins)
     if num_bins < 2:
         raise InputError(f"num_bins must be at least 2, got {num_bins}")
 
@@ -266,8 +268,8 @@ def trivial_augment(keys: Array, images: Array, *, num_bins: int = 31) -> Array:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: fewer than 2 bins, neither one nor three channels, or not one key per
-        image.
+      InputError: fewer than 2 bins, images of another type or number of channels, or
+        not one key per image.
     """
     _check_bins(num_bins)
     rows = _trivial_rows(*images.shape[1:3], num_bins)
@@ -304,13 +306,13 @@ def rand_augment(
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: an option out of its range, neither one nor three channels, or not one
-        key per image.
+      InputError: an option out of its range, images of another type or number of
+        channels, or not one key per image.
     """
     _check_bins(num_bins)
-    if num_ops < 1:
-        raise InputError(f"num_ops must be at least 1, got {num_ops}")
-    if not 0 <= magnitude < num_bins:
+    check_counts(num_ops=num_ops)
+    check_counts(0, magnitude=magnitude)
+    if magnitude >= num_bins:
         raise InputError(
             f"magnitude must be a bin in 0..{num_bins - 1}, got {magnitude}"
         )
@@ -337,7 +339,8 @@ def auto_augment(keys: Array, images: Array) -> Array:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: neither one nor three channels, or not one key per image.
+      InputError: images of another type or number of channels, or not one key per
+        image.
     """
     rows = _auto_rows(*images.shape[1:3])
     skip = len(rows.factor) - 1
@@ -375,10 +378,11 @@ def aug_mix(keys: Array, images: Array, *, severity: int = 3) -> Array:
       ``[B, H, W, ch]``, dtype of ``images``; floats are whole gray levels over 255.
 
     Raises:
-      InputError: ``severity`` out of its range, neither one nor three channels, or not
-        one key per image.
+      InputError: ``severity`` out of its range, images of another type or number of
+        channels, or not one key per image.
     """
-    if not 1 <= severity <= _MIX_BINS:
+    check_counts(severity=severity)
+    if severity > _MIX_BINS:
         raise InputError(f"severity must be in 1..{_MIX_BINS}, got {severity}")
     rows = _mix_rows(*images.shape[1:3], severity)
     skip = len(rows.factor) - 1

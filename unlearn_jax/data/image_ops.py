@@ -173,9 +173,18 @@ def to_levels(images: Array) -> Array:
 
     Floats in [0, 1] are rounded to the nearest level. Channels come first because
     operations on whole planes are several times as fast on CPU.
+
+    Raises:
+      InputError: images that are neither uint8 nor floating.
     """
+    is_float = jnp.issubdtype(images.dtype, jnp.floating)
+    if not is_float and images.dtype != jnp.uint8:
+        raise InputError(
+            "images must be uint8 or floating in [0, 1] for this augmentation, got"
+            f" {images.dtype}; convert gray levels with .astype('uint8')"
+        )
     levels = jnp.moveaxis(images, -1, -3)
-    if images.dtype != jnp.uint8:
+    if is_float:
         levels = jnp.clip(jnp.round(levels * 255), 0, 255)
     return levels.astype(jnp.int32)
 
@@ -201,7 +210,8 @@ def apply(image: Array, operation: Operation) -> Array:
       ``[H, W, ch]``, dtype of ``image``.
 
     Raises:
-      InputError: the image has neither one nor three channels.
+      InputError: the image has neither one nor three channels, or is neither uint8 nor
+        floating.
 
     >>> image = jnp.array([[[0], [100]], [[200], [255]]], jnp.uint8)
     >>> apply(image, solarize(128))[:, :, 0].tolist()

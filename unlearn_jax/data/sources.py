@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_jax.checks import check_images, check_labels
+from unlearn_jax.checks import check_counts, check_images, check_labels
 from unlearn_jax.data import folder
 from unlearn_jax.data.splits import check_seed, class_numbers
 from unlearn_jax.types import Dataset, InputError
@@ -180,7 +180,7 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
       spread over 0..255) in 10 classes.
 
     Raises:
-      InputError: ``num_train`` or the seed is out of range.
+      InputError: ``num_train`` or the seed is out of range or not an integer.
     """
     # The file is read directly: importing sklearn.datasets takes longer than all that
     # the command does for a run that is already finished.
@@ -193,6 +193,7 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
     images = np.rint(images * (255 / 16)).astype(np.uint8)
     labels = table[:, -1].astype(np.int32)
     total = len(labels)
+    check_counts(0, num_train=num_train)
     if not 1 <= num_train < total:
         raise InputError(
             f"digits: num_train must be in 1..{total - 1}, got {num_train}"
@@ -441,9 +442,10 @@ def resplit(
       The new data set, with the name and classes of ``splits``.
 
     Raises:
-      InputError: a size below 1, a negative seed, more samples than exist, or sizes
-        that cannot be balanced.
+      InputError: a size that is not a positive integer, a negative seed, more samples
+        than exist, or sizes that cannot be balanced.
     """
+    check_counts(0, num_train=num_train, num_test=num_test)
     pool = Dataset(
         *(
             np.concatenate([old, new])

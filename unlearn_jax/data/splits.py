@@ -346,12 +346,13 @@ def membership_design(
       ``[M, N]`` bool, with M/2 True entries in every column.
 
     Raises:
-      InputError: M that is odd or below 2, N below 1, a seed out of range, or an
-        unknown generator.
+      InputError: M that is odd or below 2, N below 1, either not an integer, a seed out
+        of range, or an unknown generator.
 
     >>> membership_design(4, 3, seed=0).sum(axis=0).tolist()
     [2, 2, 2]
     """
+    check_counts(0, num_models=num_models, num_samples=num_samples)
     if num_models < 2 or num_models % 2:
         raise InputError(
             "a membership design needs an even number of models, at least 2, "

@@ -12,10 +12,13 @@ from typing import Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.branching import cond
+from unlearn_jax.checks import check_counts, check_not_negative
 from unlearn_jax.layers import Layer, layers
 from unlearn_jax.reuse import is_reusable, program
 from unlearn_jax.spectral import layer_map, power_qr
@@ -114,7 +117,8 @@ def lotos_similarity(
       ``[]``, differentiable in both maps; the vectors are constants.
 
     Raises:
-      InputError: the number of weights differs from that of the vectors.
+      InputError: a wrong number of weights, weights that are negative or increasing, or
+        a length that is negative or not finite.
 
     >>> first = jnp.diag(jnp.array([2.0, 0.0]))
     >>> second = jnp.diag(jnp.array([0.0, 2.0]))
@@ -153,8 +157,9 @@ def layer_similarity(
       ``[]``.
 
     Raises:
-      InputError: fewer than two members, directions of different shapes, or a wrong
-        number of weights.
+      InputError: fewer than two members, directions of different shapes, a wrong
+        number of weights, weights that are negative or increasing, or a length that is
+        negative or not finite.
     """
     if len(maps) < 2 or len(maps) != len(vectors):
         raise InputError(
@@ -168,12 +173,9 @@ def layer_similarity(
             f" ({', '.join(map(str, sorted(shapes)))}): only layers with the same"
             " inputs can be compared, such as the first"
         )
+    check_not_negative(max_length=max_length)
     num_vectors = len(vectors[0])
-    weights = direction_weights(num_vectors) if weights is None else weights
-    if len(weights) != num_vectors:
-        raise InputError(
-            f"{num_vectors} directions need as many weights, got {len(weights)}"
-        )
+    weights = _checked_weights(weights, num_vectors)
     total = jnp.zeros(())
     for i, linear in enumerate(maps):
         foreign = jnp.concatenate([block for j, block in enumerate(vectors) if j != i])
@@ -182,6 +184,27 @@ def layer_similarity(
         )
         total += jnp.sum(excess @ jnp.asarray(weights, excess.dtype))
     return total
+
+
+def _checked_weights(
+    weights: Sequence[float] | None, num_vectors: int
+) -> Sequence[float]:
+    """Return the directions' weights, the released code's if None.
+
+    Raises:
+      InputError: a wrong number of weights; weights that are negative, not finite or
+        increasing, unless they are traced.
+    """
+    weights = direction_weights(num_vectors) if weights is None else weights
+    if len(weights) != num_vectors:
+        raise InputError(
+            f"{num_vectors} directions need as many weights, got {len(weights)}"
+        )
+    if not any(isinstance(one, Tracer) for one in jax.tree.leaves(weights)):
+        check_not_negative(weights=weights)
+        if np.any(np.diff(weights) > 0):
+            raise InputError(f"weights must not increase, got {weights}")
+    return weights
 
 
 def lotos_penalty(
@@ -297,9 +320,9 @@ def lotos(
       The loss term.
 
     Raises:
-      InputError: a count below 1, unknown layers or convention, or a model instead of
-        its function; raised by ``init``: too few members, or layers that cannot be
-        compared.
+      InputError: counts, weights or a length out of range, unknown layers or
+        convention, or a model instead of its function; raised by ``init``: too few
+        members, or layers that cannot be compared.
 
     >>> term = lotos(lambda w, x: x @ w, jnp.ones((1, 3)), which="all", max_length=0.5)
     >>> weights = jnp.stack([jnp.eye(3), 2 * jnp.eye(3)])
@@ -308,8 +331,14 @@ def lotos(
     >>> round(float(penalty), 4)  # (2 - 0.5) + (1 - 0.5)
     2.0
     """
-    if min(num_vectors, num_iters, init_iters, every) < 1:
-        raise InputError("LOTOS: the counts must be at least 1")
+    check_counts(
+        num_vectors=num_vectors,
+        num_iters=num_iters,
+        init_iters=init_iters,
+        every=every,
+    )
+    check_not_negative(max_length=max_length)
+    weights = _checked_weights(weights, num_vectors)
     if which not in ("conv", "all", "first"):
         raise InputError(f"LOTOS: unknown layers {which!r}; choose conv, all or first")
     if convention not in ("sum", "mean"):

@@ -7,9 +7,12 @@ Tilted ReWeighting (TRW; RWFT and TREW in other versions), arXiv 2506.20893, and
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import check_positive
 from unlearn_jax.losses.classification import cross_entropy
 from unlearn_jax.types import Array, InputError
 
@@ -39,6 +42,9 @@ def tilted_target(
     Returns:
       ``[..., C]`` probabilities with sum 1, exactly 0 on forgotten classes.
 
+    Raises:
+      InputError: a concrete ``beta`` that is negative or NaN.
+
     >>> forget = jnp.array([True, False, False])
     >>> similarity = jnp.array([1.0, 0.0, 0.1])
     >>> logits = jnp.array([1e4, 1.0, 0.0])  # tilted by 0 and 1: both become 1
@@ -48,6 +54,8 @@ def tilted_target(
     chex.assert_equal_shape_suffix([logits, forget, similarity], 1)
     chex.assert_type(forget, bool)
     chex.assert_rank(beta, 0)
+    if not isinstance(beta, Tracer) and not np.asarray(beta) >= 0:
+        raise InputError(f"beta must be 0 or more, or infinite, got {beta}")
     shape = jnp.broadcast_shapes(
         jnp.shape(logits), jnp.shape(forget), jnp.shape(similarity)
     )
@@ -89,6 +97,9 @@ def tilted_loss(
 
     Returns:
       ``[...]``, in nats.
+
+    Raises:
+      InputError: a concrete ``beta`` that is negative or NaN.
     """
     chex.assert_equal_shape([logits, teacher_logits])
     target = tilted_target(teacher_logits, forget, similarity, beta=beta)
@@ -122,7 +133,8 @@ def class_similarity(
       ``[C, C]``; row ``f`` holds the similarity of every class to ``f``.
 
     Raises:
-      InputError: more components than the vectors have, or fewer than one.
+      InputError: more components than the vectors have, or fewer than one; a
+        temperature that is not positive and finite.
 
     >>> kernel = jnp.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
     >>> class_similarity(kernel, center=False).tolist()
@@ -157,7 +169,11 @@ def sharpen(similarity: Array, excluded: Array, *, temperature: float | Array) -
 
     Returns:
       ``[..., C]``, 0 on excluded classes.
+
+    Raises:
+      InputError: a temperature that is not positive and finite.
     """
+    check_positive(temperature=temperature)
     chex.assert_equal_shape_suffix([similarity, excluded], 1)
     chex.assert_type(excluded, bool)
     weights = jax.nn.softmax(jnp.where(excluded, -jnp.inf, similarity / temperature))

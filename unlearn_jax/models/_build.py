@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.models.adapters import adapt_linen
 from unlearn_jax.models.cnn import CNN
 from unlearn_jax.models.conv import convolution
@@ -52,7 +53,8 @@ def build(
       The model.
 
     Raises:
-      InputError: an unknown architecture, compute type or option.
+      InputError: an unknown architecture, compute type or option, an image shape that
+        is not three positive integers, or fewer than two classes.
 
     >>> model = build("mlp", (8, 8, 1), 10, widths=(32,))
     >>> import jax
@@ -66,6 +68,12 @@ def build(
         )
     if dtype not in COMPUTE_TYPES:
         raise InputError(f"unknown compute type {dtype!r}; choose float32 or bfloat16")
+    if len(image_shape) != 3:
+        raise InputError(f"image_shape must be (H, W, channels), got {image_shape}")
+    height, width, channels = image_shape
+    check_counts(height=height, width=width, channels=channels, num_classes=num_classes)
+    if num_classes < 2:
+        raise InputError("a classifier needs at least 2 classes, got 1")
     fields = set(ARCHITECTURES[name].__dataclass_fields__)  # pyright: ignore[reportFunctionMemberAccess]
     if "conv" in fields:
         options["conv"] = convolution(conv)

@@ -3,6 +3,7 @@
 import inspect
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -174,7 +175,7 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
     Args:
       make: function that builds the module from ``nnx.Rngs``; ``module.train()`` and
         ``module.eval()`` must switch its mode. All random streams, such as that of
-        dropout, are reseeded from the key of every training step.
+        dropout, are reseeded from the key of every training step, each by its own key.
 
     Returns:
       The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else
@@ -194,10 +195,11 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
 
     graph_train, _ = template(True)
     graph_eval, streams_eval = template(False)
-    tags = {"default", "dropout"}
-    for _, node in nnx.iter_graph(make(nnx.Rngs(0))):
-        if isinstance(node, nnx.RngStream):
-            tags.add(node.key.tag)
+    tags = {
+        node.key.tag
+        for _, node in nnx.iter_graph(make(nnx.Rngs(0)))
+        if isinstance(node, nnx.RngStream)
+    }
 
     def init(key: Array) -> Variables:
         _, params, _, state = split(make(nnx.Rngs(key)))
@@ -225,12 +227,23 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
         variables: Variables, images: Array, key: Array
     ) -> tuple[Array, Any]:
         module = rebuild(graph_train, variables, streams_eval)
-        keys: dict[str, Any] = dict.fromkeys(sorted(tags), key)
-        nnx.reseed(module, **keys)
+        nnx.reseed(module, **_stream_keys(key, tags))
         logits = module(images)
         return logits, nnx.to_pure_dict(split(module)[3])
 
     return Model(init, apply, apply_train)
+
+
+def _stream_keys(key: Array, tags: set[str]) -> dict[str, Any]:
+    """Return a different key for each random stream, by its tag.
+
+    Dropout's stream has the key itself; without one, the default stream does.
+    """
+    main = "dropout" if "dropout" in tags else "default"
+    return {
+        tag: key if tag == main else jax.random.fold_in(key, zlib.crc32(tag.encode()))
+        for tag in tags
+    }
 
 
 def from_functions(

@@ -59,7 +59,21 @@ def _mapper_or_default(chosen: Mapper | None, num_models: int) -> Mapper:
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:
-    """Stack models from any devices: leaves ``[M, ...]`` on the first device."""
+    """Stack models from any devices: leaves ``[M, ...]`` on the first device.
+
+    Raises:
+      InputError: no model, or models of different structure or shapes.
+    """
+
+    def kind(tree: PyTree) -> tuple[Any, ...]:
+        return jax.tree.structure(tree), list(map(np.shape, jax.tree.leaves(tree)))
+
+    trees = list(trees)
+    if not trees or any(kind(tree) != kind(trees[0]) for tree in trees):
+        raise InputError(
+            "stack takes one or more models of one architecture, which have the same"
+            f" leaves of the same shapes: got {len(trees)} models"
+        )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(on_first, trees))
 
 
@@ -115,8 +129,8 @@ def fit_many(
       state: stacked state to resume from, with equal epochs; its buffers are donated.
         None for a new state.
       loss_fn: the objective; mean cross-entropy by default.
-      num_batches: steps per epoch. Give it if models are trained group by group, so
-        that all groups take the same number.
+      num_batches: steps per epoch, at least 1. Give it if models are trained group by
+        group, so that all groups take the same number.
       epochs_per_call: epochs per compiled call; does not change the result.
       callback: function that is called after every call with the stacked state and the
         losses ``[M, epochs]`` of the call.
@@ -126,8 +140,8 @@ def fit_many(
       ``[M, epochs]``.
 
     Raises:
-      InputError: unusable masks, images or labels, variables of another model, or
-        batches that the mapper cannot divide.
+      InputError: unusable masks, images, labels or counts, variables of another model,
+        a state of another number of models, or batches that the mapper cannot divide.
       DivergedError: a loss of any model was not finite.
     """
     member = check_member(member, len(data.labels))
@@ -147,8 +161,15 @@ def fit_many(
             f"a batch of {recipe.batch_size} samples does not divide evenly over"
             f" {mapper.shards} devices"
         )
-    most = int(member.sum(-1).max())
-    num_batches = num_batches or steps_per_epoch(most, recipe.batch_size)
+    if num_batches is None:
+        most = int(member.sum(-1).max())
+        num_batches = steps_per_epoch(most, recipe.batch_size)
+    check_counts(num_batches=num_batches)
+    if state is not None and count_models(state.variables, "state") != len(keys):
+        raise InputError(
+            f"{len(keys)} keys need a state of as many models, got"
+            f" {count_models(state.variables, 'state')}"
+        )
     current: TrainState = (
         map_models(mapper, _creator(model, recipe.tx), keys, ())
         if state is None
@@ -297,11 +318,13 @@ def predict_many(
       ``[M, N, C]`` float32, on the host.
 
     Raises:
-      InputError: a model instead of its apply function, or unusable images.
+      InputError: a model instead of its apply function, unusable images or variables,
+        or a batch size that is not a positive integer.
     """
     check_apply_fn(apply_fn)
     images = np.asarray(images) if isinstance(images, list | tuple) else images
     check_images(images)
+    check_counts(batch_size=batch_size)
     mapper = _mapper_or_default(mapper, count_models(variables, "variables"))
     predictor = _predictor(apply_fn, batch_size)
     rows: Any = images

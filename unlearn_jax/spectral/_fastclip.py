@@ -13,14 +13,28 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax.branching import any_mapped, cond
+from unlearn_jax.checks import check_counts, check_not_negative
 from unlearn_jax.layers import Layer
 from unlearn_jax.spectral._power_qr import Method, Spectrum, estimate_all
-from unlearn_jax.spectral._projection import Norm, Targets, project, projection
-from unlearn_jax.spectral.norms import blank_image, start_vectors
+from unlearn_jax.spectral._projection import (
+    Norm,
+    Targets,
+    project,
+    projection,
+    trained_layers,
+)
+from unlearn_jax.spectral.norms import (
+    blank_image,
+    named,
+    start_vectors,
+    warn_at_caller,
+)
 from unlearn_jax.spectral.operators import layer_map, layer_product
 from unlearn_jax.types import (
     ApplyFn,
@@ -176,7 +190,7 @@ class ClipRule:
     >>> ClipRule(num_vectors=0)
     Traceback (most recent call last):
     ...
-    unlearn_jax.types.InputError: num_vectors of FastClip must be at least 1, got 0
+    unlearn_jax.types.InputError: num_vectors must be a positive integer, got 0
     """
 
     num_vectors: int = 1
@@ -189,10 +203,13 @@ class ClipRule:
     tolerance: Real = 1e-3
 
     def __post_init__(self) -> None:
-        for name in ("num_vectors", "num_iters", "num_inner_steps", "num_rounds"):
-            count = getattr(self, name)
-            if count < 1:
-                raise InputError(f"{name} of FastClip must be at least 1, got {count}")
+        check_counts(
+            num_vectors=self.num_vectors,
+            num_iters=self.num_iters,
+            num_inner_steps=self.num_inner_steps,
+            num_rounds=self.num_rounds,
+        )
+        check_not_negative(tolerance=self.tolerance)
 
     def init(self, layer: Layer) -> ClipState:
         """Draw the vectors to start from; only shapes are read."""
@@ -241,9 +258,8 @@ class ClipRule:
                 )
                 clipped.append(moved)
             states = self._estimate(layers, clipped, states, is_outside, num_done)
-            excess = jnp.stack([state.sigma[0] for state in states]) / targets - 1
-            excess = jnp.abs(excess) if self.two_sided else excess
-            is_outside &= excess > self.tolerance
+            sigma = jnp.stack([state.sigma[0] for state in states])
+            is_outside &= self._excess(sigma, targets) > self.tolerance
             return clipped, states, is_outside, num_done + 1
 
         def is_unfinished(carry: tuple[Any, ...]) -> Array:
@@ -258,6 +274,10 @@ class ClipRule:
         )
         kernels, states, _, _ = lax.while_loop(is_unfinished, one_round, start)
         return kernels, list(states)
+
+    def _excess(self, sigma: Array, target: Norm) -> Array:
+        excess = sigma / target - 1
+        return jnp.abs(excess) if self.two_sided else excess
 
     def _clip(
         self, layer: Layer, kernel: Array, vectors: Array, *, target: Array
@@ -400,7 +420,7 @@ def clip(
     *,
     max_norm: Norm = 1.0,
     rule: ClipRule = ClipRule(  # noqa: B008
-        num_vectors=4, num_iters=30, num_rounds=200, tolerance=0.005
+        num_vectors=4, num_iters=30, num_rounds=10_000, tolerance=0.005
     ),
     composite: bool = True,
     max_norms: Mapping[str, Norm | None] | None = None,
@@ -411,7 +431,8 @@ def clip(
     most ``(1 + tolerance) * max_norm``. The estimate is from below, so the true norm
     may be slightly above. Layers within that bound are unchanged to the bit. The
     function is compiled once per ``apply_fn``, shapes and static options. When it is
-    compiled, it warns of trained arrays that it leaves unchanged.
+    compiled, it warns of trained arrays that it leaves unchanged. Unless it is traced,
+    it also warns of layers that are above that bound after ``rule.num_rounds`` rounds.
 
     Args:
       apply_fn: ``(variables, images) -> logits`` in evaluation mode.
@@ -429,7 +450,8 @@ def clip(
       its norms).
 
     Raises:
-      InputError: unusable options, or a model instead of its function.
+      InputError: unusable options, a layer whose weights are not finite, or a model
+        instead of its function.
 
     >>> weights = {"w": jnp.diag(jnp.array([2.0, 0.5]))}
     >>> clipped = clip(lambda w, x: x @ w["w"], weights, jnp.zeros((1, 2)))
@@ -440,7 +462,34 @@ def clip(
     targets = Targets(max_norm, max_norms)
     norms = (targets.max_norm, dict(targets.max_norms or {}))
     shape = blank_image(sample).shape
-    return _clip(apply_fn, shape, composite, variables, rule, norms)
+    clipped, excess = _clip(apply_fn, shape, composite, variables, rule, norms)
+    _check_inside(excess, rule)
+    return clipped
+
+
+def _check_inside(excess: dict[str, Array], rule: ClipRule) -> None:
+    """Warn of the layers that a clip leaves outside their targets.
+
+    Args:
+      excess: relative excess of each layer's estimated norm over its target, by name.
+      rule: rule of the clip.
+
+    Raises:
+      InputError: an excess that is not finite.
+    """
+    if any(isinstance(one, Tracer) for one in excess.values()):
+        return
+    excess = jax.device_get(excess)
+    if spoiled := [name for name, one in excess.items() if not np.isfinite(one)]:
+        raise InputError(
+            f"weights of {', '.join(spoiled)} are not finite: clip needs finite weights"
+        )
+    bound = np.float32(rule.tolerance)
+    if outside := [name for name, one in excess.items() if one > bound]:
+        warn_at_caller(
+            f"not clipped to the target in {rule.num_rounds} rounds:"
+            f" {', '.join(outside)}; raise num_rounds of the rule"
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -451,7 +500,16 @@ def _clip(
     variables: PyTree,
     rule: ClipRule,
     norms: tuple[Norm, dict[str, Norm | None]],
-) -> PyTree:
+) -> tuple[PyTree, dict[str, Array]]:
+    """Return the clipped variables, and each layer's excess over its target."""
     sample = jax.ShapeDtypeStruct(shape, jnp.float32)
     targets = Targets(*norms)
-    return project(apply_fn, variables, sample, rule, targets, composite=composite)[0]
+    clipped, memory = project(
+        apply_fn, variables, sample, rule, targets, composite=composite
+    )
+    excess = {}
+    for name, layer in named(trained_layers(apply_fn, variables, sample)).items():
+        target = targets.of(layer)
+        if target is not None:
+            excess[name] = rule._excess(memory[name].sigma[0], target)
+    return clipped, excess

@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from unlearn_jax import linalg
 from unlearn_jax.branching import cond
+from unlearn_jax.checks import check_counts, check_not_negative
 from unlearn_jax.spectral.operators import LinearMap, linear_map, one_of, prepared
 from unlearn_jax.types import Array, InputError, PyTree
 
@@ -277,10 +278,8 @@ def draws_for(maps: Sequence[LinearMap], count: int) -> Array:
 
 
 def _check(num_iters: int, shift: float = 0.0) -> None:
-    if num_iters < 1:
-        raise InputError(f"num_iters must be at least 1, got {num_iters}")
-    if shift < 0:
-        raise InputError(f"shift must be at least 0, got {shift}")
+    check_counts(num_iters=num_iters)
+    check_not_negative(shift=shift)
 
 
 def _stack(arrays: Sequence[Array]) -> Array:
@@ -407,6 +406,7 @@ def _flat(
     matvec: Matvec, vectors: PyTree
 ) -> tuple[LinearMap, Array, Callable[[Array], PyTree]]:
     """Return the map between flat vectors, the flat vectors, and their unraveling."""
+    vectors = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), vectors)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], vectors))[1]
     rows = jax.vmap(lambda vector: ravel_pytree(vector)[0])(vectors)
 

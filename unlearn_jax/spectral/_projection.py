@@ -7,17 +7,16 @@ mode: its kernel times the scale of the output's channels. The rule gets this pr
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.extend import core
 
 from unlearn_jax.branching import cond
+from unlearn_jax.checks import check_counts, check_positive, check_shape
 from unlearn_jax.layers import Layer, walk, with_kernels
 from unlearn_jax.models.adapters import is_trained, leaf_paths
 from unlearn_jax.spectral.norms import (
@@ -121,13 +120,13 @@ class Targets:
     max_norms: Mapping[str, Norm | None] | None = None
 
     def __post_init__(self) -> None:
-        for norm in (self.max_norm, *(self.max_norms or {}).values()):
-            if norm is None or isinstance(norm, Tracer):
-                continue
-            if not 0 < float(norm) < math.inf:
-                raise InputError(
-                    f"a layer's max_norm must be positive and finite, got {norm}"
-                )
+        norms = {"max_norm": self.max_norm}
+        for path, norm in (self.max_norms or {}).items():
+            if norm is not None:
+                norms[f"max_norm of {path!r}"] = norm
+        for name, norm in norms.items():
+            check_positive(**{name: norm})
+            check_shape(name, norm, ())
 
     def of(self, layer: Layer) -> Norm | None:
         """Return the norm of one layer; None to leave the layer unchanged."""
@@ -216,7 +215,7 @@ def _projected(
     is_door: bool,
 ) -> tuple[PyTree, dict[str, PyTree]]:
     """Apply a rule as :func:`project` does; warn only if ``is_door``."""
-    trained = _trained_layers(apply_fn, variables, sample, is_door=is_door)
+    trained = trained_layers(apply_fn, variables, sample, is_door=is_door)
     targets.check(trained)
     gains = _gains(apply_fn, variables, sample) if composite else {}
     memory = memory_of(rule, trained, targets) if memory is None else memory
@@ -307,12 +306,14 @@ def projection(
       The transformation, whose state is a :class:`ProjectionState`.
 
     Raises:
-      InputError: an unusable ``period``, or a model instead of its function; at
-        ``init``, an ``apply_fn`` that cannot be applied to the parameters alone.
+      InputError: an unusable ``period`` or ``num_steps``, or a model instead of its
+        function; at ``init``, an ``apply_fn`` that cannot be applied to the parameters
+        alone.
     """
     check_apply_fn(apply_fn)
-    if period < 1:
-        raise InputError(f"period must be at least 1 step, got {period}")
+    check_counts(period=period)
+    if num_steps is not None:
+        check_counts(num_steps=num_steps)
     blank = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
         {} if model_state is None else model_state,
@@ -328,9 +329,9 @@ def projection(
             variables = variables_of(params, blank)
             if not has_state:
                 _check_applies(apply_fn, variables, sample)
-            trained_layers = _trained_layers(apply_fn, variables, sample, is_door=True)
-            targets.check(trained_layers)
-            return memory_of(rule, trained_layers, targets)
+            trained = trained_layers(apply_fn, variables, sample, is_door=True)
+            targets.check(trained)
+            return memory_of(rule, trained, targets)
 
         # compiled, so that the unused forward pass is eliminated
         return ProjectionState(jnp.zeros((), jnp.int32), jax.jit(memory)(params))
@@ -409,12 +410,12 @@ def state_shapes(model: Model) -> ModelState:
 
 
 def memory_of(
-    rule: Rule, trained_layers: Sequence[Layer], targets: Targets
+    rule: Rule, trained: Sequence[Layer], targets: Targets
 ) -> dict[str, PyTree]:
     """Return the rule's state before its first application, by layer."""
     return {
         name: rule.init(layer)
-        for name, layer in named(trained_layers).items()
+        for name, layer in named(trained).items()
         if targets.of(layer) is not None
     }
 
@@ -453,7 +454,7 @@ def _check_applies(apply_fn: ApplyFn, params: Params, sample: Any) -> None:
         ) from error
 
 
-def _trained_layers(
+def trained_layers(
     apply_fn: ApplyFn, variables: PyTree, sample: Any, *, is_door: bool = False
 ) -> list[Layer]:
     """Return the layers whose weights are trained and can be replaced.
@@ -558,7 +559,7 @@ def _gains(apply_fn: ApplyFn, variables: PyTree, sample: Any) -> dict[str, _Gain
         for place, leaf in zip(places, trained, strict=True):
             values[place] = leaf
         replaced = jax.tree.unflatten(structure, values)
-        by_name = named(_trained_layers(apply_fn, replaced, sample))
+        by_name = named(trained_layers(apply_fn, replaced, sample))
         return {
             name: layer.scale
             for name, layer in by_name.items()

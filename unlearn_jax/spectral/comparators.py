@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import check_counts
 from unlearn_jax.layers import Layer
 from unlearn_jax.models.conv import canonical_conv
 from unlearn_jax.spectral._power_qr import power_qr
@@ -65,8 +66,7 @@ def gouk(*, num_iters: int = 5) -> KernelRule:
     Raises:
       InputError: fewer than one iteration.
     """
-    if num_iters < 1:
-        raise InputError(f"num_iters must be at least 1, got {num_iters}")
+    check_counts(num_iters=num_iters)
 
     def update(layer: Layer, max_norm: Norm, count: Array) -> tuple[Array, Array]:
         operator = layer_map(layer, composite=False)
@@ -196,7 +196,11 @@ def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> A
 
     Returns:
       ``[]``, 0 for a kernel of zeros.
+
+    Raises:
+      InputError: a negative number of iterations.
     """
+    check_counts(0, num_iters=num_iters)
     gram = frequency_blocks(kernel, size)
     log_scale = jnp.zeros(size)
     for _ in range(num_iters):
@@ -228,8 +232,7 @@ def delattre_bound(kernel: Array, *, num_iters: int = 4) -> Array:
     Raises:
       InputError: fewer than one iteration.
     """
-    if num_iters < 1:
-        raise InputError(f"num_iters must be at least 1, got {num_iters}")
+    check_counts(num_iters=num_iters)
     chex.assert_rank(kernel, 4)
     if kernel.shape[2] > kernel.shape[3]:
         # the adjoint has the same norm, and iterates on the smaller side

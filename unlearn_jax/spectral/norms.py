@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts, check_shape
 from unlearn_jax.layers import Layer, Walk, walk
 from unlearn_jax.spectral._power_qr import Method, Spectrum, estimate_all
 from unlearn_jax.spectral.operators import layer_map
@@ -121,19 +122,19 @@ def top_spectrum(
       num_iters: number of iterations, at least 1.
       shift: shift of :func:`unlearn_jax.spectral.power_qr`.
       composite: treat a layer and the BatchNorm after it as one map.
-      warm: vectors to start from, by path, from the last call; None for normal draws
-        (always the same).
+      warm: vectors ``[K, *in_shape]`` to start from, by path, from the last call, whose
+        number replaces ``num_vectors``; None for normal draws (always the same).
 
     Returns:
       Spectra by path, in order of execution.
 
     Raises:
-      InputError: no layer, fewer than one iteration or vector, or a model instead of
-        its function.
+      InputError: no layer, fewer than one iteration or vector, ``warm`` without
+        vectors of a layer or with vectors of another shape, or a model instead of its
+        function.
     """
     check_apply_fn(apply_fn)
-    if num_vectors < 1:
-        raise InputError(f"num_vectors must be at least 1, got {num_vectors}")
+    check_counts(num_vectors=num_vectors)
     image = blank_image(sample)
     options = ("power_qr", num_vectors, num_iters, shift, composite)
     return dict(_spectra(apply_fn, *options, variables, image, warm))
@@ -230,7 +231,9 @@ def _spectra(
     for index, (name, one) in enumerate(zip(layers, maps, strict=True)):
         count = min(num_vectors, math.prod(one.in_shape))
         starts.append(
-            start_vectors(index, count, one.in_shape) if warm is None else warm[name]
+            start_vectors(index, count, one.in_shape)
+            if warm is None
+            else _warm_start(warm, name, one.in_shape)
         )
     spectra = estimate_all(
         maps,
@@ -242,3 +245,19 @@ def _spectra(
         shift=shift,
     )
     return OrderedDict(zip(layers, spectra, strict=True))
+
+
+def _warm_start(warm: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    """Return the vectors ``[K, *shape]`` of one layer to start from.
+
+    Raises:
+      InputError: no vectors of that layer, or vectors of another shape.
+    """
+    vectors = warm.get(name)
+    if not hasattr(vectors, "shape"):
+        raise InputError(
+            f"warm has no array of vectors of {name!r}: pass spectrum.vectors of the"
+            " last call, by path"
+        )
+    check_shape(f"warm vectors of {name!r}", vectors, (None, *shape))
+    return jnp.asarray(vectors, jnp.float32)
