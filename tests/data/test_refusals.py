@@ -140,6 +140,7 @@ REFUSED = [
     (lambda at: data.load_digits(seed=-1), "seed must be at least 0, got -1"),
     (lambda at: data.load_digits(seed=0.5), "seed must be an integer, got 0.5"),
     (lambda at: data.load_npz(at / "x.npz"), "no data file at .*x.npz"),
+    (lambda at: data.load_npz(at), "is a folder: pass the path of an .npz file in it"),
     (
         lambda at: data.load_npz(put(at / "x.npz", stored(np.savez, x_train=IMAGES))),
         "x.npz: missing y_train, x_test",

@@ -217,8 +217,13 @@ def test_npz_refusals(tmp_path):
         sources.load_npz(path)
     np.save(tmp_path / "plain.npy", LABELS)
     (tmp_path / "plain.npy").rename(path)
-    with refuses("as an .npz file"):
+    with refuses("as an .npz file of arrays: it is one array without a name; write"):
         sources.load_npz(path)
+    path.write_text("text")
+    with refuses("as an .npz file of arrays: it is not an .npz file; write"):
+        sources.load_npz(path)
+    with refuses("is a folder: pass the path of an .npz file in it"):
+        sources.load_npz(tmp_path)
     objects = np.array([{}], object)
     np.savez(
         path,

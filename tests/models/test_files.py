@@ -189,6 +189,12 @@ def test_folders_that_are_none(normed, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not an Orbax folder"):
         models.load(tmp_path / "empty", like=normed)
+    (tmp_path / "empty" / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="is a run, not a model: export one by"):
+        models.load(tmp_path / "empty", like=normed)
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    with pytest.raises(InputError, match="is a file of PyTorch: convert it by"):
+        models.load(tmp_path / "w.pth", like=normed)
     with ocp.CheckpointManager(tmp_path / "manager") as manager:
         manager.save(3, args=ocp.args.StandardSave({"params": trained.params}))
         manager.wait_until_finished()

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -204,6 +205,39 @@ def load_digits(*, num_train: int = 900, seed: int = 0) -> Splits:
     )
 
 
+def read_npz(path: str | os.PathLike[str], what: str) -> dict[str, np.ndarray]:
+    """Read all arrays of an ``.npz`` file, by name; pickled objects are refused.
+
+    Args:
+      path: path of the file; ``~`` is the home folder.
+      what: words for the file, for messages.
+
+    Raises:
+      InputError: no such file, or not a readable ``.npz``.
+    """
+    path = pathlib.Path(os.path.expanduser(path))
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: pass the path of an .npz file in it")
+    if not path.is_file():
+        raise InputError(f"no {what} at {path}")
+    try:
+        with open(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise ValueError("it is one array without a name")
+            return {name: stored[name] for name in stored.files}
+    # NumPy raises half a dozen types on damaged or pickled files
+    except Exception as error:
+        fault = str(error).partition(".")[0]
+        if "pickle" in fault and not zipfile.is_zipfile(path):
+            # NumPy's guess about any other file
+            fault = "it is not an .npz file"
+        raise InputError(
+            f"cannot read {path} as an .npz file of arrays: {fault}; write it with"
+            " numpy.savez"
+        ) from None
+
+
 def load_npz(path: str | os.PathLike[str]) -> Splits:
     """Load a data set from an ``.npz`` file.
 
@@ -220,43 +254,26 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
       InputError: a file that does not exist or is not a readable ``.npz``, missing
         arrays, and as :func:`load_arrays`.
     """
-    path = pathlib.Path(os.path.expanduser(path))
-    if not path.is_file():
-        raise InputError(f"no data file at {path}")
+    arrays = read_npz(path, "data file")
     plain = ("train_images", "train_labels", "test_images", "test_labels")
     keras = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            keys = (
-                keras
-                if set(stored.files) & set(keras) and not set(stored.files) & set(plain)
-                else plain
-            )
-            missing = [key for key in keys if key not in stored.files]
-            if missing:
-                raise InputError(
-                    f"{path}: missing {', '.join(missing)}; an .npz data set holds"
-                    f" {', '.join(plain)} (or {', '.join(keras)}), this one holds"
-                    f" {', '.join(stored.files) or 'nothing'}"
-                )
-            arrays = [stored[key] for key in keys]
-            names = (
-                stored["class_names"].tolist()
-                if "class_names" in stored.files
-                else None
-            )
-    except InputError:
-        raise
-    except Exception as error:  # NumPy raises many types on damaged or pickled files
-        raise InputError(f"cannot read {path} as an .npz file: {error}") from None
-    train_images, train_labels, test_images, test_labels = arrays
+    keys = keras if set(arrays) & set(keras) and not set(arrays) & set(plain) else plain
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise InputError(
+            f"{path}: missing {', '.join(missing)}; an .npz data set holds"
+            f" {', '.join(plain)} (or {', '.join(keras)}), this one holds"
+            f" {', '.join(arrays) or 'nothing'}"
+        )
+    names = arrays.get("class_names")
+    train_images, train_labels, test_images, test_labels = (arrays[key] for key in keys)
     return load_arrays(
         train_images,
         train_labels,
         test_images,
         test_labels,
-        name=path.stem,
-        class_names=names,
+        name=pathlib.Path(path).stem,
+        class_names=None if names is None else names.tolist(),
     )
 
 

@@ -27,6 +27,7 @@ FORMATS: dict[ModelFormat, str] = {
     "msgpack": ".msgpack",
 }
 """Suffixes by format."""
+_TORCH = frozenset({".pt", ".pth", ".bin"})
 IGNORED = frozenset({"opt_state", "step"})
 """Parts of a training state that do not belong to the model."""
 _SHOWN = 3
@@ -178,6 +179,11 @@ def read_leaves(path: pathlib.Path) -> dict[str, np.ndarray]:
         "safetensors": lambda file: dict(safetensors().load_file(file)),
         "msgpack": _read_msgpack,
     }
+    if path.suffix in _TORCH:
+        raise InputError(
+            f"{path} is a file of PyTorch: convert it by models.from_torch(path,"
+            " like=model), and save what that returns by models.save"
+        )
     chosen = "orbax" if path.is_dir() else _format_of(path, "msgpack")
     tree = _reading(readers[chosen], path, chosen)
     if not isinstance(tree, Mapping):
@@ -296,10 +302,18 @@ def _read_orbax(path: pathlib.Path) -> PyTree:
     import orbax.checkpoint as ocp
 
     if not (path / "_METADATA").is_file():
+        if (path / "results.json").is_file():
+            raise InputError(
+                f"{path} is a run, not a model: export one by unlearn-jax export {path}"
+                " original --to DIR, and pass DIR/run-000"
+            )
         steps = sorted(path.glob("**/_METADATA"))
         if not steps:
             raise InputError(f"{path} is not an Orbax folder: it has no _METADATA")
-        raise InputError(f"{path} holds several Orbax folders: pass {steps[-1].parent}")
+        raise InputError(
+            f"{path} holds {len(steps)} Orbax folders: pass one, such as"
+            f" {steps[-1].parent}"
+        )
     if not _has_data(path):
         raise InputError(
             f"{path} lacks data files, or they are damaged: copy the whole folder again"

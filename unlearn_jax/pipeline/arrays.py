@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.checks import warn_of_probabilities
+from unlearn_jax.data.sources import read_npz
 from unlearn_jax.pipeline.store.folders import write_file
 from unlearn_jax.types import InputError
 
@@ -265,25 +265,7 @@ class AuditArrays:
           InputError: no such file, not a readable ``.npz``, unknown arrays, or arrays
             that :class:`AuditArrays` refuses.
         """
-        path = pathlib.Path(os.path.expanduser(path))
-        if not path.is_file():
-            raise InputError(f"no file of logits at {path}")
-        try:
-            with open(path, "rb") as file:
-                stored = np.load(file, allow_pickle=False)
-                if isinstance(stored, np.ndarray):
-                    raise ValueError("it is one array without a name")
-                arrays = {name: stored[name] for name in stored.files}
-        # NumPy raises half a dozen types on damaged or pickled files
-        except Exception as error:
-            fault = str(error).partition(".")[0]
-            if "pickle" in fault and not zipfile.is_zipfile(path):
-                # NumPy's guess about any other file
-                fault = "it is not an .npz file"
-            raise InputError(
-                f"cannot read {path} as an .npz file of arrays: {fault}; write it with"
-                " numpy.savez"
-            ) from None
+        arrays = read_npz(path, "file of logits")
         target = {}
         for name in list(arrays):
             if name == TARGET or name.startswith(f"{TARGET}_"):
