@@ -269,8 +269,8 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
         (lambda: make(np.array([1.0, 2.0])), "integer positions"),
         (lambda: made(keys, LABELS, ridge=-1.0), "ridge must be positive"),
         (lambda: made(keys[0], LABELS), "keys of worlds must be typed keys"),
-        (lambda: made(keys, LABELS, num_classes=2), r"integers in 0\.\.1"),
-        (lambda: made(keys, LABELS[:5]), r"pass \[24\] integers"),
+        (lambda: made(keys, LABELS, num_classes=2), r"labels must lie in 0\.\.1"),
+        (lambda: made(keys, LABELS[:5]), "labels must have shape"),
         (
             lambda: coresets.suppression_without(worlds, OF_FORGET, np.ones(7, bool)),
             r"pass \[Q, 7\] bool",
@@ -305,3 +305,18 @@ def test_bad_input_is_one_line(worlds, blobs, tiny):
         with pytest.raises(InputError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_suppression_is_nan_where_the_forget_set_changes_nothing():
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(coresets.suppression(1.0, 1.0, 1.0))
+
+
+def test_no_epoch_leaves_every_network_as_it_starts(tiny, blobs):
+    keys = jax.random.split(jax.random.key(1), 2)
+    recipe = train.Recipe(num_epochs=0, batch_size=20, tx=train.sgd(0.1))
+    forget = np.arange(60) < np.array([[0], [5]])
+    logits = coresets.retrain_without(
+        keys, tiny, blobs, forget, recipe, blobs.images[:3]
+    )
+    np.testing.assert_array_equal(logits[:, 0], logits[:, 1])

@@ -430,6 +430,33 @@ def test_equal_methods_are_equal_values_and_rates_map(key):
     assert np.abs(mapped[0] - mapped[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        diffusion.RandomCondition(**QUICK),
+        diffusion.SteerAway(**QUICK),
+        diffusion.LatentAdversarial(num_levels=2, attack=ATTACK, **QUICK),
+        diffusion.RetrainDenoiser(num_epochs=1, num_batches=2),
+    ],
+)
+def test_methods_take_numpy_data_and_short_processes(method, key):
+    problem = points_problem()
+    train = jax.tree.map(np.asarray, problem.train)
+    problem = diffusion.ConceptProblem(
+        POINTS, diffusion.Process(num_steps=10), START, train, problem.concept
+    )
+    _, info = jax.jit(lambda key: method(key, problem))(key)
+    assert np.isfinite(info.losses).all()
+
+
+def test_recovery_takes_numpy_images():
+    images = np.asarray(near(MEANS[2], 0.2))
+    delta = on_images(
+        diffusion.recover_concept, 0, images=images, radius=1.0, num_steps=2
+    )
+    assert np.isfinite(delta).all()
+
+
 def test_noise_of_another_shape_is_refused():
     with pytest.raises(AssertionError):
         diffusion.add_noise(jnp.ones((2, 3)), jnp.ones(2), jnp.ones((2, 1)))

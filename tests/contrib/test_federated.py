@@ -22,7 +22,7 @@ from unlearn_jax.contrib.federated import (
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.optimizers import SGD, Adam
 from unlearn_jax.theory import parameter_distance
-from unlearn_jax.types import Dataset, InputError, Variables
+from unlearn_jax.types import Dataset, InputError, Model, Variables
 
 SPLIT = np.repeat([0, 1, 2, 3], [25, 6, 17, 12])
 ALL = np.ones(4, bool)
@@ -458,3 +458,56 @@ def test_equal_trainings_are_equal_values_and_rates_map(linear, blobs, start, cl
     mapped = jax.jit(jax.vmap(trained))(rates)
     np.testing.assert_allclose(mapped[1], jax.jit(trained)(0.2), atol=1e-6)
     assert np.abs(mapped[0] - mapped[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("form", ["map", "vmap"])
+def test_types_of_the_servers_leaves_stay(form, blobs, clients):
+    """Brain floats are averaged, and counters stay the server's."""
+
+    def apply_train(variables, images, key):
+        state = {
+            "mean": 0.9 * variables.state["mean"]
+            + jnp.mean(images).astype(jnp.bfloat16),
+            "count": variables.state["count"] + 1,
+        }
+        return model.apply(variables, images), state
+
+    model = Model(
+        init=lambda key: Variables(
+            jnp.zeros((16, 3), jnp.bfloat16),
+            {"mean": jnp.zeros((), jnp.bfloat16), "count": jnp.int32(7)},
+        ),
+        apply=lambda variables, images: (
+            images.reshape(len(images), 16) @ variables.params
+        ),
+        apply_train=apply_train,
+    )
+    group = Federation(model, LocalTraining(batch_size=8, form=form), blobs, clients)
+    before = federated.init_server(model.init(None))
+    weights = fedavg_weights(clients, ALL)
+    run = jax.jit(federated.federated_round)
+    after = run(jax.random.key(0), group, before, weights)
+    chex.assert_trees_all_equal_dtypes(after, before)
+    assert after.variables.state["count"] == 7
+    assert after.variables.state["mean"] > 0
+    moved = jax.eval_shape(
+        federated.projected_ascent,
+        jax.random.key(0),
+        group,
+        before,
+        jnp.asarray(FORGET),
+    )
+    chex.assert_trees_all_equal_dtypes(moved, before)
+
+
+def test_ascent_keeps_float32_where_jax_has_float64(linear, blobs, start, clients):
+    with jax.enable_x64(True):
+        group = Federation(linear, LOCAL, blobs, clients)
+        moved = jax.eval_shape(
+            federated.projected_ascent,
+            jax.random.key(1),
+            group,
+            start,
+            jnp.asarray(FORGET),
+        )
+    assert moved.variables.params.dtype == np.float32

@@ -49,7 +49,8 @@ CORESETS = [
     (lambda: worlds(num_features=0), "num_features must be a positive integer"),
     (lambda: worlds(num_classes=2.5), "num_classes must be a positive integer"),
     (lambda: worlds(keys=np.arange(2)), r"keys of worlds must be typed keys \[S\]"),
-    (lambda: worlds(images=IMAGES * NAN), "finite numbers, without NaN"),
+    (lambda: worlds(images=IMAGES * NAN), "images contain NaN or infinity"),
+    (lambda: worlds(images=np.ones((8, 4), np.int32)), "must be uint8 in 0..255"),
     (lambda: coresets.find_core_set(OUTPUTS, LABELS), "pass what seed_worlds returns"),
     (
         lambda: coresets.rank_by_influence(worlds(), [0, 1], knowledge="margin"),
@@ -70,10 +71,16 @@ CORESETS = [
 
 CLIENTS = federated.gather_clients(LABELS)
 MODEL = models.from_functions(lambda _: jnp.zeros((4, 2)), linear)
-GROUP = federated.Federation(
-    MODEL, federated.LocalTraining(), Dataset(IMAGES, LABELS), CLIENTS
-)
 STATE = federated.init_server(MODEL.init(None))
+
+
+def group(images=IMAGES, labels=LABELS):
+    return federated.Federation(
+        MODEL, federated.LocalTraining(), Dataset(images, labels), CLIENTS
+    )
+
+
+GROUP = group()
 
 
 def training(**options):
@@ -132,6 +139,28 @@ FEDERATED = [
         ),
         "positions of clients",
     ),
+    (federated_round([1.0, 1.0], group(labels=LABELS + 1)), "labels must lie in 0..1"),
+    (federated_round([1.0, 1.0], group(labels=LABELS / 2)), "labels must be integers"),
+    (federated_round([1.0, 1.0], group(images=IMAGES * 255)), "float images must lie"),
+    (federated_round([1.0, 1.0], group(images=IMAGES * NAN)), "NaN or infinity"),
+    (
+        lambda: federated.run_rounds(
+            key(), group(images=IMAGES * NAN), STATE, jnp.ones(2), num_rounds=1
+        ),
+        "NaN or infinity",
+    ),
+    (
+        lambda: federated.client_update(
+            key(), group(images=IMAGES * NAN), STATE.variables, 0, 0.1
+        ),
+        "NaN or infinity",
+    ),
+    (
+        lambda: federated.projected_ascent(
+            key(), group(labels=LABELS - 1), STATE, np.array([True, False])
+        ),
+        "labels must lie in 0..1",
+    ),
     (until(num_rounds=0), "num_rounds must be a positive integer"),
     (until(target=NAN), "target must be finite, got nan"),
     (until(evaluate=lambda _: jnp.zeros(2)), "what evaluate returns must have shape"),
@@ -185,7 +214,21 @@ FEDERATED = [
         lambda: federated.RecoveryRuns([RUNS, RUNS | {"original": []}], ["a", "b"]),
         "all seeds must have the same models",
     ),
-    (lambda: federated.RecoveryRuns([RUNS], ["a"]), r"pass \[L, 1\] or"),
+    (lambda: federated.RecoveryRuns([RUNS], ["a"]), r"pass \[L, 1\]"),
+    (
+        lambda: federated.RecoveryRuns(
+            [RUNS | {"special": RUNS["original"]}], ["a", "b"]
+        ),
+        r"the special model have shape \(1, 2\): pass \[L, 1 \+ rounds, 2\]",
+    ),
+    (
+        lambda: federated.RecoveryRuns([RUNS], ["a", "b"]).final("original+"),
+        r"unknown model 'original\+': choose 'retrained'",
+    ),
+    (
+        lambda: federated.RecoveryRuns([RUNS], ["a", "b"]).final("puf"),
+        "unknown model 'puf'",
+    ),
     (
         lambda: federated.RecoveryRuns([RUNS], ["test", "forget"]).gap("same", "loss"),
         "unknown measure 'loss': choose 'test' or 'forget'",
@@ -282,6 +325,17 @@ TESTBEDS = [
     (lambda: testbeds.smallest_mask(jnp.array([[NAN]]), 0.5), "weights must be finite"),
     (lambda: testbeds.energy(RBM, VISIBLE[:, :2], VISIBLE), "has 3 visible units"),
     (lambda: testbeds.free_energy(RBM, VISIBLE[:, :2]), "has 3 visible units"),
+    (lambda: testbeds.free_energy(RBM, VISIBLE - 1), "visible states must lie in"),
+    (lambda: testbeds.log_likelihood(RBM, VISIBLE * NAN), "visible states must lie in"),
+    (lambda: testbeds.moments(RBM, VISIBLE + 2, EVEN), r"samples must lie in \[0, 1\]"),
+    (lambda: testbeds.visible_means(VISIBLE * NAN, EVEN), "samples must lie in"),
+    (
+        lambda: testbeds.fit_exact(
+            RBM, np.asarray(VISIBLE) - 1, EVEN, tx=TX, num_steps=1
+        ),
+        "samples must lie in",
+    ),
+    (fit_pcd(visible=VISIBLE * NAN), "samples must lie in"),
     (lambda: testbeds.hidden_probs(RBM, VISIBLE[:, :2]), "has 3 visible units"),
     (lambda: testbeds.visible_probs(RBM, VISIBLE), "has 2 hidden units"),
     (lambda: testbeds.log_likelihood(RBM, VISIBLE[:, :2]), "has 3 visible units"),
@@ -292,7 +346,7 @@ TESTBEDS = [
     (lambda: testbeds.bars_and_stripes(2.5), "size must be a positive integer"),
     (likelihood(num_chains=0), "num_chains must be a positive integer"),
     (likelihood(visible=VISIBLE[:, 1:]), "samples must have shape"),
-    (likelihood(visible=VISIBLE * NAN), "samples must be finite"),
+    (likelihood(visible=VISIBLE * NAN), r"samples must lie in \[0, 1\]"),
     (
         lambda: testbeds.estimate_log_partition(key(), RBM, [0.0, 0.0, NAN]),
         "base_bias must be finite",
@@ -373,7 +427,30 @@ def judge(images=IMAGES, concept=1, **options):
     )
 
 
+def erase(method, images=IMAGES, labels=LABELS, concept=1):
+    problem = diffusion.ConceptProblem(
+        DENOISER, PROCESS, WEIGHTS, Dataset(images, labels), concept
+    )
+    return lambda: method(key(), problem)
+
+
+STEER = diffusion.SteerAway(num_steps=1)
+RETRAIN = diffusion.RetrainDenoiser(num_epochs=1, num_batches=1)
+
 DIFFUSION = [
+    *((erase(STEER, concept=c), "concept: labels must lie in") for c in (-1, 2, 5)),
+    (erase(RETRAIN, concept=2), "concept: labels must lie in 0..1"),
+    (erase(STEER, labels=LABELS + 1), "labels must lie in 0..1"),
+    (erase(STEER, labels=LABELS * 0 + 1), "every training image has the concept 1"),
+    (erase(STEER, images=IMAGES * 255), "float images must lie in"),
+    (erase(STEER, images=IMAGES[:, :1]), "the denoiser takes images of shape"),
+    (
+        erase(
+            diffusion.RandomCondition(num_steps=1),
+            images=np.where(LABELS[:, None, None, None] == 1, NAN, IMAGES),
+        ),
+        "images of a concept: images contain NaN",
+    ),
     (denoise(labels=LABELS + 1), "labels must lie in 0..1"),
     (denoise(labels=LABELS[:3]), "labels must have shape"),
     (denoise(images=IMAGES * 255), "float images must lie in"),
@@ -452,6 +529,20 @@ def test_what_is_not_read_may_hold_anything():
     labels = np.where(LABELS == 0, LABELS, -1)
     run = denoise(images=images, labels=labels, member=LABELS == 0, batch_size=4)
     assert np.isfinite(run()[1]).all()
+
+
+@pytest.mark.parametrize("client", [0, 1])
+def test_samples_of_clients_of_weight_0_may_hold_anything(client):
+    is_read = client == LABELS
+    data = group(
+        np.where(is_read[:, None, None, None], IMAGES, NAN),
+        np.where(is_read, LABELS, -1),
+    )
+    weights = np.arange(2) == client
+    state = federated_round(weights.astype(float), data)()
+    assert np.isfinite(state.variables.params).all()
+    regular = federated.federated_round(key(), GROUP, STATE, weights.astype(float))
+    np.testing.assert_array_equal(state.variables.params, regular.variables.params)
 
 
 def test_checks_leave_the_functions_to_jit():

@@ -408,3 +408,15 @@ def test_bad_input_is_one_line(call):
     with pytest.raises(InputError) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_ends_of_the_regimes_belong_to_the_lower_one():
+    for retain in range(2, 40, 3):
+        for forget in range(1, retain, 2):
+            sizes = testbeds.Sizes(retain, forget, 1, 0.01)
+            limit = testbeds.alpha_limit(sizes)
+            alpha = [forget / retain, limit, np.nextafter(limit, 1e9)]
+            points = testbeds.shared_minimizers(sizes, alpha)
+            assert points.regime.tolist() == [0, 1, 2]
+            assert np.isnan(points.ascent_maximum).tolist() == [True, False, True]
+            np.testing.assert_allclose(points.ascent, [0, -1, -np.inf], atol=1e-6)

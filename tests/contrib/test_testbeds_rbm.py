@@ -600,3 +600,19 @@ def test_bad_input_gives_one_line(call, message):
     with pytest.raises(InputError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_training_keeps_float32_where_jax_has_float64():
+    with jax.enable_x64(True):
+        visible = machines.bars_and_stripes(2)
+        rbm = machines.init_rbm(jax.random.key(0), visible.mean(0), 2)
+        weights = training.deletion_weights(jnp.arange(6) < 2)
+        tx = optax.adam(0.1)
+        exact = training.fit_exact(rbm, visible, weights, tx=tx, num_steps=2)
+        state = training.init_pcd(jax.random.key(1), rbm, tx, num_chains=2)
+        steps = {"num_steps": 2, "num_sweeps": 1, "batch_size": 2}
+        state = training.fit_pcd(
+            jax.random.key(2), state, visible, weights, tx=tx, **steps
+        )
+    for machine in (rbm, exact, state.rbm):
+        assert all(leaf.dtype == np.float32 for leaf in machine[:3])

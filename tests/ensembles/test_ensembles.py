@@ -14,6 +14,7 @@ import pytest
 from unlearn_jax import attacks, ensembles, models, objectives, replicas, train
 from unlearn_jax.layers import layers
 from unlearn_jax.losses import cross_entropy, lotos_penalty, trs_penalty
+from unlearn_jax.reuse import is_reusable
 from unlearn_jax.spectral._fastclip import ClipRule, fastclip
 from unlearn_jax.spectral._projection import state_shapes
 from unlearn_jax.spectral.norms import spectral_norms
@@ -401,16 +402,37 @@ def test_ensembles_refuse_bad_input(tiny, conv, blobs, key, starts):
         ensembles.Ensemble([tiny], convention="total")
     with pytest.raises(InputError, match="cannot be stacked"):
         ensembles.Ensemble([tiny, conv], form="vmap")
-    with pytest.raises(InputError, match="counts at least 1"):
+    with pytest.raises(InputError, match="must be a positive integer"):
         ensembles.Lotos(num_vectors=0)
-    with pytest.raises(InputError, match="counts at least 1"):
+    with pytest.raises(InputError, match="must be a positive integer"):
         ensembles.Lotos(every=0)
     with pytest.raises(
         InputError, match="unknown which 'last': choose conv, all or first"
     ):
         ensembles.Lotos(which="last")
-    with pytest.raises(InputError, match="must not be negative"):
-        ensembles.Trs(similarity=-1.0)
+    for bad in (-1.0, float("nan"), float("inf")):
+        for make, name in (
+            (ensembles.Lotos, "weight"),
+            (ensembles.Lotos, "max_length"),
+            (ensembles.Trs, "similarity"),
+            (ensembles.Trs, "smoothness"),
+        ):
+            with pytest.raises(InputError, match=f"{name} must be finite and not neg"):
+                make(**{name: bad})
+    with pytest.raises(InputError, match="models must be a sequence"):
+        ensembles.Ensemble(tiny)
+    with pytest.raises(InputError, match="unknown form 'scan'"):
+        ensembles.Ensemble([tiny], form="scan")
+    pair = ensembles.Ensemble([tiny] * 2)
+    single = ensembles.init_ensemble(
+        jax.random.key(0), ensembles.Ensemble([tiny]), [RECIPE.tx], blobs.images[:1]
+    )
+    with pytest.raises(
+        InputError, match="as many optimizers and variables, in a state"
+    ):
+        ensembles.fit_ensemble(key, pair, blobs, ALL, RECIPE, state=single)
+    with pytest.raises(InputError, match="member must have shape"):
+        ensembles.fit_ensemble(key, pair, blobs, np.stack([ALL] * 2), RECIPE)
     with pytest.raises(InputError, match="as many optimizers"):
         ensembles.fit_ensemble(
             key,
@@ -433,3 +455,10 @@ def test_ensembles_refuse_bad_input(tiny, conv, blobs, key, starts):
         ensembles.fit_ensemble(
             jax.random.clone(key), ensembles.Ensemble([tiny] * 2), blobs, ALL, huge
         )
+
+
+def test_predictions_of_an_ensemble_reuse_a_program(tiny):
+    for members in ([tiny] * 2, tiny):
+        apply_fn = ensembles.ensemble_apply(members)
+        assert is_reusable(apply_fn, jnp.zeros(1))
+        assert apply_fn is ensembles.ensemble_apply(members)

@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from unlearn_jax import influence
 from unlearn_jax.influence.risk import half_curvatures
 from unlearn_jax.losses import cross_entropy
+from unlearn_jax.reuse import program
 from unlearn_jax.types import InputError, Variables
 
 COUNT, CLASSES, SIZE, RIDGE = 40, 3, 20, 0.05
@@ -451,9 +452,11 @@ def test_traced_mask_needs_its_size():
         jax.eval_shape(ask, jnp.array([True, False, False, False]))
 
 
-@pytest.mark.parametrize("options", [{"num_iters": 0}, {"tol": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"num_iters": 0}, {"num_iters": 1.5}, {"tol": 0.0}, {"tol": np.inf}]
+)
 def test_unusable_solvers_are_refused(options):
-    with pytest.raises(InputError, match="must be positive"):
+    with pytest.raises(InputError, match=f"{next(iter(options))} must be"):
         influence.CG(**options)
 
 
@@ -467,6 +470,15 @@ def test_fit_in_parameters_takes_conjugate_gradients_only():
             ridge=0.1,
             solver=influence.Dense(),
         )
+
+
+def test_negative_numbers_of_steps_are_refused():
+    with pytest.raises(InputError, match="num_steps must be an integer, 0 or more"):
+        influence.fit_primal(
+            linear, jnp.zeros(SIZE), ROWS, LABELS, ridge=0.1, num_steps=-1
+        )
+    with pytest.raises(InputError, match="num_steps must be an integer, 0 or more"):
+        influence.fit_dual(KERNEL, np.eye(4), ridge=0.1, num_steps=-1)
 
 
 def test_equal_solvers_are_equal_values():
@@ -576,3 +588,42 @@ def test_numpy_arrays_are_taken_as_jax_arrays_are():
         linear, params, ROWS, targets, ridge=RIDGE, loss=loss, num_steps=1
     )
     chex.assert_tree_all_finite(fit)
+
+
+def test_norm_of_an_integer_kernel_is_that_of_floats():
+    kernel = np.full((3, 1), 2)
+    expected = influence.cross_influence_norm(kernel.astype(np.float32))
+    assert influence.cross_influence_norm(kernel) == expected > 3
+
+
+@pytest.mark.parametrize("solver", [influence.CG(num_iters=5), influence.Dense()])
+def test_removal_keeps_brain_floats(solver, tiny, blobs):
+    variables = tiny.init(jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
+    change, guard = influence.remove(
+        tiny.apply,
+        variables,
+        blobs.images,
+        blobs.labels,
+        np.arange(60) < 5,
+        ridge=jnp.float32(0.1),
+        solver=solver,
+        warn=False,
+    )
+    chex.assert_trees_all_equal_dtypes(change, variables.params)
+    assert np.isfinite(guard.residual)
+
+
+def test_removal_under_squared_error_reuses_its_program(tiny, blobs):
+    arguments = (
+        tiny.apply,
+        tiny.init(jax.random.key(0)),
+        blobs.images,
+        np.eye(3, dtype=np.float32)[blobs.labels],
+        np.arange(60) < 5,
+    )
+    options = {"ridge": 0.1, "loss": influence.squared_error, "warn": False}
+    first = influence.remove(*arguments, **options)
+    hits = program.cache_info().hits
+    chex.assert_trees_all_equal(influence.remove(*arguments, **options), first)
+    assert program.cache_info().hits == hits + 1

@@ -170,15 +170,15 @@ def test_bad_input_is_one_line():
             lambda: ridge.fit(KERNEL, TARGETS[:3], ridge=1.0),
             r"pass \[N, N\] and \[N, C\]",
         ),
-        (lambda: ridge.fit(KERNEL, TARGETS, ridge=0.0), "choose a positive one"),
-        (lambda: ridge.fit(KERNEL, TARGETS, ridge=np.nan), "choose a positive one"),
+        (lambda: ridge.fit(KERNEL, TARGETS, ridge=0.0), "ridge must be positive"),
+        (lambda: ridge.fit(KERNEL, TARGETS, ridge=np.nan), "ridge must be positive"),
         (
             lambda: ridge.fit(KERNEL, TARGETS, ridge=1.0, weights=-WEIGHTS),
-            "must not be negative",
+            "weights must be finite and not negative",
         ),
         (
             lambda: ridge.fit(KERNEL, TARGETS, ridge=1.0, weights=WEIGHTS[:2]),
-            "one for each of the 14",
+            r"weights must have shape \[14\]",
         ),
         (lambda: ridge.downdate(model, np.array([1, 14])), r"positions in 0\.\.13"),
         (lambda: ridge.downdate(model, np.array([1, 1])), r"different positions"),
@@ -189,8 +189,10 @@ def test_bad_input_is_one_line():
         (lambda: ridge.outputs_restoring_each(state, np.ones(4, bool)), "boolean mask"),
         (
             lambda: ridge.random_relu_features(jax.random.key(0), POINTS, 0),
-            "at least 1",
+            "num_features must be a positive integer",
         ),
+        (lambda: ridge.remove_one(state, len(INDEX)), "position: labels must lie in"),
+        (lambda: ridge.remove_one(state, -1), "position: labels must lie in"),
         (
             lambda: ridge.random_relu_features(
                 jax.random.key(0), np.ones((2, 3), np.uint8), 4
@@ -202,3 +204,11 @@ def test_bad_input_is_one_line():
         with pytest.raises(InputError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_weights_of_an_integer_kernel_are_not_truncated():
+    kernel = np.array([[2, 1], [1, 2]])
+    options = {"ridge": 1.0, "weights": np.array([0.5, 1.0])}
+    whole = ridge.fit(kernel, jnp.eye(2), **options)
+    exact = ridge.fit(kernel.astype(float), jnp.eye(2), **options)
+    np.testing.assert_array_equal(whole.coefficients, exact.coefficients)

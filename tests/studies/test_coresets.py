@@ -136,6 +136,7 @@ def test_refusals_are_one_line(config):
         ({"seeds": (0, 1)}, "at least 3"),
         ({"judge_seeds": (0, 4, 5)}, "must not overlap"),
         ({"curve": (0.5, 1.0)}, "between 0 and 1"),
+        ({"curve": (0.9, 0.1)}, "must ascend"),
     ):
         with pytest.raises(InputError, match=message):
             digits.make_artifacts(dataclasses.replace(config, **change))

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax import targets
+from unlearn_jax.checks import check_choice, check_counts, check_not_negative
 from unlearn_jax.losses import LossTerm, lotos
 from unlearn_jax.losses._lotos import Convention, Which
 from unlearn_jax.train import LossFn, cross_entropy_loss
@@ -42,7 +42,7 @@ class Lotos:
         combination with TRS.
 
     Raises:
-      InputError: a negative weight or length, or a count below 1.
+      InputError: a weight or length that is negative or not finite, or a count below 1.
     """
 
     weight: float = 0.05
@@ -56,12 +56,13 @@ class Lotos:
 
     def __post_init__(self) -> None:
         """Raise on values out of range."""
-        counts = (self.num_vectors, self.num_iters, self.init_iters, self.every)
-        if _has_negative(self.weight, self.max_length) or min(counts) < 1:
-            raise InputError(
-                "LOTOS: weight and max_length must not be negative, and the counts at"
-                " least 1"
-            )
+        check_not_negative(weight=self.weight, max_length=self.max_length)
+        check_counts(
+            num_vectors=self.num_vectors,
+            num_iters=self.num_iters,
+            init_iters=self.init_iters,
+            every=self.every,
+        )
 
     def term(
         self, apply_fns: Sequence[ApplyFn], sample: ArrayLike, convention: Convention
@@ -101,7 +102,7 @@ class Trs:
         :func:`unlearn_jax.losses.trs.trs_penalty`, not in those of the released code.
 
     Raises:
-      InputError: a negative weight.
+      InputError: a weight that is negative or not finite.
     """
 
     similarity: float = 40.0
@@ -109,12 +110,7 @@ class Trs:
 
     def __post_init__(self) -> None:
         """Raise on values out of range."""
-        if _has_negative(self.similarity, self.smoothness):
-            raise InputError("TRS: the weights must not be negative")
-
-
-def _has_negative(*numbers: float) -> bool:
-    return any(not isinstance(one, Tracer) and one < 0 for one in numbers)
+        check_not_negative(similarity=self.similarity, smoothness=self.smoothness)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +149,8 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         """Raise on members that cannot be trained together, and choose the form."""
+        if isinstance(self.models, Model):
+            raise InputError("models must be a sequence: pass [model] * 3, say")
         object.__setattr__(self, "models", tuple(self.models))
         is_uniform = len(set(self.models)) == 1
         if not self.models or (len(self.models) < 2 and (self.lotos or self.trs)):
@@ -160,14 +158,8 @@ class Ensemble:
                 f"the ensemble has {len(self.models)} members: give at least one, and"
                 " two with LOTOS or TRS"
             )
-        if self.convention not in ("sum", "mean") or self.form not in (
-            "auto",
-            "loop",
-            "vmap",
-        ):
-            raise InputError(
-                "convention must be 'sum' or 'mean', and form 'auto', 'loop' or 'vmap'"
-            )
+        check_choice("convention", self.convention, ("sum", "mean"))
+        check_choice("form", self.form, ("auto", "loop", "vmap"))
         if self.form == "vmap" and not is_uniform:
             raise InputError(
                 "members of different architectures cannot be stacked: choose"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax import targets
-from unlearn_jax.types import ApplyFn, Array, Model, Variables
+from unlearn_jax.types import ApplyFn, Array, Model, Variables, pure_functions
 
 
 def ensemble_apply(models: Model | Sequence[Model]) -> ApplyFn:
@@ -34,6 +34,7 @@ def _joint_apply(models: tuple[Model, ...]) -> ApplyFn:
         pairs = zip(models, variables, strict=True)
         return _log_mean([model.apply(one, images) for model, one in pairs])
 
+    pure_functions.add(apply)
     return apply
 
 
@@ -49,6 +50,7 @@ def _stacked_apply(model: Model) -> ApplyFn:
         ]
         return _log_mean([model.apply(one, images) for one in members])
 
+    pure_functions.add(apply)
     return apply
 
 

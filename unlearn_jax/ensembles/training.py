@@ -12,7 +12,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from unlearn_jax import replicas
-from unlearn_jax.checks import check_counts, check_samples
+from unlearn_jax.checks import check_counts, check_samples, check_shape
 from unlearn_jax.ensembles.config import Ensemble, Trs
 from unlearn_jax.losses import LotosState, cross_entropy, trs_penalty
 from unlearn_jax.train import (
@@ -338,7 +338,7 @@ def joint_training(
 def _compiled(
     ensemble: Ensemble,
     recipe: Recipe,
-    txs: tuple[optax.GradientTransformation, ...],
+    txs: tuple[optax.GradientTransformation, ...] | None,
     num_batches: int,
 ) -> tuple[
     Callable[..., EnsembleState], Callable[..., tuple[EnsembleState, EnsembleLosses]]
@@ -385,16 +385,19 @@ def fit_ensemble(
 
     Raises:
       InputError: unusable mask, images or labels, a wrong number of optimizers or
-        variables, or layers that LOTOS cannot compare.
+        variables, a state of another ensemble, or layers that LOTOS cannot compare.
       DivergedError: a loss was not finite.
     """
     member = check_member(member, len(data.labels))
+    check_shape("member", member, (len(data.labels),))
     check_counts(epochs_per_call=epochs_per_call)
     size = len(ensemble.models)
-    txs = (recipe.tx,) * size if txs is None else tuple(txs)
-    if len(txs) != size or (variables is not None and len(variables) != size):
+    txs = None if txs is None else tuple(txs)
+    given = (txs, variables, None if state is None else state.variables)
+    if any(part is not None and len(part) != size for part in given):
         raise InputError(
-            f"an ensemble of {size} members needs as many optimizers and variables"
+            f"an ensemble of {size} members needs as many optimizers and variables, in"
+            " a state too"
         )
     begin, run = _compiled(
         ensemble, recipe, txs, steps_per_epoch(int(member.sum()), recipe.batch_size)

@@ -338,8 +338,15 @@ def cross_influence_norm(
     )
 
 
+def as_floating(kernel: Array) -> Array:
+    """Return a kernel as an array of floats, in its own precision if it has one."""
+    kernel = jnp.asarray(kernel)
+    return kernel.astype(jnp.result_type(kernel, float))
+
+
 def _norm(kernel: Array) -> Array:
     """Return the largest singular value, by Lanczos on the smaller side."""
+    kernel = as_floating(kernel)
     if kernel.ndim not in (2, 4):
         raise InputError(f"a kernel must be [A, B] or [A, C, B, C], got {kernel.shape}")
     rows = len(kernel) if kernel.ndim == 2 else kernel.shape[0] * kernel.shape[1]

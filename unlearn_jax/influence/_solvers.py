@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax.core import Tracer
 from jax.scipy.sparse.linalg import cg
 
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.types import Array, InputError, PyTree
 from unlearn_jax.values import Real, value
 
@@ -28,10 +28,8 @@ class CG:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.num_iters < 1:
-            raise InputError(f"num_iters must be positive, got {self.num_iters}")
-        if not isinstance(self.tol, Tracer) and not self.tol > 0:
-            raise InputError(f"tol must be positive, got {self.tol}")
+        check_counts(num_iters=self.num_iters)
+        check_positive(tol=self.tol)
 
 
 @value

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import check_counts
 from unlearn_jax.influence._ntk import kernel_block, kernel_product, positions
 from unlearn_jax.influence._solvers import (
     CG,
@@ -199,6 +200,7 @@ def fit_dual(
     """
     check_ridge(ridge)
     check_solver(solver)
+    check_counts(0, num_steps=num_steps)
     kernel = jnp.asarray(kernel)
     targets = jnp.asarray(targets)
     if offsets is None:

@@ -18,6 +18,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import check_counts
 from unlearn_jax.influence._ntk import (
     OutputFn,
     by_params,
@@ -117,11 +118,8 @@ def primal_change(
     check_targets(loss, targets, outputs_f.shape[-1])
     slopes_f = slopes(loss, outputs_f, targets[index_f]) / num_retain
     right = pull(apply, params, images_f, slopes_f, batch_size=batch_size)
-    right = jax.tree.map(
-        lambda g, w: g + ridge * num_forget / num_retain * w,
-        right,
-        _from(params, anchor),
-    )
+    share = ridge * num_forget / num_retain
+    right = _penalized(right, share, _from(params, anchor))
     images_r = images[index_r]
     outputs_r = forward(apply, params, images_r, batch_size=batch_size)
     bends = curvatures(loss, outputs_r, targets[index_r]) / num_retain
@@ -133,7 +131,7 @@ def primal_change(
         matrix = dense_hessian(
             apply, params, images_r, bends, ridge=ridge, batch_size=batch_size
         )
-        change = unravel(linalg.solve_positive(matrix, flat))
+        change = unravel(linalg.solve_positive(matrix, flat).astype(flat.dtype))
     left = jax.tree.map(jnp.subtract, system(change), right)
     size = norm(right)
     return PrimalChange(change, norm(left) / jnp.where(size > 0, size, 1.0))
@@ -192,6 +190,7 @@ def fit_primal(
       InputError: unusable hyperparameters.
     """
     check_ridge(ridge)
+    check_counts(0, num_steps=num_steps)
     if not isinstance(solver, CG):
         raise InputError(f"fit_primal takes influence.CG(), got {solver!r}")
     apply, params = by_params(apply_fn, variables)
@@ -205,8 +204,7 @@ def fit_primal(
     def gradient(params: Params, outputs: Array) -> tuple[Params, Array]:
         slope = slopes(loss, outputs, targets) / count
         data = pull(apply, params, images, slope, batch_size=batch_size)
-        total = jax.tree.map(lambda g, w: g + ridge * w, data, _from(params, anchor))
-        return total, norm(data)
+        return _penalized(data, ridge, _from(params, anchor)), norm(data)
 
     def step(params: Params, _: None) -> tuple[Params, None]:
         outputs = forward(apply, params, images, batch_size=batch_size)
@@ -297,7 +295,7 @@ def dense_hessian(
         return total + new, None
 
     size = ravel_pytree(params)[0].size
-    start = ridge * jnp.eye(size, dtype=bends.dtype)
+    start = (ridge * jnp.eye(size)).astype(bends.dtype)
     return lax.scan(step, start, (index, present.astype(bends.dtype)))[0]
 
 
@@ -322,7 +320,7 @@ def _hessian(
         bent = jnp.einsum("nij,nj->ni", weighted, moved, precision=exact)
         return jax.tree.map(jnp.add, total, pull_back(bent)[0]), None
 
-    start = jax.tree.map(lambda leaf: ridge * leaf, vector)
+    start = jax.tree.map(lambda leaf: (ridge * leaf).astype(leaf.dtype), vector)
     return lax.scan(step, start, (index, present.astype(bends.dtype)))[0]
 
 
@@ -331,6 +329,11 @@ def _mapped(run: Callable[[Array], Array], count: int, batch_size: int) -> Array
     index, _ = in_batches(count, batch_size)
     outputs = lax.map(run, index)
     return outputs.reshape(-1, outputs.shape[-1])[:count]
+
+
+def _penalized(tree: Params, ridge: float | Array, params: Params) -> Params:
+    """Return ``tree + ridge params`` in the types of ``tree``."""
+    return jax.tree.map(lambda g, w: (g + ridge * w).astype(g.dtype), tree, params)
 
 
 def _from(params: Params, anchor: Params | None) -> Params:

@@ -23,6 +23,7 @@ from unlearn_jax.influence.risk import (
     check_targets,
     count_forget,
     slopes,
+    squared_error,
 )
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.reuse import is_reusable, program
@@ -141,7 +142,7 @@ def remove(
     )
     arguments = (variables, samples, ridge, anchor, solver)
     # any other loss might depend on values that change between two calls
-    if loss is cross_entropy and is_reusable(apply_fn, arguments):
+    if loss in (cross_entropy, squared_error) and is_reusable(apply_fn, arguments):
         change, guarded = program(_remove, apply_fn, options)(*arguments)
     else:
         change, guarded = _remove(apply_fn, options, *arguments)

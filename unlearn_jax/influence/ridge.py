@@ -25,6 +25,14 @@ import numpy as np
 from jax.core import Tracer
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_range,
+    check_shape,
+)
+from unlearn_jax.influence._ntk import as_floating
 from unlearn_jax.types import Array, InputError
 
 
@@ -95,10 +103,7 @@ def random_relu_features(
     Raises:
       InputError: fewer than one feature, or inputs that are not floats.
     """
-    if num_features < 1:
-        raise InputError(
-            f"{num_features} random features asked for: choose at least 1, such as 512"
-        )
+    check_counts(num_features=num_features)
     inputs = jnp.asarray(inputs)
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise InputError(
@@ -132,15 +137,15 @@ def fit(
       The fit, at the cost of one factorization of ``[N, N]``.
 
     Raises:
-      InputError: shapes that do not match, a ridge that is not positive, or negative
-        weights.
+      InputError: shapes that do not match, a ridge that is not positive and finite, or
+        weights that are negative or not finite.
 
     >>> kernel = jnp.array([[2.0, 1.0], [1.0, 2.0]])
     >>> model = fit(kernel, jnp.array([[1.0], [0.0]]), ridge=1.0)
     >>> print(model.coefficients[:, 0].round(4))
     [ 0.375 -0.125]
     """
-    kernel = jnp.asarray(kernel)
+    kernel = as_floating(kernel)
     targets = jnp.asarray(targets)
     if (
         kernel.ndim != 2
@@ -151,23 +156,14 @@ def fit(
             f"kernel {kernel.shape} and targets {targets.shape}: pass [N, N] and [N, C]"
             " of the same samples"
         )
-    if not isinstance(ridge, Tracer) and not ridge > 0:
-        raise InputError(
-            f"the ridge is {ridge}: choose a positive one, or samples cannot be removed"
-            " exactly"
-        )
+    check_positive(ridge=ridge)
     weights = (
         jnp.ones(len(kernel), kernel.dtype)
         if weights is None
         else jnp.asarray(weights, kernel.dtype)
     )
-    if weights.shape != kernel.shape[:1]:
-        raise InputError(
-            f"weights have shape {weights.shape}: pass one for each of the"
-            f" {len(kernel)} samples"
-        )
-    if not isinstance(weights, Tracer) and not np.all(np.asarray(weights) >= 0):
-        raise InputError("weights of samples must not be negative")
+    check_shape("weights", weights, kernel.shape[:1])
+    check_not_negative(weights=weights)
     scale = jnp.sqrt(weights)
     eye = jnp.eye(len(kernel), dtype=kernel.dtype)
     factor = linalg.cholesky(scale[:, None] * kernel * scale[None, :] + ridge * eye)
@@ -307,7 +303,11 @@ def remove_one(state: Candidates, position: Array) -> Candidates:
 
     Returns:
       The remaining candidates; the row and column of the removed one are zero.
+
+    Raises:
+      InputError: a position out of range (not checked if traced).
     """
+    check_range(position, len(state.alpha), "position")
     pivot = _pivots(state)[position]
     row = state.inverse[position] / pivot
     step = state.alpha[position] / pivot

@@ -99,10 +99,12 @@ def suppression(level: Any, original: Any, oracle: Any) -> Any:
       0 at the original's knowledge, 1 at the oracle's, and above 1 if there is less
       knowledge than the oracle has; NaN or infinite where removing F changes nothing.
 
-    >>> suppression(0.75, 1.0, 0.5)
+    >>> float(suppression(0.75, 1.0, 0.5))
     0.5
     """
-    return (original - level) / (original - oracle)
+    gap = original - oracle
+    # Python numbers cannot be divided by 0.
+    return (original - level) / (np.float64(gap) if isinstance(gap, float) else gap)
 
 
 def suppressed(fraction: Any, *, tolerance: float) -> Any:

@@ -1,5 +1,6 @@
 """Training seeds as worlds: kernel models with exact removal, retrained networks."""
 
+import math
 from functools import partial
 
 import jax
@@ -8,7 +9,13 @@ import numpy as np
 from jax import lax
 from numpy.typing import ArrayLike
 
-from unlearn_jax.checks import check_counts, check_keys, check_positive
+from unlearn_jax.checks import (
+    check_counts,
+    check_images,
+    check_keys,
+    check_labels,
+    check_positive,
+)
 from unlearn_jax.influence import ridge as kernel_ridge
 from unlearn_jax.influence.ridge import Candidates
 from unlearn_jax.replicas import Mapper, fit_many, predict_many
@@ -53,23 +60,19 @@ def seed_worlds(
 
     Raises:
       InputError: a forget set that is empty, holds every sample, repeats a position or
-        is out of range; images that are not finite; labels that do not fit; a ridge or
-        a count that is not positive; a single key.
+        is out of range; images that are not finite, or integers other than uint8;
+        labels that do not fit; a ridge or a count that is not positive; a single key.
     """
     check_keys("keys of worlds", keys)
     check_positive(ridge=ridge)
     check_counts(num_classes=num_classes, num_features=num_features)
     images = np.asarray(images)
+    labels = np.asarray(labels)
+    check_images(images, "training set", bounds=(-math.inf, math.inf))
+    check_labels(labels, len(images), num_classes, "training set")
     scale = 255 if images.dtype == np.uint8 else 1
-    images = images.astype(np.float64) / scale
-    if images.ndim < 2 or not images.size or not np.isfinite(images).all():
-        raise InputError(
-            f"images have shape {images.shape}: pass [N, ...] finite numbers, without"
-            " NaN"
-        )
-    flat = images.reshape(len(images), -1)
+    flat = images.astype(np.float64).reshape(len(images), -1) / scale
     forget = _check_forget(forget, len(flat))
-    labels = _check_labels(labels, len(flat), num_classes)
     targets = np.eye(num_classes)[labels] - 1 / num_classes
     retain = np.setdiff1d(np.arange(len(flat)), forget)
     shared = [jnp.asarray(leaf) for leaf in (flat, targets, forget, retain)]
@@ -90,20 +93,6 @@ def _check_forget(forget: ArrayLike, num_samples: int) -> np.ndarray:
     if forget.dtype.kind not in "iu" or forget.min() < 0 or forget.max() >= num_samples:
         raise InputError(f"forget must hold integer positions in 0..{num_samples - 1}")
     return forget
-
-
-def _check_labels(labels: ArrayLike, num_samples: int, num_classes: int) -> np.ndarray:
-    labels = np.asarray(labels)
-    if (
-        labels.shape != (num_samples,)
-        or labels.dtype.kind not in "iu"
-        or not 0 <= labels.min() <= labels.max() < num_classes
-    ):
-        raise InputError(
-            f"labels are {labels.dtype} {labels.shape}: pass [{num_samples}] integers"
-            f" in 0..{num_classes - 1}"
-        )
-    return labels
 
 
 @partial(jax.jit, static_argnames=("num_features", "bootstrap"))
@@ -185,7 +174,7 @@ def retrain_without(
         recipe,
         mapper=mapper,
         num_batches=steps_per_epoch(len(data.labels), recipe.batch_size),
-        epochs_per_call=recipe.num_epochs,
+        epochs_per_call=max(1, recipe.num_epochs),
     )
     logits = predict_many(model.apply, state.variables, images, mapper=mapper)
     return logits.reshape(len(keys), len(forget), *logits.shape[1:])

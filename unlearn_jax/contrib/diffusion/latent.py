@@ -386,6 +386,7 @@ def recover_concept(
     check_concept(denoiser, concept)
     embedding = denoiser.embed(variables, jnp.full((1,), concept))
     radius = jnp.asarray(radius, embedding.dtype)
+    images = jnp.asarray(images)
 
     def loss(delta: Array, key: Array) -> Array:
         key_rows, key_level = jax.random.split(key)

@@ -1,7 +1,9 @@
 """Methods that make a conditional denoiser forget a concept, and retraining.
 
 Methods are values and pure functions ``(key, problem) -> (variables, info)``, which can
-be jitted or mapped over problems. All except retraining minimize ::
+be jitted or mapped over problems. Outside of both they raise
+:class:`unlearn_jax.types.InputError` on a concept that is not a class, and on images or
+labels that cannot be trained on. All except retraining minimize ::
 
     E |eps_theta(x_t, t, f) - stop(target(x_t, t))|^2 + gamma * (loss on other classes)
 
@@ -16,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.core import Tracer
@@ -23,6 +26,8 @@ from jax.core import Tracer
 from unlearn_jax.checks import (
     check_counts,
     check_fractions,
+    check_images,
+    check_labels,
     check_not_negative,
     check_positive,
 )
@@ -37,6 +42,7 @@ from unlearn_jax.contrib.diffusion.process import (
     Process,
     add_noise,
     check_concept,
+    check_shape,
     draw_levels,
     sample,
     to_images,
@@ -144,6 +150,7 @@ class RetrainDenoiser:
         self, key: Array, problem: ConceptProblem
     ) -> tuple[Variables, UnlearnInfo]:
         """Train on the retained classes."""
+        _check_problem(problem)
         variables, losses = train_denoiser(
             key,
             problem.denoiser,
@@ -423,15 +430,43 @@ def concept_images(key: Array, problem: ConceptProblem, count: int) -> Array:
 
     Raises:
       InputError: ``count`` is not positive, or (unless traced) the training set has no
-        image of the concept.
+        image of the concept, or unusable ones.
     """
     check_counts(count=count)
     check_concept(problem.denoiser, problem.concept)
+    images = problem.train.images
     is_concept = ~problem.retain
-    if not isinstance(is_concept, Tracer) and not is_concept.any():
-        raise InputError(f"no training image has the concept {problem.concept}")
+    if not isinstance(is_concept, Tracer):
+        if not is_concept.any():
+            raise InputError(f"no training image has the concept {problem.concept}")
+        check_images(images, "images of a concept", member=np.asarray(is_concept))
     rows = epoch_order(key, is_concept, 1, count)[0]
-    return to_float(problem.train.images[rows])
+    return to_float(jnp.asarray(images)[rows])
+
+
+def _check_problem(problem: ConceptProblem) -> None:
+    """Raise unless the problem has a concept to forget and classes to retain.
+
+    Raises:
+      InputError: a concept that is not a class, images of another shape, labels that
+        are not classes, or (unless traced) no retained image, or unusable ones.
+    """
+    denoiser = problem.denoiser
+    images = problem.train.images
+    check_concept(denoiser, problem.concept)
+    check_shape(denoiser, images)
+    check_labels(
+        problem.train.labels, len(images), denoiser.num_classes, "training set"
+    )
+    if isinstance(problem.retain, Tracer):
+        return
+    retain = np.asarray(problem.retain)
+    if not retain.any():
+        raise InputError(
+            f"every training image has the concept {problem.concept}: pass images of"
+            " the classes to retain, too"
+        )
+    check_images(images, "training set", member=retain)
 
 
 def _predict(
@@ -452,6 +487,7 @@ def _original(
 def _pool(
     key: Array, problem: ConceptProblem, source: Source, matching: Matching
 ) -> _Pool:
+    _check_problem(problem)
     weight = jnp.ones(matching.pool_size)
     if source == "data":
         return _Pool(concept_images(key, problem, matching.pool_size), weight)
@@ -463,6 +499,7 @@ def _pool(
         problem.process,
         problem.denoiser.embed(problem.variables, labels),
         guidance=matching.guidance,
+        num_steps=min(25, problem.process.num_steps),
     )
     return _Pool(to_images(drawn), weight)
 

@@ -2,7 +2,9 @@
 
 Two more baselines need no code here. "Natural" continues with FedAvg of the remaining
 clients (:func:`unlearn_jax.contrib.federated.run_until` from the original model), and
-retraining runs the same rounds from fresh variables.
+retraining runs the same rounds from fresh variables. A direct call of
+:func:`projected_ascent` compiles it every time; ``jax.jit(projected_ascent)`` does so
+once.
 """
 
 from typing import Any, NamedTuple
@@ -38,6 +40,7 @@ from unlearn_jax.train import (
 from unlearn_jax.types import (
     ApplyFn,
     Array,
+    Dataset,
     InputError,
     Params,
     Variables,
@@ -157,7 +160,8 @@ def projected_ascent(
       unchanged.
 
     Raises:
-      InputError: unusable masks, or a single client.
+      InputError: unusable masks, a single client, or samples of the client that cannot
+        be trained on.
     """
     training = federation.training
     mask = check_mask(forget, federation.clients)
@@ -179,7 +183,7 @@ def projected_ascent(
         optax.clip_by_global_norm(ascent.max_norm),
         optax.sgd(ascent.learning_rate, momentum=_or_none(ascent.momentum)),
     )
-    data = jax.tree.map(jnp.asarray, federation.data)
+    data = Dataset(*map(jnp.asarray, federation.data))
     positions = federation.clients.positions[client]
     size = federation.clients.sizes[client]
     batch_size = training.batch_size
@@ -189,8 +193,8 @@ def projected_ascent(
     most_steps = steps_per_epoch(len(positions), batch_size)
     is_own = jnp.arange(len(positions)) < size
     keys = jax.random.split(jax.random.fold_in(key_ascent, 0), ascent.num_epochs)
-    orders = [epoch_order(k, is_own, most_steps, batch_size) for k in keys]
-    order = jnp.concatenate(orders)
+    orders = jax.vmap(lambda key: epoch_order(key, is_own, most_steps, batch_size))
+    order = orders(keys).reshape(-1, batch_size)
 
     def ascend(carry: tuple[Array, TrainState]) -> tuple[Array, TrainState]:
         i, current = carry
@@ -245,7 +249,9 @@ def _ball(
 def _project(params: Params, ball: _Ball) -> Params:
     distance = parameter_distance(params, ball.center)
     shrink = jnp.minimum(1.0, ball.radius / jnp.maximum(distance, 1e-12))
-    return jax.tree.map(lambda p, c: c + shrink * (p - c), params, ball.center)
+    return jax.tree.map(
+        lambda p, c: c + shrink.astype(p.dtype) * (p - c), params, ball.center
+    )
 
 
 def _or_none(momentum: Real) -> Real | None:

@@ -10,6 +10,11 @@ The weights of FedAvg (McMahan et al., arXiv 1602.05629) are ``n_k / n`` over th
 participating clients. A client of weight 0 does not train: its samples are never read.
 The server stores its model and the number of rounds, nothing else.
 
+All functions are pure. A direct call compiles its loops again every time; to call one
+repeatedly, compile it once: ``jax.jit(federated_round)``, or ``jax.jit(run_rounds,
+static_argnames=("num_rounds", "evaluate"))``. Only concrete samples are checked, so a
+first direct call is a good test of them.
+
 Axis letters: ``K`` clients, ``P`` positions in a client's row, ``N`` samples.
 """
 
@@ -29,6 +34,8 @@ from unlearn_jax.checks import (
     check_counts,
     check_finite,
     check_fractions,
+    check_images,
+    check_labels,
     check_not_negative,
     check_positive,
     check_range,
@@ -187,14 +194,15 @@ def client_update(
       The client's model after its epochs.
 
     Raises:
-      InputError: a client outside 0..K-1, a rate that is negative or not finite, or
-        clients of another data set.
+      InputError: a client outside 0..K-1, a rate that is negative or not finite,
+        clients of another data set, or samples that cannot be trained on.
     """
-    _check_federation(federation)
     check_not_negative(learning_rate=learning_rate)
     check_range(client, federation.num_clients, "clients")
+    trains = np.arange(federation.num_clients) == client
+    _check_federation(federation, variables, trains)
     training = federation.training
-    data = jax.tree.map(jnp.asarray, federation.data)
+    data = Dataset(*map(jnp.asarray, federation.data))
     positions = federation.clients.positions[client]
     size = federation.clients.sizes[client]
     width = len(positions)
@@ -227,7 +235,8 @@ def federated_round(
 
     Statistics (BatchNorm) are not pseudo-gradients and cannot be negated. The new
     statistics are the weighted mean over the clients with a positive weight; if there
-    is no such client, the statistics are unchanged.
+    is no such client, the statistics are unchanged. Only floating numbers are averaged:
+    counters and other integers of the state stay the server's.
 
     Args:
       key: PRNG key of the whole federation, the same in every round. The round and the
@@ -242,8 +251,8 @@ def federated_round(
       The state after the round.
 
     Raises:
-      InputError: weights that are not ``[K]`` or not finite, or clients of another data
-        set.
+      InputError: weights that are not ``[K]`` or not finite, clients of another data
+        set, or samples of clients that train that cannot be trained on.
     """
     num_clients = federation.num_clients
     if np.shape(weights) != (num_clients,):
@@ -252,8 +261,10 @@ def federated_round(
             f" {np.shape(weights)}"
         )
     check_finite(weights=weights)
-    _check_federation(federation)
-    before = state.variables
+    before = jax.tree.map(jnp.asarray, state.variables)
+    # NumPy, since jnp would trace the values inside a loop.
+    trains = weights if isinstance(weights, Tracer) else np.asarray(weights) != 0
+    _check_federation(federation, before, trains)
     weights = jnp.asarray(weights, jnp.float32)
     positive = jnp.maximum(weights, 0.0)
     positive /= jnp.maximum(jnp.sum(positive), jnp.finfo(weights.dtype).tiny)
@@ -264,14 +275,9 @@ def federated_round(
         """Return the client's term of the sum, for parameters and statistics."""
         key_client = jax.random.fold_in(key_round, client)
         after = client_update(key_client, federation, before, client, learning_rate)
-        update = jax.tree.map(jnp.subtract, after, before)
-        # A client of weight 0 may hold NaN, and 0 * NaN is NaN.
-        update = jax.tree.map(
-            lambda leaf: jnp.where(weights[client] == 0, 0.0, leaf), update
-        )
         return Variables(
-            jax.tree.map(lambda leaf: weights[client] * leaf, update.params),
-            jax.tree.map(lambda leaf: positive[client] * leaf, update.state),
+            _scaled(weights[client], before.params, after.params),
+            _scaled(positive[client], before.state, after.state),
         )
 
     zero = jax.tree.map(jnp.zeros_like, before)
@@ -284,8 +290,23 @@ def federated_round(
 
         total = lax.scan(add, zero, everybody)[0]
     else:
-        total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), jax.vmap(change)(everybody))
+        total = jax.tree.map(
+            lambda leaf: jnp.sum(leaf, 0, leaf.dtype), jax.vmap(change)(everybody)
+        )
     return ServerState(state.round + 1, jax.tree.map(jnp.add, before, total))
+
+
+def _scaled(weight: Array, before: PyTree, after: PyTree) -> PyTree:
+    """Return ``weight * (after - before)`` in the types of before; 0 for integers."""
+
+    def term(old: Array, new: Array) -> Array:
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return jnp.zeros_like(old)
+        # A client of weight 0 may hold NaN, and 0 * NaN is NaN.
+        step = jnp.where(weight == 0, 0.0, new - old)
+        return (weight * step).astype(old.dtype)
+
+    return jax.tree.map(term, before, after)
 
 
 def run_rounds(
@@ -372,8 +393,8 @@ def run_until(
       The recovery.
 
     Raises:
-      InputError: ``num_rounds`` below 1, a target that is not finite, or an
-        ``evaluate`` that does not return a single number.
+      InputError: ``num_rounds`` below 1, a target that is not finite, an ``evaluate``
+        that does not return a single number, and as :func:`federated_round`.
     """
     check_counts(num_rounds=num_rounds)
     check_finite(target=target)
@@ -419,8 +440,16 @@ def fedavg_weights(clients: Clients, participating: Any) -> Array:
     return sizes / jnp.sum(sizes)
 
 
-def _check_federation(federation: Federation) -> None:
-    """Raise on clients whose positions are not in the federation's data."""
+def _check_federation(
+    federation: Federation, variables: Variables, trains: Any
+) -> None:
+    """Raise on clients of another data set, and on samples that cannot be trained on.
+
+    Args:
+      federation: clients and samples; the values of traced ones are not checked.
+      variables: variables of the model.
+      trains: ``[K]`` bool, the clients whose samples are read.
+    """
     images, labels = federation.data
     positions, sizes = federation.clients
     if len(images) != len(labels):
@@ -433,6 +462,16 @@ def _check_federation(federation: Federation) -> None:
             " pass clients that gather_clients returns"
         )
     check_range(positions, len(labels), "positions of clients")
+    if any(isinstance(array, Tracer) for array in (images, labels, positions, trains)):
+        return
+    read = np.zeros(len(images), bool)
+    read[np.asarray(positions)[np.asarray(trains)]] = True
+    check_images(images, "samples of clients", member=read)
+    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    logits = jax.eval_shape(federation.model.apply, variables, image)
+    # A label may be a map of classes.
+    classes = np.asarray(labels)[read].reshape(-1)
+    check_labels(classes, classes.size, logits.shape[-1], "samples of clients")
 
 
 def check_mask(mask: Any, clients: Clients) -> Array:

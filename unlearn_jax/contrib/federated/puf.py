@@ -19,6 +19,8 @@ retrained model classifies a forgotten client's samples as well as test images. 
 the accuracy on them lower moves the model away from the oracle, and the recovery on the
 remaining clients has to bring it back. PUF therefore has to be compared with recovery
 alone, the baseline "natural".
+
+``jax.jit(puf_round, static_argnames="mode")`` compiles the round once for many calls.
 """
 
 from typing import Any, Literal

@@ -9,8 +9,8 @@ from unlearn_jax.checks import check_choice, check_shape
 from unlearn_jax.contrib.federated.scores import rounds_to_reach
 from unlearn_jax.types import InputError
 
-NEEDED = ("retrained", "original", "natural", "special")
-"""Models whose measures :class:`RecoveryRuns` needs."""
+NEEDED = {"retrained": 2, "original": 2, "natural": 3, "special": 3}
+"""Models whose measures :class:`RecoveryRuns` needs, and the axes of a seed's."""
 
 
 def _check(
@@ -24,11 +24,14 @@ def _check(
     for part in parts:
         if {name: np.shape(values) for name, values in part.items()} != shapes:
             raise InputError("all seeds must have the same models and shapes")
+    size = len(measures)
+    wanted = {2: f"[L, {size}]", 3: f"[L, 1 + rounds, {size}]"}
     for name, shape in shapes.items():
-        if len(shape) not in (2, 3) or shape[-1] != len(measures):
+        ranks = (NEEDED[name],) if name in NEEDED else (2, 3)
+        if len(shape) not in ranks or shape[-1] != size:
             raise InputError(
-                f"measures of the {name} model have shape {shape}: pass [L,"
-                f" {len(measures)}] or [L, 1 + rounds, {len(measures)}]"
+                f"measures of the {name} model have shape {shape}: pass"
+                f" {' or '.join(wanted[rank] for rank in ranks)}"
             )
 
 
@@ -51,8 +54,8 @@ class RecoveryRuns:
 
         Args:
           parts: one mapping per seed, from a model's name to its measures ``[L, K]`` or
-            ``[L, 1 + rounds, K]``; "retrained", "original", "natural" and "special" are
-            required.
+            ``[L, 1 + rounds, K]``. Required are "retrained" and "original", which do
+            not recover, and "natural" and "special", which do.
           measures: names of the K measures; the first one decides recovery.
 
         Raises:
@@ -79,9 +82,15 @@ class RecoveryRuns:
 
         Args:
           name: a model's name. "same" is "natural" after as many rounds as "special"
-            needs to recover. A name that ends in "+" is the model after the last round.
+            needs to recover. The name of a model that recovers, followed by "+", is
+            the model after the last round.
+
+        Raises:
+          InputError: another name.
         """
-        if name.endswith("+"):
+        at_last = tuple(f"{model}+" for model in self.rounds)
+        check_choice("model", name, (*self.measured, "same", *at_last))
+        if name in at_last:
             return self.measured[name[:-1]][:, :, -1]
         if name == "same":
             last = self.measured["natural"].shape[2] - 1
@@ -103,7 +112,7 @@ class RecoveryRuns:
           measure: one of the measures.
 
         Raises:
-          InputError: another measure.
+          InputError: another name or measure.
         """
         check_choice("measure", measure, self.measures)
         gaps = abs(self.final(name) - self.measured["retrained"])
@@ -115,7 +124,8 @@ class RecoveryRuns:
         """Return the mean over seeds and cases, and its interval for new ones of both.
 
         Args:
-          values: ``[S, L]``.
+          values: ``[S, L]``, rounded to 6 decimals first, so that values that differ by
+            rounding alone agree; pass points rather than tiny fractions.
           bounds: smallest and largest value that there can be, such as (0, 100) for
             percentages; None for differences.
 

@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.checks import check_counts, check_finite, check_shape
-from unlearn_jax.contrib.testbeds.rbm import Rbm, free_energy, gibbs, independent_states
+from unlearn_jax.contrib.testbeds.rbm import (
+    Rbm,
+    check_states,
+    free_energy,
+    gibbs,
+    independent_states,
+)
 from unlearn_jax.types import Array, InputError
 
 
@@ -140,14 +146,14 @@ def bound_log_likelihood(
       ``[N]`` log-likelihoods, in nats.
 
     Raises:
-      InputError: no chain or no temperature, or biases or samples that have another
-        shape or are not finite.
+      InputError: no chain or no temperature, biases or samples of another shape, biases
+        that are not finite, or samples outside [0, 1].
     """
     base_bias = jnp.asarray(base_bias)
     visible = jnp.asarray(visible, jnp.float32)
     betas = _betas(rbm, base_bias, num_chains, num_betas)
     check_shape("samples", visible, (None, len(base_bias)))
-    check_finite(samples=visible)
+    check_states("samples", visible)
 
     def step(
         carry: tuple[Array, Array], index: Array

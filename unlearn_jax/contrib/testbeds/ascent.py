@@ -201,17 +201,17 @@ def shared_minimizers(sizes: Sizes, alpha: ArrayLike) -> SharedMinimizers:
     """
     from scipy.special import lambertw
 
-    force = forces(sizes, alpha)
-    arguments = [c.sum(-1) / sizes.ridge for c in force]
-    has_minimum = arguments[2] >= -1 / math.e
-    has_maximum = has_minimum & (arguments[2] < 0)
+    alpha = np.asarray(alpha, np.float64)
+    arguments = [c.sum(-1) / sizes.ridge for c in forces(sizes, alpha)]
+    # Rounding must not decide at the ends of the ranges, nor leave Lambert's domain.
+    has_minimum = alpha <= alpha_limit(sizes)
+    has_maximum = has_minimum & (alpha > sizes.num_forget / sizes.num_retain)
+    argument = np.maximum(arguments[2], np.nextafter(-1 / math.e, 0))
     ascent = np.where(
-        has_minimum, lambertw(np.where(has_minimum, arguments[2], 0.0)).real, -np.inf
+        has_minimum, lambertw(np.where(has_minimum, argument, 0.0)).real, -np.inf
     )
     maximum = np.where(
-        has_maximum,
-        lambertw(np.where(has_maximum, arguments[2], -0.1), -1).real,
-        np.nan,
+        has_maximum, lambertw(np.where(has_maximum, argument, -0.1), -1).real, np.nan
     )
     regime = np.where(
         has_minimum,

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from unlearn_jax.checks import (
     check_counts,
@@ -96,11 +97,11 @@ def init_rbm(
         )
     shape = (means.shape[0], num_hidden)
     rbm = Rbm(
-        weights=scale * jax.random.normal(key, shape),
+        weights=jnp.asarray(scale * jax.random.normal(key, shape), jnp.float32),
         visible_bias=jax.scipy.special.logit(
             jnp.clip(means.astype(jnp.float32), 0.01, 0.99)
         ),
-        hidden_bias=jnp.zeros(num_hidden),
+        hidden_bias=jnp.zeros(num_hidden, jnp.float32),
         mask=jnp.ones(shape, bool),
     )
     return rbm if mask is None else dilute(rbm, mask)
@@ -203,8 +204,14 @@ def free_energy(rbm: Rbm, visible: Array) -> Array:
     It equals ``-a.v - sum_j log(1 + exp(b_j + (v^T W)_j))``.
 
     Raises:
-      InputError: another number of units.
+      InputError: another number of units, or states outside [0, 1] (not checked if
+        traced).
     """
+    check_states("visible states", visible)
+    return _free_energy(rbm, visible)
+
+
+def _free_energy(rbm: Rbm, visible: Array) -> Array:
     sums = jnp.sum(jax.nn.softplus(_to_hidden(rbm, visible)), -1)
     return -(visible @ rbm.visible_bias) - sums
 
@@ -225,6 +232,23 @@ def visible_probs(rbm: Rbm, hidden: Array) -> Array:
       InputError: another number of units.
     """
     return jax.nn.sigmoid(_to_visible(rbm, hidden))
+
+
+def check_states(name: str, states: ArrayLike) -> None:
+    """Raise on states of units outside [0, 1], or NaN; traced ones pass.
+
+    Args:
+      name: name of the states in the message.
+      states: 0 or 1, or probabilities.
+
+    Raises:
+      InputError: such a state.
+    """
+    if isinstance(states, Tracer):
+        return
+    states = np.asarray(states)
+    if not ((states >= 0) & (states <= 1)).all():
+        raise InputError(f"{name} must lie in [0, 1]: pass 0 and 1, or probabilities")
 
 
 def _check_units(side: str, states: Array, num_units: int) -> None:
@@ -370,12 +394,12 @@ def log_partition(rbm: Rbm) -> Array:
     low = min(smaller, _CHUNK)
     parts = all_states(low)
     if smaller == low:
-        return jax.nn.logsumexp(-free_energy(rbm, parts))
+        return jax.nn.logsumexp(-_free_energy(rbm, parts))
 
     @jax.checkpoint
     def part(head: Array) -> Array:
         heads = jnp.broadcast_to(head, (parts.shape[0], smaller - low))
-        return jax.nn.logsumexp(-free_energy(rbm, jnp.concatenate([heads, parts], -1)))
+        return jax.nn.logsumexp(-_free_energy(rbm, jnp.concatenate([heads, parts], -1)))
 
     return jax.nn.logsumexp(lax.map(part, all_states(smaller - low)))
 
@@ -384,6 +408,9 @@ def log_likelihood(rbm: Rbm, visible: Array) -> Array:
     """Return the exact ``log p(v) = -F(v) - log Z [...]`` of ``[..., V]``, in nats.
 
     The machine's smaller side must have at most ``MAX_ENUMERATED`` units.
+
+    Raises:
+      InputError: as :func:`free_energy` and :func:`log_partition`.
     """
     return -free_energy(rbm, visible) - log_partition(rbm)
 
@@ -393,7 +420,7 @@ def log_distribution(rbm: Rbm) -> Array:
 
     The machine must have at most ``MAX_ENUMERATED`` visible units.
     """
-    return jax.nn.log_softmax(-free_energy(rbm, all_states(rbm.weights.shape[0])))
+    return jax.nn.log_softmax(-_free_energy(rbm, all_states(rbm.weights.shape[0])))
 
 
 def exact_kl(oracle: Rbm, other: Rbm) -> Array:

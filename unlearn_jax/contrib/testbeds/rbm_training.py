@@ -30,6 +30,7 @@ from unlearn_jax.checks import (
 )
 from unlearn_jax.contrib.testbeds.rbm import (
     Rbm,
+    check_states,
     gibbs,
     hidden_probs,
     independent_states,
@@ -126,7 +127,7 @@ def visible_means(visible: Array, weights: Array) -> Array:
 
     Raises:
       InputError: shapes that do not fit, weights that are not finite, or (unless
-        traced) no positive weight.
+        traced) no positive weight or samples outside [0, 1].
     """
     visible = jnp.asarray(visible)
     weights = jnp.asarray(weights)
@@ -153,24 +154,29 @@ def moments(rbm: Rbm, visible: Array, weights: Array) -> Moments:
       The moments.
 
     Raises:
-      InputError: shapes that do not fit, or weights that are not finite.
+      InputError: shapes that do not fit, weights that are not finite, or (unless
+        traced) samples outside [0, 1].
     """
-    visible = jnp.asarray(visible)
-    weights = jnp.asarray(weights)
     check_finite(weights=weights)
-    if visible.shape != (*weights.shape, rbm.weights.shape[0]):
-        raise InputError(
-            f"samples have shape {visible.shape} and weights {weights.shape}: pass [N,"
-            f" {rbm.weights.shape[0]}] and [N]"
-        )
+    check_shape("weights", weights, (None,))
+    check_shape("samples", visible, (len(weights), rbm.weights.shape[0]))
     visible = _read(visible, weights)
+    weights = jnp.asarray(weights)
     hidden = hidden_probs(rbm, visible)
     weighted = weights[:, None] * visible
     return Moments(weighted.T @ hidden, jnp.sum(weighted, 0), weights @ hidden)
 
 
 def _read(visible: Array, weights: Array) -> Array:
-    return jnp.where(weights[:, None] != 0, visible, 0.0)
+    """Return samples, 0 in place of those of weight 0."""
+    _check_samples(visible, weights)
+    read = jnp.asarray(weights)[:, None] != 0
+    return jnp.where(read, jnp.asarray(visible), 0.0)
+
+
+def _check_samples(visible: Array, weights: Array) -> None:
+    if not isinstance(visible, Tracer) and not isinstance(weights, Tracer):
+        check_states("samples", np.asarray(visible)[np.asarray(weights) != 0])
 
 
 def model_moments(rbm: Rbm) -> Moments:
@@ -222,7 +228,7 @@ def _ascend(
 ) -> tuple[Rbm, optax.OptState]:
     """Take one step of the optimizer up the gradient."""
     leaves = _leaves(rbm)
-    descent = jax.tree.map(jnp.negative, gradient)
+    descent = jax.tree.map(lambda g, leaf: -g.astype(leaf.dtype), gradient, leaves)
     updates, opt_state = tx.update(descent, opt_state, leaves)
     return _with(rbm, jax.tree.map(jnp.add, leaves, updates)), opt_state
 
@@ -415,7 +421,8 @@ def fit_pcd(
 
     Raises:
       InputError: an empty batch, a negative number of steps, shapes that do not fit, or
-        weights that are not finite or all 0 (not checked if traced).
+        samples or weights as :func:`moments`, or weights that are all 0 (not checked if
+        traced).
     """
     check_counts(batch_size=batch_size, num_sweeps=num_sweeps)
     check_counts(0, num_steps=num_steps)
@@ -428,6 +435,7 @@ def fit_pcd(
         raise InputError(
             "the weights of all samples are 0: give at least one sample a weight"
         )
+    _check_samples(visible, weights)
     total = jnp.sum(jnp.abs(weights))
 
     def step(state: PcdState, index: Array) -> tuple[PcdState, None]:

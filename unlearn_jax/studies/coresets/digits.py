@@ -86,7 +86,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
 
     Raises:
       InputError: too few seeds or worlds, a seed that both trains the curve and judges,
-        or a curve out of range.
+        or a curve that is out of range or does not ascend.
     """
     num_worlds = min(config.search_worlds, config.judge_worlds)
     if min(len(config.seeds), len(config.judge_seeds), num_worlds) < 3:
@@ -98,9 +98,11 @@ def make_artifacts(config: Config) -> list[Artifact]:
         raise InputError(
             "judge_seeds must not overlap with seeds, which determine the sizes"
         )
-    if not all(0 < share < 1 for share in config.curve):
+    is_ascending = list(config.curve) == sorted(set(config.curve))
+    if not is_ascending or not all(0 < share < 1 for share in config.curve):
         raise InputError(
-            f"the curve's fractions must lie between 0 and 1, got {config.curve}"
+            "the curve's fractions must ascend and lie between 0 and 1, got"
+            f" {config.curve}"
         )
 
     def take(*names: str) -> dict[str, Any]:
@@ -358,7 +360,7 @@ def enough(config: Config, shares: np.ndarray) -> np.ndarray:
     """Return the smallest sufficient fraction on the curve of networks.
 
     Args:
-      config: study configuration.
+      config: study configuration, whose curve ascends.
       shares: ``[S, 3, Q]`` suppression from :func:`curve_of_networks`.
 
     Returns:

@@ -211,23 +211,16 @@ class Measures:
 def train_models(config: Config, setting: str, seed: int) -> dict[str, Variables]:
     """Return the original, and two retrained models for each case."""
     fed = federation(setting, config)
-    cases = len(fed.leaving)
-    # Every model starts from weights of its own: a retrained model shares nothing with
-    # the original.
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(17), seed), 1 + 2 * cases)
-    everybody = np.arange(config.num_clients + 1) < config.num_clients
-    participating = np.concatenate([everybody[None], fed.staying, fed.staying])
-    clients = jax.tree.map(
-        lambda a, b: jnp.concatenate([a[None], b, b]), fed.before, fed.after
+    return recovery.train_all(
+        recovery.Trainer(network(config), config.local, config.rounds),
+        jax.random.fold_in(jax.random.key(17), seed),
+        fed.before,
+        fed.after,
+        np.arange(config.num_clients + 1) < config.num_clients,
+        fed.staying,
+        _samples(config),
+        group=config.group,
     )
-    trainer = recovery.Trainer(network(config), config.local, config.rounds)
-    items = (keys, clients, participating)
-    trained = recovery.for_each(trainer, items, _samples(config), group=config.group)
-    return {
-        "original": jax.tree.map(lambda leaf: leaf[0], trained),
-        "retrained": jax.tree.map(lambda leaf: leaf[1 : 1 + cases], trained),
-        "again": jax.tree.map(lambda leaf: leaf[1 + cases :], trained),
-    }
 
 
 def forget_all(
@@ -261,44 +254,38 @@ def forget_all(
     for name, variables in trio.items():
         items = (variables, oracle, fed.forget, fed.removed)
         arrays[name] = run(Measures(model), items)
-    # Variables from which to recover, and the number of rounds of unlearning.
+    # Variables from which to recover, and the number of rounds so far.
+    rounds = config.rounds
     starts: dict[str, tuple[Variables, int]] = {
-        "natural": (originals, 0),
-        "more": (oracle, 0),
+        "natural": (originals, rounds),
+        "more": (oracle, rounds),
     }
-    rounds: dict[str, tuple[Mode, float]] = {
+    unlearning: dict[str, tuple[Mode, float]] = {
         "special": ("special", 2.0),
         "regular": ("regular", 20.0),
     }
     if setting == "dirichlet":
         for eta in config.strengths:
             if eta != 2.0:
-                rounds[f"special-{eta:g}"] = ("special", eta)
-    one_round = recovery.Round(model, config.local, config.rounds)
-    for name, (mode, eta) in rounds.items():
+                unlearning[f"special-{eta:g}"] = ("special", eta)
+    one_round = recovery.Round(model, config.local, rounds)
+    for name, (mode, eta) in unlearning.items():
         weights = _puf_weights(fed, mode, eta)
-        starts[name] = (run(one_round, (keys, originals, fed.after, weights)), 1)
+        unlearned = run(one_round, (keys, originals, fed.after, weights))
+        starts[name] = (unlearned, rounds + 1)
     images = jnp.zeros((1, *splits_of(config).train.images.shape[1:]))
     negated = federated.negate_first_layer(
         model.apply, jax.tree.map(jnp.asarray, original), images
     )
-    starts["not"] = (recovery.repeat(negated, cases), 0)
+    starts["not"] = (recovery.repeat(negated, cases), rounds)
     # Projected ascent forgets one client at a time.
     if setting != "pairs":
-        ascent = recovery.Ascent(model, config.local, config.rounds)
+        ascent = recovery.Ascent(model, config.local, rounds)
         items = (keys, originals, fed.after, fed.leaving)
-        starts["ascent"] = (run(ascent, items), 0)
-    all_starts = [variables for variables, _ in starts.values()]
-    variables = jax.tree.map(lambda *leaves: np.concatenate(leaves), *all_starts)
-    before = [config.rounds + more for _, more in starts.values()]
-    case = (keys, fed.after, fed.staying, oracle, fed.forget, fed.removed)
-    keys, *case = jax.tree.map(
-        lambda leaf: jnp.concatenate([jnp.asarray(leaf)] * len(starts)), case
-    )
-    items = (keys, variables, np.repeat(before, cases), *case)
+        starts["ascent"] = (run(ascent, items), rounds)
     program = recovery.Recovery(model, config.local, config.recovery, Measures(model))
-    traces = run(program, items).reshape(len(starts), cases, 1 + config.recovery, -1)
-    return arrays | dict(zip(starts, traces, strict=True))
+    case = (fed.after, fed.staying, oracle, fed.forget, fed.removed)
+    return arrays | recovery.recover_all(program, starts, keys, case, run)
 
 
 def _puf_weights(fed: Federation, mode: Mode, eta: float) -> Array:

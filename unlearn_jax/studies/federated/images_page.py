@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from unlearn_jax.studies.federated.recovery import (
     LABELS,
     is_finite,
     paired_change,
+    percent,
     unrecovered,
 )
 
@@ -45,7 +45,6 @@ def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
         "gap, forget (points)",
     ]
     columns += ["TV on forget (%)", "gap, Yeom (points)"]
-    percent = partial(runs.summary, bounds=(0, 100))
     lines = []
     for name, label in LABELS.items():
         if name.rstrip("+") not in runs.measured and name != "same":
@@ -56,7 +55,7 @@ def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
         if name in runs.rounds:
             rounds = runs.summary(runs.rounds[name][0], bounds=(0, math.inf))
             if name != "natural":
-                once = percent(100 * runs.measured[name][:, :, 0, 1])
+                once = percent(runs, 100 * runs.measured[name][:, :, 0, 1])
         cells = [
             final[..., 0],
             final[..., 1],
@@ -64,7 +63,7 @@ def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
             final[..., 3],
             runs.gap(name, "yeom"),
         ]
-        summaries: list[Any] = [percent(cell) for cell in cells]
+        summaries: list[Any] = [percent(runs, cell) for cell in cells]
         # The retrained model is not compared with itself.
         if name == "retrained":
             summaries[2:] = [None, None, None]
@@ -140,19 +139,18 @@ def clients_table(
 
 def strength_table(runs: federated.RecoveryRuns, strengths: Sequence[float]) -> Table:
     """Return the table of strengths of PUF special, a row each."""
-    percent = partial(runs.summary, bounds=(0, 100))
     rows = []
     for eta in strengths:
         name = "special" if eta == 2.0 else f"special-{eta:g}"
         at_once = 100 * runs.measured[name][:, :, 0]
         final = 100 * runs.final(name)
         cells = [
-            percent(at_once[..., 0]),
-            percent(at_once[..., 1]),
+            percent(runs, at_once[..., 0]),
+            percent(runs, at_once[..., 1]),
             runs.summary(runs.rounds[name][0], bounds=(0, math.inf)),
-            percent(final[..., 1]),
-            percent(runs.gap(name)),
-            percent(final[..., 3]),
+            percent(runs, final[..., 1]),
+            percent(runs, runs.gap(name)),
+            percent(runs, final[..., 3]),
         ]
         rows.append([f"{eta:g}", *cells])
     columns = [

@@ -6,14 +6,14 @@ first entry of ``shared`` is the samples of all clients.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unlearn_jax import replicas
+from unlearn_jax import audit, replicas
 from unlearn_jax.contrib import federated
 from unlearn_jax.types import Array, Model, PyTree, Variables
 
@@ -145,6 +145,72 @@ class Recovery:
         return jnp.concatenate([measure(variables)[None], trace])
 
 
+def train_all(
+    trainer: Trainer,
+    key: Array,
+    before: federated.Clients,
+    after: federated.Clients,
+    participating: np.ndarray,
+    staying: np.ndarray,
+    shared: PyTree,
+    *,
+    group: int | None = None,
+) -> dict[str, Variables]:
+    """Return the original, and two retrained models for each of L cases.
+
+    Args:
+      trainer: training from scratch.
+      key: PRNG key; every model starts from other weights, so that a retrained model
+        shares nothing with the original.
+      before: clients of the original model.
+      after: clients of each case, stacked.
+      participating: ``[K]`` bool, the clients that train the original model.
+      staying: ``[L, K]`` bool, the clients that train the retrained ones.
+      shared: samples.
+      group: number of models at a time, as in :func:`for_each`.
+    """
+    cases = len(staying)
+    clients = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b, b]), before, after)
+    items = (
+        jax.random.split(key, 1 + 2 * cases),
+        clients,
+        np.concatenate([participating[None], staying, staying]),
+    )
+    trained = for_each(trainer, items, shared, group=group)
+    return {
+        "original": jax.tree.map(lambda leaf: leaf[0], trained),
+        "retrained": jax.tree.map(lambda leaf: leaf[1 : 1 + cases], trained),
+        "again": jax.tree.map(lambda leaf: leaf[1 + cases :], trained),
+    }
+
+
+def recover_all(
+    program: Recovery,
+    starts: Mapping[str, tuple[Variables, int]],
+    keys: Array,
+    case: tuple[Any, ...],
+    run: Callable[..., PyTree],
+) -> dict[str, np.ndarray]:
+    """Return the measures ``[L, 1 + rounds, K]`` of recovery from every start.
+
+    Args:
+      program: the recovery.
+      starts: variables of L models from which to recover, stacked, and the number of
+        earlier rounds, by method.
+      keys: ``[L]`` PRNG keys, the same for all methods.
+      case: the other entries of L items of the program, from ``clients`` on.
+      run: ``(program, items) -> results``, such as :func:`for_each`.
+    """
+    all_starts = [variables for variables, _ in starts.values()]
+    variables = jax.tree.map(lambda *leaves: np.concatenate(leaves), *all_starts)
+    before = np.repeat([rounds for _, rounds in starts.values()], len(keys))
+    keys, *rest = jax.tree.map(
+        lambda leaf: jnp.concatenate([jnp.asarray(leaf)] * len(starts)), (keys, *case)
+    )
+    traces = run(program, (keys, variables, before, *rest))
+    return dict(zip(starts, np.split(traces, len(starts)), strict=True))
+
+
 def for_each(
     program: Callable[[Any, Any], PyTree],
     items: PyTree,
@@ -180,6 +246,11 @@ def for_each(
 def repeat(tree: PyTree, count: int) -> PyTree:
     """Return ``count`` stacked copies of a pytree."""
     return jax.tree.map(lambda leaf: np.stack([leaf] * count), tree)
+
+
+def percent(runs: federated.RecoveryRuns, values: np.ndarray) -> audit.Estimate:
+    """Return the summary of percentages ``[S, L]``."""
+    return runs.summary(values, bounds=(0, 100))
 
 
 def paired_change(runs: federated.RecoveryRuns, measures: list[int]) -> list[Any]:

@@ -134,19 +134,18 @@ class Measures:
 def train_models(config: Config, seed: int) -> dict[str, Variables]:
     """Return the original, and two retrained models for each client."""
     cases = config.num_clients
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(29), seed), 1 + 2 * cases)
-    staying = ~np.eye(cases, dtype=bool)
-    participating = np.concatenate([np.ones((1, cases), bool), staying, staying])
-    local = local_training(config.learning_rate)
-    trainer = recovery.Trainer(network(config.width), local, config.rounds)
-    clients = recovery.repeat(_clients(config), len(participating))
-    items = (keys, clients, participating)
-    trained = recovery.for_each(trainer, items, _samples(config))
-    return {
-        "original": jax.tree.map(lambda leaf: leaf[0], trained),
-        "retrained": jax.tree.map(lambda leaf: leaf[1 : 1 + cases], trained),
-        "again": jax.tree.map(lambda leaf: leaf[1 + cases :], trained),
-    }
+    clients = _clients(config)
+    return recovery.train_all(
+        recovery.Trainer(
+            network(config.width), local_training(config.learning_rate), config.rounds
+        ),
+        jax.random.fold_in(jax.random.key(29), seed),
+        clients,
+        recovery.repeat(clients, cases),
+        np.ones(cases, bool),
+        ~np.eye(cases, dtype=bool),
+        _samples(config),
+    )
 
 
 def forget_all(
@@ -179,32 +178,26 @@ def forget_all(
         arrays[name] = run(Measures(model), (variables, leaving))
     clients = _clients(config)
     all_clients = recovery.repeat(clients, cases)
-    # Variables from which to recover, and the number of rounds of unlearning.
-    starts: dict[str, tuple[Variables, int]] = {"natural": (originals, 0)}
-    one_round = recovery.Round(model, local, config.rounds)
+    # Variables from which to recover, and the number of rounds so far.
+    rounds = config.rounds
+    starts: dict[str, tuple[Variables, int]] = {"natural": (originals, rounds)}
+    one_round = recovery.Round(model, local, rounds)
     for mode in ("special", "regular"):
         weights = np.stack(
             [federated.puf_weights(clients, one, mode=mode) for one in leaving]
         )
-        starts[mode] = (run(one_round, (keys, originals, all_clients, weights)), 1)
+        unlearned = run(one_round, (keys, originals, all_clients, weights))
+        starts[mode] = (unlearned, rounds + 1)
     blank = jnp.zeros((1, config.size, config.size, 3))
     negated = federated.negate_first_layer(
         model.apply, jax.tree.map(jnp.asarray, original), blank
     )
-    starts["not"] = (recovery.repeat(negated, cases), 0)
-    ascent = recovery.Ascent(model, local, config.rounds)
-    starts["ascent"] = (run(ascent, (keys, originals, all_clients, leaving)), 0)
-    all_starts = [variables for variables, _ in starts.values()]
-    variables = jax.tree.map(lambda *leaves: np.concatenate(leaves), *all_starts)
-    before = [config.rounds + more for _, more in starts.values()]
-    case = jax.tree.map(
-        lambda leaf: jnp.concatenate([jnp.asarray(leaf)] * len(starts)),
-        (keys, all_clients, ~leaving, leaving),
-    )
-    items = (case[0], variables, np.repeat(before, cases), *case[1:])
+    starts["not"] = (recovery.repeat(negated, cases), rounds)
+    ascent = recovery.Ascent(model, local, rounds)
+    starts["ascent"] = (run(ascent, (keys, originals, all_clients, leaving)), rounds)
     program = recovery.Recovery(model, local, config.recovery, Measures(model))
-    traces = run(program, items).reshape(len(starts), cases, 1 + config.recovery, -1)
-    return arrays | dict(zip(starts, traces, strict=True))
+    case = (all_clients, ~leaving, leaving)
+    return arrays | recovery.recover_all(program, starts, keys, case, run)
 
 
 def _clients(config: Config) -> federated.Clients:

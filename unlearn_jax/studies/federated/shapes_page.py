@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from unlearn_jax.studies.federated.recovery import (
     LABELS,
     is_finite,
     paired_change,
+    percent,
     unrecovered,
 )
 from unlearn_jax.studies.federated.shapes import (
@@ -51,7 +51,6 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
         "forget IoU",
     ]
     columns += ["gap, forget (points)", "unseen, same style"]
-    percent = partial(runs.summary, bounds=(0, 100))
     lines = []
     for name, label in ROWS.items():
         final = 100 * runs.final(name)
@@ -60,9 +59,9 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
         if name in runs.rounds:
             rounds = runs.summary(runs.rounds[name][0], bounds=(0, math.inf))
             if name != "natural":
-                once = percent(100 * runs.measured[name][:, :, 0, 2])
-        gap = None if name == "retrained" else percent(runs.gap(name))
-        *cells, unseen = (percent(final[..., i]) for i in range(5))
+                once = percent(runs, 100 * runs.measured[name][:, :, 0, 2])
+        gap = None if name == "retrained" else percent(runs, runs.gap(name))
+        *cells, unseen = (percent(runs, final[..., i]) for i in range(5))
         lines.append([label, once, rounds, *cells, gap, unseen])
     *cells, unseen = paired_change(runs, [0, 1, 2, 3, 4])
     gap = runs.summary(runs.gap("special") - runs.gap("same"))
