@@ -106,7 +106,7 @@ class Model:
 
 
 pure_functions: "weakref.WeakSet[ApplyFn]" = weakref.WeakSet()
-"""The ``apply`` of every model that exists."""
+"""The ``apply`` of every model that exists, and the functions of ensembles."""
 
 
 class Dataset(NamedTuple):

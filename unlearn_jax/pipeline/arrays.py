@@ -287,7 +287,7 @@ class AuditArrays:
                 " and target_ROW"
             )
         try:
-            return cls(target=target, **arrays)
+            return cls(target=target, **arrays)  # pyright: ignore[reportArgumentType]
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
