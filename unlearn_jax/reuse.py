@@ -14,9 +14,9 @@ from unlearn_jax.types import ApplyFn, PyTree, pure_functions
 def is_reusable(apply_fn: ApplyFn, *arguments: PyTree) -> bool:
     """Return whether a compiled call of a model may serve the next call.
 
-    Only the ``apply`` of a :class:`unlearn_jax.types.Model`, and functions of ensembles,
-    are known to be pure. Any other function may depend on values that change between
-    two calls, or belong to a trace.
+    Only the ``apply`` of a :class:`unlearn_jax.types.Model`, and the functions of
+    ensembles, are known to be pure. Any other function may depend on values that change
+    between two calls, or belong to a trace.
 
     Args:
       apply_fn: ``(variables, images) -> logits``.
