@@ -259,7 +259,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "unlearn-jax: error: number must be at least 1\n"
     assert not (tmp_path / "bad").exists()
     assert cli.main(["run", "tiny.py"]) == 2
-    assert "--workdir DIR" in capsys.readouterr().err
+    assert "for example --workdir runs/tiny" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["run", "tiny.py", "--help"])
     assert "How many of them." in capsys.readouterr().out
