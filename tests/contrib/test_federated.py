@@ -460,6 +460,14 @@ def test_equal_trainings_are_equal_values_and_rates_map(linear, blobs, start, cl
     assert np.abs(mapped[0] - mapped[1]).max() > 1e-3
 
 
+def ascent_shapes(group, state):
+    """Shapes and types of projected ascent by the clients to forget."""
+    key = jax.random.key(0)
+    return jax.eval_shape(
+        federated.projected_ascent, key, group, state, jnp.asarray(FORGET)
+    )
+
+
 @pytest.mark.parametrize("form", ["map", "vmap"])
 def test_types_of_the_servers_leaves_stay(form, blobs, clients):
     """Brain floats are averaged, and counters stay the server's."""
@@ -490,24 +498,12 @@ def test_types_of_the_servers_leaves_stay(form, blobs, clients):
     chex.assert_trees_all_equal_dtypes(after, before)
     assert after.variables.state["count"] == 7
     assert after.variables.state["mean"] > 0
-    moved = jax.eval_shape(
-        federated.projected_ascent,
-        jax.random.key(0),
-        group,
-        before,
-        jnp.asarray(FORGET),
-    )
+    moved = ascent_shapes(group, before)
     chex.assert_trees_all_equal_dtypes(moved, before)
 
 
 def test_ascent_keeps_float32_where_jax_has_float64(linear, blobs, start, clients):
     with jax.enable_x64(True):
         group = Federation(linear, LOCAL, blobs, clients)
-        moved = jax.eval_shape(
-            federated.projected_ascent,
-            jax.random.key(1),
-            group,
-            start,
-            jnp.asarray(FORGET),
-        )
+        moved = ascent_shapes(group, start)
     assert moved.variables.params.dtype == np.float32

@@ -180,11 +180,12 @@ def _unknown(name: str) -> str:
         )
     if os.path.splitext(name)[1] or os.path.dirname(name):
         return f"no file {name}: give the path of a file that defines a preset"
-    near = difflib.get_close_matches(name, names(), 1)
+    known = sorted(names())
+    near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     return (
-        f"unknown preset {name!r}: {hint}Choose one of {', '.join(sorted(names()))}, or"
-        " give the path of a file that defines one"
+        f"unknown preset {name!r}: {hint}Choose one of {', '.join(known)}, or give the"
+        " path of a file that defines one"
     )
 
 

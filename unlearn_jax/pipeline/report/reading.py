@@ -20,6 +20,7 @@ from unlearn_jax.pipeline.report.verdict import (
     deciding_difference,
     find_difference,
     format_difference,
+    format_signed,
     headline,
     join_phrases,
     methods_by_gap,
@@ -249,9 +250,7 @@ def _targets_sentence(targets: Targets) -> str:
         if target.name == "weights" and target.less:
             pairs = zip(targets.betas, target.differences, strict=True)
             for beta, (mean, low, high) in pairs:
-                phrases.append(
-                    f"{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}] at β {beta:g}"
-                )
+                phrases.append(f"{format_signed(mean, low, high, 2)} at β {beta:g}")
     if phrases:
         sentence += (
             " TRW's similarity less no tilt, paired run by run:"

@@ -31,7 +31,7 @@ from unlearn_jax.pipeline.report.blocks import (
 from unlearn_jax.pipeline.report.figures import sections as figures
 from unlearn_jax.pipeline.report.figures.run import Arrays
 from unlearn_jax.pipeline.report.tables import UNSEARCHED
-from unlearn_jax.pipeline.report.verdict import join_names
+from unlearn_jax.pipeline.report.verdict import format_signed, join_names
 
 STATUSES = {
     "found": "an input within the radius gets another label",
@@ -325,8 +325,8 @@ def _differences_to_no_tilt(
                 mark = "↓"
             elif low > 0:
                 mark = "↑"
-            interval = f"[{low:+z.3f}, {high:+z.3f}]"
-            cells.append(Cell(f"{mean:+z.3f}", interval, mark))
+            text, _, interval = format_signed(mean, low, high, 3).partition(" ")
+            cells.append(Cell(text, interval, mark))
         cells += [Cell("")] * (len(columns) - 1 - len(cells))
         rows.append([target.name, *cells])
     caption = (

@@ -322,9 +322,16 @@ def format_difference(difference: Difference, digits: int = 2) -> str:
     >>> format_difference(difference)
     '+1.25 [-0.50, +3.00]'
     """
-    low = f"{difference.low:+z.{digits}f}"
-    high = f"{difference.high:+z.{digits}f}"
-    return f"{difference.mean:+z.{digits}f} [{low}, {high}]"
+    return format_signed(difference.mean, difference.low, difference.high, digits)
+
+
+def format_signed(mean: float, low: float, high: float, digits: int) -> str:
+    """Return a mean and its interval, all with signs.
+
+    >>> format_signed(-0.001, -0.5, 3.0, 2)
+    '+0.00 [-0.50, +3.00]'
+    """
+    return f"{mean:+z.{digits}f} [{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
 
 def methods_by_gap(result: RunResult) -> list[RowResult]:
