@@ -142,6 +142,7 @@ def _print_dry_run(
         text = pipeline.dry_run(
             with_bank(config, workdir),
             workdir / name,
+            preset=preset.name,
             original=options.original or None,
             **preset.parts(config),
         )

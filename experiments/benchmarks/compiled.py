@@ -54,7 +54,12 @@ PARTS = (
     ("amun_tables_cifar10", "amun", "^tenth: (attack|unlearn-amun$|audit)"),
     ("class_tables", "trw", "^cifar10_resnet18: (unlearn-trw$|audit)"),
     ("resnet50_imagenet", "amun", "^(attack|unlearn-amun$)"),
-    ("ensembles_cifar10", "training", "."),
+    (
+        "ensembles_cifar10",
+        "training",
+        r"^(surrogates|(attack-)?(orig|clip|clip\+lotos))-\d+$",
+    ),
+    ("ensembles_cifar10", "baselines", "trs|adversarial"),
 )
 """Preset, name of a part, and its stages; of a study, those of one variant."""
 OPTIONS = {
@@ -412,6 +417,9 @@ def main() -> None:
         publish_compiled(elsewhere, failed_elsewhere)
     if measured:
         publish_measured(measured, failed_here)
+    elif failed_here:
+        reasons = "; ".join(f"{preset}: {reason}" for preset, _, reason in failed_here)
+        sys.exit(f"no program ran here, nothing to write: {reasons}")
 
 
 if __name__ == "__main__":

@@ -206,9 +206,10 @@ def test_bad_input_is_one_line():
         assert "\n" not in str(error.value)
 
 
-def test_weights_of_an_integer_kernel_are_not_truncated():
+@pytest.mark.parametrize("dtype", [int, jnp.bfloat16, jnp.float16])
+def test_a_kernel_of_low_precision_is_fitted_in_a_higher_one(dtype):
     kernel = np.array([[2, 1], [1, 2]])
     options = {"ridge": 1.0, "weights": np.array([0.5, 1.0])}
-    whole = ridge.fit(kernel, jnp.eye(2), **options)
-    exact = ridge.fit(kernel.astype(float), jnp.eye(2), **options)
-    np.testing.assert_array_equal(whole.coefficients, exact.coefficients)
+    low = ridge.fit(jnp.asarray(kernel, dtype), jnp.eye(2), **options)
+    exact = ridge.fit(kernel.astype(np.float32), jnp.eye(2), **options)
+    np.testing.assert_allclose(low.coefficients, exact.coefficients, rtol=1e-6)

@@ -245,10 +245,21 @@ def made_up(**changes):
     )
 
 
-def test_measured_rows_are_a_result_of_their_own(tmp_path, monkeypatch):
+@pytest.fixture
+def script(monkeypatch):
     scripts = pathlib.Path(__file__).parents[2] / "experiments" / "benchmarks"
     monkeypatch.syspath_prepend(scripts)
-    script = importlib.import_module("compiled")
+    return importlib.import_module("compiled")
+
+
+def test_rows_that_all_failed_here_are_an_error(script, tmp_path, monkeypatch):
+    (tmp_path / "q--here--training.failed").write_text("not compiled in 60 s")
+    monkeypatch.setattr("sys.argv", ["compiled.py", "publish", str(tmp_path)])
+    with pytest.raises(SystemExit, match="q: training: not compiled in 60 s"):
+        script.main()
+
+
+def test_measured_rows_are_a_result_of_their_own(script, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "folder", lambda: tmp_path)
     run = made_up(seconds=360.0, mfu=0.15, measured_device_hours=64.0)
     failed = made_up(compiles=False, why_not="RESOURCE_EXHAUSTED")

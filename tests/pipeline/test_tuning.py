@@ -1,6 +1,7 @@
 """The search of hyperparameters: its trials, its problems, and its choice."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -323,6 +324,21 @@ def test_a_row_beside_searched_ones_says_that_it_was_not(finished, splits, tmp_p
     assert "Not searched: fixed." in text
     plain = dataclasses.replace(TINY, tuning=TuningConfig())
     assert "Not searched" not in dry_run(plain, tmp_path / "run", splits=splits)
+
+
+def test_a_dry_run_of_a_finished_search_has_nothing_to_do(finished, splits):
+    workdir, _ = finished
+
+    def to_do(config):
+        text = dry_run(config, workdir, splits=splits)
+        counts = re.findall(r"^\S+ +\d+ +\d+ +(\d+) ", text, re.MULTILINE)
+        return [int(count) for count in counts]
+
+    assert set(to_do(TINY)) == {0}
+    other = dataclasses.replace(
+        TINY, tuning=dataclasses.replace(TINY.tuning, seeds=(70, 71))
+    )
+    assert sum(to_do(other)) > 0
 
 
 def test_an_outside_method_without_a_space_is_named_as_not_searched(splits, tmp_path):

@@ -339,9 +339,10 @@ def cross_influence_norm(
 
 
 def as_floating(kernel: Array) -> Array:
-    """Return a kernel as an array of floats, in its own precision if it has one."""
+    """Return a kernel as an array of floats, of at least single precision."""
     kernel = jnp.asarray(kernel)
-    return kernel.astype(jnp.result_type(kernel, float))
+    # no factorization of half precision
+    return kernel.astype(jnp.promote_types(jnp.result_type(kernel, float), jnp.float32))
 
 
 def _norm(kernel: Array) -> Array:

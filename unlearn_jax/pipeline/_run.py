@@ -169,10 +169,20 @@ def _finished_results(place: store.Workdir, key: str) -> records.RunResult | Non
     if not (place.path / store.MANIFEST).is_file():
         return None
     with place.locked() as folder:
-        if not store.is_sealed(folder, key):
-            return None
-        text = (folder / "results.json").read_text(encoding="utf-8")
-        return records.RunResult.from_json(json.loads(text))
+        return stored_results(folder, key)
+
+
+def stored_results(folder: pathlib.Path, key: str) -> records.RunResult | None:
+    """Return the results that a folder holds; None if its run has not finished.
+
+    Args:
+      folder: working directory of the run.
+      key: digest of what decides its results, see :func:`results_key`.
+    """
+    if not store.is_sealed(folder, key):
+        return None
+    text = (folder / "results.json").read_text(encoding="utf-8")
+    return records.RunResult.from_json(json.loads(text))
 
 
 def results_key(plan: Plan, preset: str) -> str:
@@ -349,12 +359,7 @@ def _tune(
     _train(tuning_run.originals, tuning_run.oracles, prefix="tuning: ")
     _attack(tuning_run, "tuning: ")
     outcome = search.run(tuning.shared_samples(plan, tuning_run))
-    rows = dict(plan.rows)
-    for name, searched in outcome.rows.items():
-        if searched.chosen is not None:
-            best = searched.trials[searched.chosen]
-            rows[name] = rows[name].replace(**best.options)
-    return dataclasses.replace(plan, rows=rows), outcome
+    return tuning.with_choices(plan, outcome.choices), outcome
 
 
 def publish(

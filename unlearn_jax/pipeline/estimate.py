@@ -11,6 +11,7 @@ import numpy as np
 from unlearn_jax.data import Splits
 from unlearn_jax.data.stand_in import SHAPES
 from unlearn_jax.pipeline import tuning
+from unlearn_jax.pipeline._run import results_key, stored_results
 from unlearn_jax.pipeline.config.resolve import banks_folder, load_data
 from unlearn_jax.pipeline.config.schema import RunConfig
 from unlearn_jax.pipeline.measure.columns import outside_functions
@@ -81,6 +82,7 @@ def dry_run(
     config: RunConfig,
     workdir: str | os.PathLike[str],
     *,
+    preset: str = "",
     splits: Splits | None = None,
     model: Model | None = None,
     loss_fn: LossFn | None = None,
@@ -93,14 +95,15 @@ def dry_run(
     a gradient of the attack as a training sample, and two radii for every forget
     sample.
 
-    A search leaves two things unknown. The methods are shown with the hyperparameters
-    that they have before the search. The trials of second hyperparameters are shown as
-    if the published value of the first were the best. The text also names the rows that
-    are not searched.
+    A search leaves two things unknown until the run has finished. The methods are shown
+    with the hyperparameters that they have before the search. The trials of second
+    hyperparameters are shown as if the published value of the first were the best. The
+    text also names the rows that are not searched.
 
     Args:
       config: configuration of the run.
       workdir: working directory of the run.
+      preset: name of the preset, as given to the run.
       splits: a user's own data instead of ``config.data``.
       model: a user's own network instead of ``config.model``.
       loss_fn: a user's own training objective instead of cross-entropy.
@@ -135,7 +138,13 @@ def dry_run(
     # raises on columns or a signal that cannot be imported
     outside_functions(plan.audit)
     tuning_run = tuning.tuning_plan(plan)
-    search = None if tuning_run is None else tuning.Search(tuning_run)
+    search = None
+    if tuning_run is not None:
+        finished = stored_results(place.path, results_key(plan, preset))
+        tuned = None if finished is None else finished.tuning
+        choices = {} if tuned is None else tuned.choices
+        search = tuning.Search(tuning_run, choices)
+        plan = tuning.with_choices(plan, choices)
     artifacts = tuning.known_artifacts(plan, search)
     if plan.forget_known:
         artifacts += [stages.unlearn(plan, name) for name in plan.rows]

@@ -270,11 +270,9 @@ def _chosen_options(run: RunResult) -> dict[str, str]:
     if run.tuning is None:
         return {}
     chosen = {row.label: UNSEARCHED for row in run.rows if run.is_unsearched(row)}
-    for key, search in run.tuning.rows.items():
-        if search.chosen is None:
-            continue
+    for key, options in run.tuning.choices.items():
         values = []
-        for name, value in search.trials[search.chosen].options.items():
+        for name, value in options.items():
             text = f"{value:.3g}" if isinstance(value, float) else str(value)
             values.append(f"{name} {text}")
         chosen[run.row(key).label] = ", ".join(values)

@@ -12,6 +12,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -214,11 +215,15 @@ class Search:
     Attributes:
       plan: plan of the search.
       rows: names of the rows that are searched.
+      chosen: hyperparameters that the search is known to choose, by row.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(
+        self, plan: Plan, chosen: Mapping[str, Options] = MappingProxyType({})
+    ) -> None:
         self.plan = plan
         self.rows = [name for name, row in plan.rows.items() if row.space]
+        self.chosen = chosen
         # Rounds that share their choices share a program, which is compiled once.
         self._programs: dict[tuple[str, str], Callable[..., Any]] = {}
 
@@ -226,17 +231,21 @@ class Search:
         """Return the artifacts of a row's trials.
 
         Trials of the second and later hyperparameters depend on results of earlier
-        trials. Here the earlier hyperparameters have their published values instead.
+        trials. Unless the row's choice is known, the earlier hyperparameters have their
+        published values instead.
 
         Args:
           name: name of the row.
         """
         rounds = draw_rounds(self.plan, name)
         best = {option: levels[0] for option, levels in rounds.items()}
+        chosen = self.chosen.get(name, best)
         made = []
         for number, option in enumerate(rounds):
             trials = _round(rounds, option, best, is_first=number == 0)
             made += [artifact for artifact, _ in self._trials(name, trials)]
+            # later trials keep the choice of earlier ones
+            best[option] = chosen[option]
         return made
 
     def run(self, shared: float) -> records.Tuning:
@@ -391,6 +400,19 @@ def known_artifacts(plan: Plan, search: Search | None = None) -> list[Artifact]:
             stages.unlearn(plan, name) for name in plan.rows if name not in searched
         ]
     return artifacts
+
+
+def with_choices(plan: Plan, choices: Mapping[str, Options]) -> Plan:
+    """Return a plan with the hyperparameters that a search has chosen.
+
+    Args:
+      plan: plan of the reported run.
+      choices: hyperparameters by row; other rows keep theirs.
+    """
+    rows = {
+        name: row.replace(**choices.get(name, {})) for name, row in plan.rows.items()
+    }
+    return dataclasses.replace(plan, rows=rows)
 
 
 def _both_oracles(plan: Plan, pool: AuditPool) -> dict[str, Measured]:

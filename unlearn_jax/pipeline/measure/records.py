@@ -494,6 +494,15 @@ class Tuning:
     original: Estimate
     rows: Mapping[str, RowSearch]
 
+    @property
+    def choices(self) -> dict[str, Plain]:
+        """Chosen hyperparameters by row, without rows whose trials all diverged."""
+        return {
+            name: row.trials[row.chosen].options
+            for name, row in self.rows.items()
+            if row.chosen is not None
+        }
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResult:

@@ -273,11 +273,13 @@ def attack_plot(result: RunResult, arrays: Arrays) -> Figure:
             value = attack.distance_quantiles.get(quantile)
             if not value or not is_known(value):
                 continue
-            bottom.axvline(math.log2(value), color=INK, lw=1, ls=(0, (2, 2)))
+            # a line ends at its label, below the labels of the lines before
+            height = 0.98 - 0.12 * i
+            line: Any = {"color": INK, "lw": 1, "ls": (0, (2, 2))}
+            bottom.axvline(math.log2(value), ymax=height, **line)
             # x in data, y in fractions of the panel
             move: Any = {"transform": bottom.get_xaxis_transform(), "va": "top"}
             text = f" {name}: {value:.2g}"
-            height = 0.98 - 0.1 * i
             bottom.text(math.log2(value), height, text, fontsize=9, color=INK, **move)
     power = FuncFormatter(lambda power, _: f"{2.0**power:.3g}")
     bottom.xaxis.set_major_formatter(power)
