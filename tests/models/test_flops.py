@@ -52,6 +52,20 @@ def test_training_is_three_forward_passes_but_for_the_first_layers_inputs():
     assert counted == training_flops(model.apply, variables, image) - first
 
 
+@pytest.mark.parametrize("conv", ["canonical", "lax", NATIVE])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_both_gradients_of_a_convolution_cost_as_much_as_it(conv, stride):
+    convolve = models.convolution(conv)
+    images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+    layout = ("NHWC", "HWIO", "NHWC")
+    apply = lambda kernel, images: jnp.sum(
+        convolve(images, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    )
+    forward = 2 * 2 * (8 // stride) ** 2 * 9 * 3 * 5
+    assert forward_flops(apply, kernel, images) == forward
+    assert forward_flops(jax.grad(apply, (0, 1)), kernel, images) == 3 * forward
+
+
 def test_loops_branches_and_groups():
     square = jnp.ones((4, 4))
     product = 2 * 4**3

@@ -28,7 +28,9 @@ TPU = """HloModule jit_f, is_scheduled=true
   %fusion.1 = bf16[8,16,16,512]{3,2,1,0:T(8,128)(2,1)} fusion(%x, %rows), kind=kCustom, calls=%fused_computation, backend_config={"window_config":{"estimated_cycles":"100"}}
   %all-reduce.1 = f32[1024,1024]{1,0:T(8,128)} all-reduce(%k), replica_groups={{0,1}}, to_apply=%add
   %copy.1 = f32[1024,1024]{0,1:T(8,128)} copy(%all-reduce.1)
-  ROOT %tuple.1 = (s32[]{:T(128)}, f32[1024,1024]{1,0:T(8,128)S(1)}, bf16[50,16,16,512]{3,2,1,0:T(8,128)(2,1)}, /*index=3*/s32[8]{0:T(128)}) tuple(%i, %k, %x, %rows)
+  %one = s32[]{:T(128)} constant(1)
+  %next = s32[]{:T(128)} add(%i, %one)
+  ROOT %tuple.1 = (s32[]{:T(128)}, f32[1024,1024]{1,0:T(8,128)S(1)}, bf16[50,16,16,512]{3,2,1,0:T(8,128)(2,1)}, /*index=3*/s32[8]{0:T(128)}) tuple(%next, %k, %x, %rows)
 }
 
 %condition (arg.1: (s32[], f32[1024,1024], bf16[50,16,16,512], s32[8])) -> pred[] {
@@ -38,13 +40,17 @@ TPU = """HloModule jit_f, is_scheduled=true
   ROOT %lt = pred[]{:T(512)} compare(%i.1, %limit), direction=LT
 }
 
-ENTRY %main (a: s32[]) -> s32[] {
-  %a = (s32[]{:T(128)}, f32[1024,1024]{1,0:T(8,128)S(1)}, bf16[50,16,16,512]{3,2,1,0:T(8,128)(2,1)}, /*index=3*/s32[8]{0:T(128)}) parameter(0)
+ENTRY %main (k: f32[1024,1024], x: bf16[50,16,16,512], rows: s32[8]) -> s32[] {
+  %zero = s32[]{:T(128)} constant(0)
+  %k.1 = f32[1024,1024]{1,0:T(8,128)S(1)} parameter(0)
+  %x.1 = bf16[50,16,16,512]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %rows.1 = s32[8]{0:T(128)} parameter(2)
+  %a = (s32[]{:T(128)}, f32[1024,1024]{1,0:T(8,128)S(1)}, bf16[50,16,16,512]{3,2,1,0:T(8,128)(2,1)}, /*index=3*/s32[8]{0:T(128)}) tuple(%zero, %k.1, %x.1, %rows.1)
   %while = (s32[]{:T(128)}, f32[1024,1024]{1,0:T(8,128)S(1)}, bf16[50,16,16,512]{3,2,1,0:T(8,128)(2,1)}, /*index=3*/s32[8]{0:T(128)}) while(%a), condition=%condition, body=%body
   ROOT %r = s32[]{:T(128)} get-tuple-element(%while), index=0
 }
 """  # noqa: E501
-CUDA = """HloModule jit_g
+CUDA = """HloModule jit_g, num_partitions=2
 
 %body.2 (arg: (f32[4,64], f64[2])) -> (f32[4,64], f64[2]) {
   %arg = (f32[4,64]{1,0}, f64[2]{0}) parameter(0)
@@ -69,7 +75,7 @@ def test_a_tpu_text_is_counted_as_by_hand():
     kernel = 4 * 1024**2
     batch = 2 * 8 * 16 * 16 * 512
     # the gather reads a batch of the data and its rows; the kernel is near the cores
-    per_step = (2 * batch + 8 * 4) + kernel + 2 * kernel
+    per_step = (2 * batch + 8 * 4) + kernel + 2 * kernel + 3 * 4
     assert found.traffic == 8 * per_step
     assert found.copied == 8 * 2 * kernel
     assert found.collectives == {"all-reduce": (8, 8 * kernel)}
@@ -91,7 +97,151 @@ def test_a_cuda_text_warns_of_what_is_slow():
     warnings = " ".join(found.warnings())
     for word in ("1 of 1 convolutions grouped", "float64", "1 calls of the host"):
         assert word in warnings
-    assert found.collectives == {"all-gather": (1, 2 * array)}
+    assert found.collectives == {"all-gather": (1, array)}
+
+
+LOOP = """HloModule jit_loop
+
+%body (arg: (s32[], f32[1024,1024], s32[])) -> (s32[], f32[1024,1024], s32[]) {{
+  %two = s32[] constant(2)
+  %arg = (s32[], f32[1024,1024], s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %copied = s32[] copy(%i)
+  %x = f32[1024,1024] get-tuple-element(%arg), index=1
+  %most = s32[] get-tuple-element(%arg), index=2
+  %y = f32[1024,1024] sine(%x)
+  %next = s32[] {step}
+  ROOT %t = (s32[], f32[1024,1024], s32[]) tuple(%next, %y, {passed})
+}}
+
+%fused (first: s32[], second: s32[]) -> pred[] {{
+  %first = s32[] parameter(0)
+  %second = s32[] parameter(1)
+  ROOT %less = pred[] compare(%first, %second), direction=LT
+}}
+
+%condition (arg.1: (s32[], f32[1024,1024], s32[])) -> pred[] {{
+  %limit = s32[] constant(1000)
+  %arg.1 = (s32[], f32[1024,1024], s32[]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%arg.1), index=0
+  %most.1 = s32[] get-tuple-element(%arg.1), index=2
+  ROOT %lt = pred[] {condition}
+}}
+
+ENTRY %main (x: f32[1024,1024], s: s32[]) -> f32[1024,1024] {{
+  %x.1 = f32[1024,1024] parameter(0)
+  %s = s32[] parameter(1)
+  %from = s32[] constant(990)
+  %to = s32[] constant(1010)
+  %begin = s32[] copy({start})
+  %a = (s32[], f32[1024,1024], s32[]) tuple(%begin, %x.1, %to)
+  %while = (s32[], f32[1024,1024], s32[]) while(%a), condition=%condition, body=%body
+  ROOT %r = f32[1024,1024] get-tuple-element(%while), index=1
+}}
+"""
+IN_ORDER = "compare(%i.1, %limit), direction=LT"
+OF_ARGUMENT = "fusion(%i.1, %most.1), kind=kLoop, calls=%fused"
+
+
+@pytest.mark.parametrize(
+    ("trips", "changes"),
+    [
+        (5, {}),
+        (10, {"condition": OF_ARGUMENT}),
+        (None, {"condition": OF_ARGUMENT, "passed": "%next"}),
+        (None, {"start": "%s"}),
+        (None, {"step": "multiply(%i, %two)"}),
+        (None, {"step": "select(%p, %most, %copied)"}),
+        (None, {"condition": "compare(%i.1, %limit), direction=GT"}),
+    ],
+)
+def test_a_loop_counts_if_its_counter_has_a_start_a_step_and_a_limit(trips, changes):
+    parts = {
+        "step": "add(%copied, %two)",
+        "passed": "%most",
+        "condition": IN_ORDER,
+        "start": "%from",
+    }
+    found = targets.read_hlo(LOOP.format(**(parts | changes)))
+    assert found.loops == (trips is None)
+    sine = 2 * 4 * 1024**2
+    assert found.traffic // sine == (trips or 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "result", "sent"),
+    [
+        ("all-reduce", 4, 2 * 4 * 3 / 4),
+        ("all-gather", 16, 16 * 3 / 4),
+        ("reduce-scatter", 1, 1 * 3),
+        ("collective-permute", 4, 4),
+    ],
+)
+@pytest.mark.parametrize("groups", ["replica_groups={{0,1,2,3}}", "", "[1,4]<=[4]"])
+def test_a_collective_sends_as_much_whether_it_waits_or_not(kind, result, sent, groups):
+    """``result`` and ``sent`` are in MiB; the operand has four."""
+    if groups.startswith("["):
+        groups = f"replica_groups={groups}"
+    text = f"""HloModule jit_c, num_partitions=4
+
+ENTRY %main (x: f32[1024,1024]) -> f32[{result},512,512] {{
+  %x = f32[1024,1024] parameter(0)
+  %now = f32[{result},512,512] {kind}(%x), {groups}
+  %begun = (f32[1024,1024], f32[{result},512,512]) {kind}-start(%x), {groups}
+  ROOT %end = f32[{result},512,512] {kind}-done(%begun)
+}}
+"""
+    assert targets.read_hlo(text).collectives == {kind: (2, 2 * sent * 2**20)}
+
+
+def test_a_slice_is_updated_in_place_only_if_it_is_the_result():
+    text = """HloModule jit_u
+
+%fused (x: f32[1024,1024], u: f32[1,1024], i: s32[]) -> f32[1024,1024] {{
+  %x = f32[1024,1024] parameter(0)
+  %u = f32[1,1024] parameter(1)
+  %i = s32[] parameter(2)
+  %new = f32[1024,1024] dynamic-update-slice(%x, %u, %i, %i)
+  ROOT %r = f32[1024,1024] {root}(%new{second})
+}}
+
+ENTRY %main (x.1: f32[1024,1024], u.1: f32[1,1024], i.1: s32[]) -> f32[1024,1024] {{
+  %x.1 = f32[1024,1024] parameter(0)
+  %u.1 = f32[1,1024] parameter(1)
+  %i.1 = s32[] parameter(2)
+  ROOT %f = f32[1024,1024] fusion(%x.1, %u.1, %i.1), kind=kLoop, calls=%fused
+}}
+"""
+    row = 4 * 1024
+    whole = 1024 * row
+    in_place = targets.read_hlo(text.format(root="bitcast", second=""))
+    assert in_place.traffic == 2 * row + 4
+    other = targets.read_hlo(text.format(root="add", second=", %new"))
+    assert other.traffic == 2 * whole + row + 4
+
+
+def test_an_operand_is_read_as_its_widest_reader_reads_it():
+    text = """HloModule jit_s
+
+%fused (x: u8[1024,4096]) -> f32[1024,1024] {{
+  %x = u8[1024,4096] parameter(0)
+  %wide = f32[1024,4096] convert(%x)
+  %part = f32[1024,1024] slice(%wide), slice={{[0:1024], [0:1024]}}
+  %b = u8[4096,1024] bitcast(%x)
+  %more = u8[1024,1024] {other}(%b), slice={{[0:1024], [0:1024]}}
+  ROOT %r = f32[1024,1024] add(%part, %more)
+}}
+
+ENTRY %main (x.1: u8[1024,4096]) -> f32[1024,1024] {{
+  %x.1 = u8[1024,4096] parameter(0)
+  ROOT %f = f32[1024,1024] fusion(%x.1), kind=kLoop, calls=%fused
+}}
+"""
+    quarter = 1024**2
+    sliced = targets.read_hlo(text.format(other="slice"))
+    assert sliced.traffic == 2 * quarter + 4 * quarter
+    whole = targets.read_hlo(text.format(other="reduce"))
+    assert whole.traffic == 4 * quarter + 4 * quarter
 
 
 def test_loops_of_this_compiler_are_counted():
@@ -163,6 +313,8 @@ def test_peak_flops_by_device():
     assert targets.peak_flops("NVIDIA A100-SXM4-80GB", "bfloat16") == 312e12
     assert targets.peak_flops("NVIDIA A100-PCIE-40GB", "float32") == 156e12
     assert targets.peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    assert targets.peak_flops("TPU v5p", "bfloat16") == 459e12
+    assert targets.chip("NVIDIA A100-SXM4-40GB").memory < 40 * 2**30
     for unknown in (
         "cpu",
         "NVIDIA GeForce RTX 4080 SUPER",
@@ -180,7 +332,7 @@ def test_targets_by_name():
     assert targets.parse("tpu-v4:2x2x1").shape == (2, 2, 1)
     assert targets.parse("h100:8").kind == "NVIDIA H100 80GB HBM3"
     assert targets.parse("cpu").devices == tuple(jax.local_devices()[:1])
-    for wrong in ("tpu-v9:2x2", "tpu-v5e:2", "h100:2x2", "b200", "cpu:0", ""):
+    for wrong in ("tpu-v9:2x2", "tpu-v5e:2", "h100:2x2", "b200", "cpu:0", "", None):
         with pytest.raises(InputError, match="unknown target"):
             targets.parse(wrong)
     with pytest.raises(InputError, match="99 CPU devices asked for, 8 present"):

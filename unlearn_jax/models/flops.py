@@ -167,11 +167,23 @@ def _convolution(eqn: Any) -> int:
     numbers = eqn.params["dimension_numbers"].rhs_spec
     # the kernel's input channels are those of a single group
     per_output = math.prod(kernel) // kernel[numbers[0]]
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * per_output
+    # the zeros between a strided convolution's outputs, in its gradient, do not count
+    inserted = math.prod(eqn.params["lhs_dilation"])
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * per_output // inserted
+
+
+def _adjoint(eqn: Any) -> int:
+    """Return the operations of oneDNN's adjoints: those of the convolution itself."""
+    outputs, kernel = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
+    if eqn.primitive.name == onednn.OF_KERNEL:
+        outputs, kernel = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
+    return 2 * math.prod(outputs) * math.prod(kernel[:3])
 
 
 _PRODUCTS: dict[str, Callable[[Any], int]] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     onednn.NAME: _convolution,
+    onednn.OF_IMAGES: _adjoint,
+    onednn.OF_KERNEL: _adjoint,
 }

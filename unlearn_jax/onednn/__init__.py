@@ -9,11 +9,21 @@ Other modules call :func:`forward`, :func:`of_images` and :func:`of_kernel` if t
 ``reason`` of :func:`native` is empty and :func:`takes` is True.
 """
 
-from unlearn_jax.onednn.convolution import NAME, forward, of_images, of_kernel, takes
+from unlearn_jax.onednn.convolution import (
+    NAME,
+    OF_IMAGES,
+    OF_KERNEL,
+    forward,
+    of_images,
+    of_kernel,
+    takes,
+)
 from unlearn_jax.onednn.library import Native, build, library_path, native
 
 __all__ = [
     "NAME",
+    "OF_IMAGES",
+    "OF_KERNEL",
     "Native",
     "build",
     "forward",

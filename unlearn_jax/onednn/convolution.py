@@ -220,9 +220,13 @@ def _primitive(
 
 NAME = "onednn_convolution"
 """Name of the forward primitive; its parameters are ``conv_general_dilated``'s."""
+OF_IMAGES = f"{NAME}_of_images"
+"""Name of the primitive of the adjoint with respect to the images."""
+OF_KERNEL = f"{NAME}_of_kernel"
+"""Name of the primitive of the adjoint with respect to the kernel."""
 _FORWARD = _primitive(NAME, "forward", _plain_forward, True)
-_OF_IMAGES = _primitive(f"{NAME}_of_images", "of_images", _plain_of_images, True)
-_OF_KERNEL = _primitive(f"{NAME}_of_kernel", "of_kernel", _plain_of_kernel, False)
+_OF_IMAGES = _primitive(OF_IMAGES, "of_images", _plain_of_images, True)
+_OF_KERNEL = _primitive(OF_KERNEL, "of_kernel", _plain_of_kernel, False)
 
 
 def _forward_by_images(

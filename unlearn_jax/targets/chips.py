@@ -65,16 +65,21 @@ _A100 = Chip(
     cache=41_943_040,
     clock=1.41,
 )
+_A100_40GB = dataclasses.replace(_A100, memory=42_405_855_232, bandwidth=1.555e12)
 CHIPS = {
-    "NVIDIA A100": _A100,
+    "NVIDIA A100-SXM4-80GB": _A100,
+    "NVIDIA A100-SXM4-40GB": _A100_40GB,
+    "NVIDIA A100 80GB PCIe": dataclasses.replace(_A100, bandwidth=1.935e12, links=32e9),
+    "NVIDIA A100-PCIE-40GB": dataclasses.replace(_A100_40GB, links=32e9),
     "NVIDIA H100 80GB HBM3": Chip(
         "cuda", 494.7e12, 989.4e12, 84_942_979_072, 3.352e12, 450e9, **_HOPPER
     ),
     "NVIDIA H100 PCIe": Chip(
-        "cuda", 378e12, 756e12, 84_942_979_072, 2.039e12, 64e9, **_HOPPER
+        "cuda", 378e12, 756e12, 84_942_979_072, 2e12, 64e9, 114, (9, 0), clock=1.755
     ),
+    # of 141e9 bytes and more on the card, what its driver gives to programs
     "NVIDIA H200": Chip(
-        "cuda", 494.7e12, 989.4e12, 151_397_597_184, 4.8e12, 450e9, **_HOPPER
+        "cuda", 494.7e12, 989.4e12, 139 * 2**30, 4.8e12, 450e9, **_HOPPER
     ),
     "NVIDIA GeForce RTX 4080": Chip("cuda", 48.7e12, 97.5e12, 16e9, 0.717e12, 32e9),
     "NVIDIA GeForce RTX 4090": Chip("cuda", 82.6e12, 165.2e12, 24e9, 1.008e12, 32e9),
@@ -85,8 +90,9 @@ CHIPS = {
     # nominal core of a server: 3 GHz, two fused multiply-adds of 8 lanes per cycle
     "cpu": Chip("cpu", 96e9, 96e9, 4 * 2**30, 10e9, 10e9),
 }
-"""Chips by ``device_kind``. Variants of a card share an entry if they agree; those of
-the A100 do except for the memory, which is the larger one's."""
+"""Chips by ``device_kind``."""
+_OTHER_NAMES = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v6 lite"}
+"""Names that some versions of JAX give to chips."""
 
 
 def chip(device_kind: str) -> Chip | None:
@@ -96,8 +102,7 @@ def chip(device_kind: str) -> Chip | None:
       device_kind: value such as ``jax.devices()[0].device_kind``; a slice (MIG) of a
         card is not that card.
     """
-    whole = device_kind.startswith("NVIDIA A100") and " MIG " not in device_kind
-    return CHIPS.get("NVIDIA A100" if whole else device_kind)
+    return CHIPS.get(_OTHER_NAMES.get(device_kind, device_kind))
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:

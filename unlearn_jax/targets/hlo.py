@@ -4,8 +4,9 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 
 _SHAPE = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = ")
@@ -20,6 +21,8 @@ _BRANCHES = re.compile(
 _GROUPED = re.compile(r"(?:feature|batch)_group_count=(?!1\b)\d")
 _CALLBACK = re.compile(r"callback|SendToHost|RecvFromHost|is_host_transfer=true")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_DEVICES = re.compile(r"(?:num_partitions|replica_count)=(\d+)")
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
 
 COLLECTIVES = (
     "all-gather",
@@ -46,6 +49,8 @@ _FREE = {
 }
 """Instructions that move no bytes themselves."""
 _COPIES = {"copy", "transpose"}
+_RECASTS = {"bitcast", "convert", "copy", "reshape", "transpose"}
+"""Instructions that pass on every element."""
 _SMALL = 2**20
 """Bytes below which an operand counts as read whole, and an all-gather is not reported.
 """
@@ -66,6 +71,19 @@ class _Instruction:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Integer:
+    """Integer in a computation: a constant, or an element of its argument plus one.
+
+    Attributes:
+      constant: the constant.
+      element: position of the element in the argument; None if there is none.
+    """
+
+    constant: int
+    element: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Reading:
     """Content of a compiled program's text, per device.
 
@@ -77,7 +95,8 @@ class Reading:
         read operands and write results. For a kernel that reads a part of an array,
         only that part counts. Caches are ignored.
       copied: bytes of ``traffic`` that only change the layout of arrays.
-      collectives: number of collectives of each kind, and the bytes of their results.
+      collectives: number of collectives of each kind, and the bytes that a device sends
+        for them at least.
       convolutions: number of convolutions in the text, each counted once.
       grouped: number of convolutions with groups, of features or of batches.
       transposed: number of convolutions with dilated inputs: gradients of strided ones.
@@ -105,7 +124,7 @@ class Reading:
 
     @property
     def exchanged(self) -> float:
-        """Bytes of the results of all collectives."""
+        """Bytes that a device sends for all collectives, at least."""
         return sum(size for _, size in self.collectives.values())
 
     def warnings(self, *, is_tpu: bool = False) -> list[str]:
@@ -142,6 +161,8 @@ class _Module:
     def __init__(self, text: str) -> None:
         self.computations: dict[str, list[_Instruction]] = {}
         self.entry = ""
+        header = text.partition("\n")[0]
+        self.devices = math.prod(int(count) for count in _DEVICES.findall(header))
         current: list[_Instruction] | None = None
         for line in text.splitlines():
             if line.startswith("}"):
@@ -163,24 +184,41 @@ class _Module:
             shapes[name] = {one.name: one.result for one in instructions}
         return shapes
 
+    @cached_property
+    def named(self) -> dict[str, dict[str, _Instruction]]:
+        """Instructions by computation and name."""
+        return {
+            name: {one.name: one for one in instructions}
+            for name, instructions in self.computations.items()
+        }
+
+    def root(self, computation: str) -> _Instruction | None:
+        """Return the instruction whose result a computation returns."""
+        every = self.computations.get(computation, ())
+        return next((one for one in every if one.is_root), None)
+
     def steps(
-        self, computation: str, times: float = 1.0
+        self,
+        computation: str,
+        times: float = 1.0,
+        constants: Mapping[int, int] = MappingProxyType({}),
     ) -> Iterator[tuple[str, _Instruction, float, bool]]:
         """Yield the instructions that a computation runs, also in loops and branches.
 
         Each instruction comes with its computation, the number of times that it runs,
         and whether that number is known. Of several branches, the one that moves the
-        fewest bytes is followed.
+        fewest bytes is followed. ``constants`` are the known elements of the
+        computation's argument.
         """
         for one in self.computations.get(computation, ()):
             yield computation, one, times, True
             if one.opcode == "while":
-                trips = self._trips(one)
+                trips, unchanged = self._loop(computation, one, constants)
                 if trips is None:
                     yield computation, one, times, False
-                body = re.search(r"body=%?([\w.\-]+)", one.rest)
-                assert body is not None
-                yield from self.steps(body[1], times * (1 if trips is None else trips))
+                body = _named(one, "body")
+                runs = times * (1 if trips is None else trips)
+                yield from self.steps(body, runs, unchanged)
             elif one.opcode == "conditional":
                 branches = _branches_of(one)
                 if branches:
@@ -207,27 +245,142 @@ class _Module:
             return bool(kinds) and kinds <= _COPIES
         return one.opcode in _COPIES
 
-    def _trips(self, loop: _Instruction) -> int | None:
-        """Return how often a loop runs, from its note or its limit; None if unknown."""
+    def _loop(
+        self, computation: str, loop: _Instruction, constants: Mapping[int, int]
+    ) -> tuple[int | None, dict[int, int]]:
+        """Return how often a loop runs, and the constants in its argument.
+
+        The number is the compiler's, or that of a counter that starts at a constant and
+        grows by another up to a third; None if it is unknown. ``constants`` are those
+        in the argument of the computation around it.
+        """
+        body = _named(loop, "body")
         noted = _TRIPS.search(loop.rest)
-        if noted:
-            return int(noted[1])
-        condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-        instructions = self.computations.get(condition[1], []) if condition else []
-        root = next((one for one in instructions if one.is_root), None)
+        trips = int(noted[1]) if noted else None
+        before = self.named[computation].get(loop.operands[0])
+        after = self.root(body)
+        if before is None or after is None or before.opcode != "tuple":
+            return trips, {}
+        start = {}
+        for position, name in enumerate(before.operands):
+            value = self._integer(computation, name, constants)
+            if value is not None and value.element is None:
+                start[position] = value.constant
+        steps = [self._integer(body, name) for name in after.operands]
+        unchanged = {
+            position: number
+            for position, number in start.items()
+            if steps[position] == _Integer(0, position)
+        }
+        if trips is None:
+            trips = self._count(loop, start, steps, unchanged)
+        return trips, unchanged
+
+    def _count(
+        self,
+        loop: _Instruction,
+        start: Mapping[int, int],
+        steps: list[_Integer | None],
+        unchanged: Mapping[int, int],
+    ) -> int | None:
+        """Return how often a loop runs whose counter grows up to a constant."""
+        computation = _named(loop, "condition")
+        root = self.root(computation)
+        given: dict[str, _Integer | None] = {}
         if root is not None and root.opcode == "fusion":
-            called = _CALLED.search(root.rest)
-            inner = self.computations.get(called[1], []) if called else []
-            instructions = [*instructions, *inner]
-            root = next((one for one in inner if one.is_root), None)
+            given = self._given(computation, root, unchanged)
+            computation = _named(root, "calls")
+            root = self.root(computation)
         if root is None or root.opcode != "compare" or "direction=LT" not in root.rest:
             return None
-        limits = {
-            one.name: one.rest for one in instructions if one.opcode == "constant"
+        counter, limit = (
+            self._integer(computation, name, unchanged, given) for name in root.operands
+        )
+        if counter is None or limit is None or limit.element is not None:
+            return None
+        position = counter.element
+        if position is None or position not in start:
+            return None
+        step = steps[position]
+        if step is None or step.element != position or step.constant <= 0:
+            return None
+        left = limit.constant - counter.constant - start[position]
+        return max(0, -(-left // step.constant))
+
+    def _integer(
+        self,
+        computation: str,
+        name: str,
+        constants: Mapping[int, int] = MappingProxyType({}),
+        given: Mapping[str, _Integer | None] = MappingProxyType({}),
+    ) -> _Integer | None:
+        """Return an integer of a computation; None if it is neither known nor a sum.
+
+        Args:
+          computation: name of the computation.
+          name: name of the instruction.
+          constants: known elements of the computation's argument.
+          given: arguments of a kernel, by name.
+        """
+        if name in given:
+            return given[name]
+        one = self.named[computation].get(name)
+        if one is None:
+            return None
+        if one.opcode == "constant":
+            number = re.match(r"\((-?\d+)\)", one.rest)
+            return None if number is None else _Integer(int(number[1]))
+        if one.opcode == "get-tuple-element":
+            source = self.named[computation].get(one.operands[0])
+            number = re.search(r"index=(\d+)", one.rest)
+            if source is None or source.opcode != "parameter" or number is None:
+                return None
+            position = int(number[1])
+            if position in constants:
+                return _Integer(constants[position])
+            return _Integer(0, position)
+        if one.opcode == "fusion":
+            inner = _named(one, "calls")
+            root = self.root(inner)
+            if root is None:
+                return None
+            arguments = self._given(computation, one, constants, given)
+            return self._integer(inner, root.name, given=arguments)
+        if one.opcode not in ("add", "bitcast", "copy"):
+            return None
+        total = 0
+        elements = []
+        for operand in one.operands:
+            value = self._integer(computation, operand, constants, given)
+            if value is None:
+                return None
+            total += value.constant
+            if value.element is not None:
+                elements.append(value.element)
+        return None if len(elements) > 1 else _Integer(total, *elements)
+
+    def _given(
+        self,
+        computation: str,
+        kernel: _Instruction,
+        constants: Mapping[int, int],
+        given: Mapping[str, _Integer | None] = MappingProxyType({}),
+    ) -> dict[str, _Integer | None]:
+        """Return the integers that a kernel is called with, by its parameter's name."""
+        return {
+            name: self._integer(computation, operand, constants, given)
+            for name, operand in self._arguments(kernel).items()
         }
-        text = limits.get(root.operands[-1], "")
-        number = re.match(r"\((\d+)\)", text)
-        return int(number[1]) if number else None
+
+    def _arguments(self, kernel: _Instruction) -> dict[str, str]:
+        """Return a kernel's operands by the names of its parameters."""
+        operands = dict(enumerate(kernel.operands))
+        arguments = {}
+        for one in self.computations.get(_named(kernel, "calls"), ()):
+            number = re.match(r"\((\d+)\)", one.rest)
+            if one.opcode == "parameter" and number and int(number[1]) in operands:
+                arguments[one.name] = operands[int(number[1])]
+        return arguments
 
     def moved(self, computation: str, one: _Instruction) -> float:
         """Return the bytes that an instruction reads and writes."""
@@ -240,26 +393,16 @@ class _Module:
             # its type includes both the result and the operand
             return _bytes(one.result)
         inner = [one]
-        position = {name: name for name in one.operands}
+        arguments = {name: name for name in one.operands}
         if one.opcode == "fusion":
-            called = _CALLED.search(one.rest)
-            inner = self.computations.get(called[1], []) if called else []
-            numbers = {
-                one.name: int(re.sub(r"\D.*", "", one.rest.lstrip("(")) or 0)
-                for one in inner
-                if one.opcode == "parameter"
-            }
-            names = dict(enumerate(one.operands))
-            position = {
-                name: names[number]
-                for name, number in numbers.items()
-                if number in names
-            }
-        inner_types = {part.name: part.result for part in inner} | types
+            inner = self.computations.get(_named(one, "calls"), [])
+            arguments = self._arguments(one)
+        updates = _updates(inner)
+        inner_types = types | {part.name: part.result for part in inner}
         read = 0.0
-        for name, operand in position.items():
-            read += _read(name, types.get(operand, ""), inner, inner_types)
-        return read + _written(one, inner, inner_types)
+        for name, operand in arguments.items():
+            read += _read(name, types.get(operand, ""), inner, inner_types, updates)
+        return read + _written(one, updates, inner_types)
 
 
 def _branches_of(one: _Instruction) -> list[str]:
@@ -269,38 +412,77 @@ def _branches_of(one: _Instruction) -> list[str]:
     return [name.strip(" %") for part in names for name in part.split(",")]
 
 
+def _named(one: _Instruction, role: str) -> str:
+    """Return the computation that an instruction calls as its ``body``, for example."""
+    match = re.search(rf"\b{role}=%?([\w.\-]+)", one.rest)
+    return "" if match is None else match[1]
+
+
+def _updates(inner: list[_Instruction]) -> list[_Instruction]:
+    """Return the updates of arrays whose results a kernel returns: they are in place.
+
+    Args:
+      inner: instructions of the kernel; one alone is a kernel of its own.
+    """
+    root = next((part for part in inner if part.is_root), None)
+    if len(inner) == 1:
+        root = inner[0]
+    if root is None:
+        return []
+    by_name = {part.name: part for part in inner}
+    updates = []
+    for name in root.operands if root.opcode == "tuple" else [root.name]:
+        part = by_name.get(name)
+        while part is not None and part.opcode == "bitcast":
+            part = by_name.get(part.operands[0])
+        if part is not None and part.opcode in ("dynamic-update-slice", "scatter"):
+            updates.append(part)
+    return updates
+
+
 def _read(
-    name: str, kind: str, inner: list[_Instruction], types: dict[str, str]
+    name: str,
+    kind: str,
+    inner: list[_Instruction],
+    types: dict[str, str],
+    updates: list[_Instruction],
 ) -> float:
-    """Return the bytes of an operand that a kernel reads."""
+    """Return the bytes of an operand of type ``kind`` that a kernel reads.
+
+    Args:
+      name: name of the operand in the kernel, or of its elements in another type.
+      kind: type of the operand.
+      inner: instructions of the kernel.
+      types: types by name.
+      updates: instructions that update an array in place.
+    """
     whole = _bytes(kind)
-    if whole < _SMALL:
-        return whole
     users = [part for part in inner if name in part.operands]
-    # a change of type or shape reads only what its own reader reads
-    for part in users:
-        if part.opcode in ("bitcast", "convert", "copy", "reshape", "transpose"):
-            partial = _read(part.name, kind, inner, types)
-            return min(whole, partial)
-    sliced = 0.0
+    if whole < _SMALL or not users:
+        return whole
+    # bytes of the operand for each byte of the elements, which may be wider
+    scale = whole / max(1.0, _bytes(types.get(name, kind), everywhere=True))
+    read = 0.0
     for part in users:
         is_first = part.operands[0] == name
-        if part.opcode in ("dynamic-slice", "gather", "slice") and is_first:
-            sliced += _bytes(part.result, everywhere=True)
-        elif part.opcode in ("dynamic-update-slice", "scatter") and is_first:
-            continue
-        else:
+        if part.opcode in _RECASTS:
+            # reads what its own reader reads
+            read += _read(part.name, kind, inner, types, updates)
+        elif part.opcode in ("dynamic-slice", "gather", "slice") and is_first:
+            read += scale * _bytes(part.result, everywhere=True)
+        elif part not in updates or not is_first:
             return whole
-    return min(whole, sliced) if users else whole
+    return min(whole, read)
 
 
 def _written(
-    one: _Instruction, inner: list[_Instruction], types: dict[str, str]
+    one: _Instruction, updates: list[_Instruction], types: dict[str, str]
 ) -> float:
-    """Return the bytes that a kernel writes; an update in place writes the update."""
+    """Return the bytes that a kernel writes; a slice in place writes the slice."""
     whole = _bytes(one.result)
-    updates = [part for part in inner if part.opcode == "dynamic-update-slice"]
     for part in updates:
+        if part.opcode != "dynamic-update-slice":
+            continue
         replaced = _bytes(part.result, everywhere=True)
         update = _bytes(types.get(part.operands[1], ""), everywhere=True)
         if replaced <= whole:
@@ -356,6 +538,26 @@ def _closing(text: str) -> int:
     return len(text)
 
 
+def _sent(kind: str, result: str, one: _Instruction, devices: int) -> float:
+    """Return the bytes that a device of a collective's group sends, at least.
+
+    These are the bounds of bandwidth (Thakur et al., 2005, "Optimization of collective
+    communication operations in MPICH"). Each device of a group of ``n`` has the result.
+    """
+    groups = _GROUPS.search(one.rest)
+    number = devices
+    if groups:
+        number = int(groups[2]) if groups[2] else groups[1].count(",") + 1
+    size = _bytes(result, everywhere=True)
+    if kind == "all-reduce":
+        return 2 * size * (number - 1) / number
+    if kind == "reduce-scatter":
+        return size * (number - 1)
+    if kind in ("all-gather", "all-to-all", "ragged-all-to-all"):
+        return size * (number - 1) / number
+    return size
+
+
 def read_hlo(text: str) -> Reading:
     """Return a compiled program's traffic, collectives and slow operations.
 
@@ -387,15 +589,14 @@ def read_hlo(text: str) -> Reading:
             copied += moved
         estimate = _CYCLES.search(one.rest)
         cycles += times * float(estimate[1]) if estimate else 0.0
-        kind = one.opcode.removesuffix("-start")
+        # the start of an asynchronous one has the operands in its type, the end has not
+        kind = one.opcode.removesuffix("-done")
         if kind in COLLECTIVES:
+            begun = one
+            if kind != one.opcode:
+                begun = module.named[computation][one.operands[0]]
             counts[kind] += times
-            shape = one.result
-            if one.opcode.endswith("-start"):
-                # its type includes the operands
-                sizes[kind] += times * _bytes(shape, everywhere=True) / 2
-            else:
-                sizes[kind] += times * _bytes(shape, everywhere=True)
+            sizes[kind] += times * _sent(kind, one.result, begun, module.devices)
     every = [one for part in module.computations.values() for one in part]
     convolutions = [
         one

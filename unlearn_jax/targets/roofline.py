@@ -52,7 +52,7 @@ def bound(
       bfloat16: number of operations in bfloat16.
       float32: number of operations in other types.
       traffic: bytes from and to memory.
-      exchanged: bytes sent to other devices.
+      exchanged: bytes that it sends to other devices.
 
     >>> from unlearn_jax.targets import CHIPS
     >>> found = bound(CHIPS["TPU v5 lite"], bfloat16=197e12, traffic=819e9 / 2)

@@ -26,7 +26,7 @@ _TPUS = {
     "v6e": "TPU v6 lite",
 }
 _GPUS = {
-    "a100": "NVIDIA A100",
+    "a100": "NVIDIA A100-SXM4-80GB",
     "h100": "NVIDIA H100 80GB HBM3",
     "h200": "NVIDIA H200",
 }
@@ -113,7 +113,7 @@ def parse(name: str) -> Target:
                 f"no data sheet of {present[0].device_kind} in targets.CHIPS: add one"
             )
         return Target(HERE, present[0].device_kind, (len(present),))
-    kind, _, shape = name.partition(":")
+    kind, _, shape = str(name).partition(":")
     is_tpu = kind.startswith("tpu-")
     kinds = {f"tpu-{key}": full for key, full in _TPUS.items()}
     kinds |= {**_GPUS, "cpu": "cpu"}
