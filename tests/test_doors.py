@@ -143,6 +143,11 @@ def test_labels_are_refused_wherever_they_are_taken_alone():
         for labels in (LABELS - 1, LABELS + 1):
             with refuses("labels must lie in 0..2 for 3 classes"):
                 call(labels)
+    for classes, labels in ((3, LABELS / 2), (1, LABELS)):
+        with refuses("two classes or more and integer labels"):
+            losses.log_odds(logits[:, :classes], labels)
+    expected = losses.log_odds(logits, LABELS)
+    np.testing.assert_array_equal(losses.log_odds(logits, LABELS.tolist()), expected)
 
 
 def test_an_adversarial_set_of_no_class_is_refused():

@@ -7,7 +7,7 @@ Traced arrays are checked by shape and type alone, so that ``jit`` and ``vmap`` 
 import math
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -336,6 +336,24 @@ def check_counts(low: int = 1, **counts: Any) -> None:
         if not is_allowed:
             wanted = "a positive integer" if low else "an integer, 0 or more"
             raise InputError(f"{name} must be {wanted}, got {_shown(count)}")
+
+
+def check_sizes(least: int = 1, /, **sizes: Any) -> None:
+    """Raise unless sizes are a sequence of positive integers.
+
+    Args:
+      least: smallest allowed number of sizes, 0 or 1.
+      **sizes: sequences by name.
+
+    Raises:
+      InputError: another value; the message names it.
+    """
+    for name, given in sizes.items():
+        if not isinstance(given, Sequence) or len(given) < least:
+            raise InputError(
+                f"{name} must be a sequence of positive integers, got {_shown(given)}"
+            )
+        check_counts(**{f"{name}[{i}]": size for i, size in enumerate(given)})
 
 
 def check_positive(**numbers: Any) -> None:

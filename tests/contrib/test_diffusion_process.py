@@ -262,6 +262,10 @@ def test_frechet_distance_between_gaussians_of_known_moments():
         ),
         (lambda: build_denoiser((4, 4, 1), 1), "at least 2 classes"),
         (lambda: build_denoiser((4, 4, 1), 3, width=15), "even width"),
+        (lambda: build_denoiser((4, 4), 3), "image shape"),
+        (lambda: build_denoiser(4, 3), "image_shape must be a sequence"),
+        (lambda: build_denoiser((4, 4, 1), 3, width="a"), "width must be a positive"),
+        (lambda: build_denoiser((4, 4, 1), 3, depth=1.5), "depth must be a positive"),
         (
             lambda: diffusion.frechet_distance([[1.0]], [[1.0], [2.0]]),
             "at least 2 rows",

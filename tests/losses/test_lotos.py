@@ -315,12 +315,15 @@ def test_term_refuses_what_it_cannot_compare(key, tiny):
     members = draw_members(2)
     with pytest.raises(InputError, match="choose which='all'"):
         losses.lotos([linear] * 2, SAMPLE).init(key, members)
-    with pytest.raises(InputError, match="choose conv, all or first"):
+    with pytest.raises(InputError, match="choose 'conv', 'all' or 'first'"):
         losses.lotos(linear, SAMPLE, which="last")
+    with pytest.raises(InputError, match="choose 'conv', 'all' or 'first'"):
+        losses.foreign_stretch([linear] * 2, members, SAMPLE, which="last")
     for options, message in (
         ({"every": 0}, "every must be a positive integer, got 0"),
         ({"every": 1.5}, "every must be a positive integer, got 1.5"),
         ({"max_length": np.nan}, "max_length must be finite and not negative"),
+        ({"num_vectors": 101}, "choose at most 100, or pass weights"),
         ({"weights": (1.0, 2.0)}, "1 directions need as many weights, got 2"),
         ({"weights": (-1.0,)}, "weights must be finite and not negative"),
         ({"num_vectors": 2, "weights": (0.4, 0.6)}, "weights must not increase"),

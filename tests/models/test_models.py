@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from jax import lax
 from support.convolutions import NATIVE
+from support.refusals import assert_refused
 
 from unlearn_jax import models, spectral
 from unlearn_jax.types import InputError, Variables
@@ -428,25 +429,70 @@ def test_nnx_dropout_has_the_key_itself(key):
         np.testing.assert_array_equal(dropped, module(images))
 
 
-def test_build_names_what_is_wrong():
-    with pytest.raises(InputError, match="unknown model 'lenet'"):
-        models.build("lenet", (8, 8, 1), 10)
-    with pytest.raises(InputError, match="no field 'depth'"):
-        models.build("mlp", (8, 8, 1), 10, depth=3)
-    with pytest.raises(InputError, match="patches of side 3 do not divide"):
-        models.build("vit", (8, 8, 1), 10, patch_size=3).init(jax.random.key(0))
-    with pytest.raises(InputError, match="a width of 8 is not a multiple of 3 heads"):
-        models.build("vit", (8, 8, 1), 10, width=8, num_heads=3).init(jax.random.key(0))
-    with pytest.raises(InputError, match="compute type"):
-        models.build("mlp", (8, 8, 1), 10, dtype="int8")
-    with pytest.raises(InputError, match="num_classes must be a positive integer"):
-        models.build("mlp", (8, 8, 1), 0)
-    with pytest.raises(InputError, match="needs at least 2 classes, got 1"):
-        models.build("mlp", (8, 8, 1), 1)
-    with pytest.raises(InputError, match=r"image_shape must be \(H, W, channels\)"):
-        models.build("mlp", (8, 8), 10)
-    with pytest.raises(InputError, match="channels must be a positive integer, got 0"):
-        models.build("mlp", (8, 8, 0), 10)
+REFUSED = [
+    ("lenet", {}, "unknown model 'lenet'"),
+    ("mlp", {"depth": 3}, "no field 'depth'; it has widths"),
+    ("mlp", {"parent": None}, "no field 'parent'"),
+    ("mlp", {"conv": "fast"}, "unknown convolution 'fast'"),
+    ("mlp", {"dtype": "int8"}, "unknown compute type 'int8'"),
+    ("mlp", {"num_classes": 0}, "num_classes must be a positive integer"),
+    ("mlp", {"num_classes": 1}, "needs at least 2 classes, got 1"),
+    ("mlp", {"image_shape": (8, 8)}, r"image_shape must be \(H, W, channels\)"),
+    ("mlp", {"image_shape": 8}, "image_shape must be a sequence"),
+    ("mlp", {"image_shape": (8, 8, 0)}, r"image_shape\[2\] must be a positive integer"),
+    ("mlp", {"widths": 16}, "widths must be a sequence of positive integers, got 16"),
+    ("mlp", {"widths": (4.5,)}, r"widths\[0\] must be a positive integer, got 4.5"),
+    ("cnn", {"widths": (4, 0)}, r"widths\[1\] must be a positive integer, got 0"),
+    ("resnet", {"blocks": ()}, "blocks must be a sequence of positive integers"),
+    ("resnet", {"blocks": (-1,)}, r"blocks\[0\] must be a positive integer, got -1"),
+    ("resnet", {"width": 8.0}, "width must be a positive integer, got 8.0"),
+    ("resnet", {"stem": "large"}, "unknown stem 'large'"),
+    ("resnet", {"block": "wide"}, "unknown block 'wide'"),
+    ("vit", {"patch_size": 3}, "patches of side 3 do not divide"),
+    ("vit", {"patch_size": 0}, "patch_size must be a positive integer, got 0"),
+    ("vit", {"width": 8, "num_heads": 3}, "a width of 8 is not a multiple of 3 heads"),
+    ("vit", {"num_heads": 0}, "num_heads must be a positive integer, got 0"),
+    ("vit", {"mlp_ratio": 0}, "mlp_ratio must be a positive integer, got 0"),
+    ("vit", {"depth": -1}, "depth must be a positive integer, got -1"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), REFUSED)
+def test_build_names_what_is_wrong(name, options, message):
+    options = {"image_shape": (8, 8, 1), "num_classes": 10, **options}
+    assert_refused(
+        lambda: models.build(name, **options).init(jax.random.key(0)), message
+    )
+
+
+NETWORKS = {
+    "mlp": {"widths": (4,)},
+    "cnn": {"widths": (4,)},
+    "vgg": {"stages": ((4,),)},
+    "vit": {"width": 4, "depth": 1, "num_heads": 1},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(2, 16, 16, 1), (2, 8, 8, 3)])
+def test_images_of_another_shape_are_refused(name, shape):
+    model = models.build(name, (8, 8, 1), 3, **NETWORKS[name])
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    images = jnp.zeros(shape)
+    message = rf"takes images \[B, 8, 8, 1\], got {re.escape(str(shape))}: resize"
+    for call in (
+        lambda: jax.eval_shape(model.apply, variables, images),
+        lambda: jax.eval_shape(model.apply_train, variables, images, jax.random.key(0)),
+    ):
+        assert_refused(call, message)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_images_have_no_logits(name):
+    model = models.build(name, (8, 8, 1), 3, **NETWORKS[name])
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    logits = jax.eval_shape(model.apply, variables, jnp.zeros((0, 8, 8, 1)))
+    assert logits.shape == (0, 3)
 
 
 @pytest.mark.parametrize("adapter", ["linen", "nnx", "functions"])

@@ -181,6 +181,42 @@ def test_other_networks_take_names(key):
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+class Modules(nn.Module):
+    """A 1x1 convolution without bias, BatchNorm and a head, in a given order."""
+
+    order: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, images, train):
+        hidden = images
+        for name in self.order:
+            if name == "conv":
+                hidden = nn.Conv(4, (1, 1), use_bias=False)(hidden)
+            elif name == "relu":
+                hidden = nn.relu(hidden)
+            else:
+                hidden = nn.BatchNorm(use_running_average=not train)(hidden)
+        return nn.Dense(3)(hidden.mean((1, 2)))
+
+
+def test_a_bias_goes_only_into_the_norm_of_its_convolution(key):
+    sample = jax.random.uniform(key, (2, 5, 6, 4))
+    shapes = conv_shapes("c", 4, 4, 1, 1, bias=True) | norm_shapes("b", 4)
+    state = draw_like(shapes | linear_shapes("d", 3, 4))
+    model = models.from_linen(Modules(("conv", "norm")), sample)
+    variables = models.from_torch(state, like=model)
+    hidden = norm(state, "b", conv(state, "c", sample.transpose(0, 3, 1, 2)))
+    expected = linear(state, "d", hidden.mean((2, 3)))
+    got = model.apply(variables, sample)
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-4)
+    for order in (("norm", "conv"), ("conv", "relu", "norm")):
+        other = models.from_linen(Modules(order), sample)
+        with pytest.raises(InputError, match=r"have c\.bias, which the model does not"):
+            models.from_torch(state, like=other)
+    with pytest.raises(InputError, match=r"have c\.bias, which the model does not"):
+        models.from_torch(state, like=variables)
+
+
 CNN = conv_shapes("0", 4, 1, 3, 3, bias=True) | linear_shapes("1", 3, 16)
 REFUSED = {
     "the weights lack 0.bias": lambda s: s.pop("0.bias"),
@@ -203,6 +239,30 @@ def test_weights_that_do_not_fit_are_named(message):
     REFUSED[message](state)
     with pytest.raises(InputError, match=re.escape(message)):
         models.from_torch(state, like=model)
+
+
+def test_norms_without_scales_and_channels_of_no_flatten_are_refused():
+    options = {"widths": (4,), "batch_norm": True}
+    model = models.build("cnn", (4, 4, 1), 3, **options)
+    state = draw_like(CNN | norm_shapes("2", 4))
+    for name in ("2.weight", "2.bias"):
+        state.pop(name)
+    with pytest.raises(InputError, match=r"the weights lack 2\.(weight|bias), for"):
+        models.from_torch(state, like=model)
+    with pytest.raises(InputError, match="flattened_channels must be a positive"):
+        models.from_torch(state, like=model, flattened_channels=0)
+
+
+def test_weights_in_bfloat16_keep_their_values():
+    model = models.build("cnn", (4, 4, 1), 3, widths=(4,))
+    state = {name: jnp.bfloat16(one) for name, one in draw_like(CNN).items()}
+    single = {name: np.asarray(one, "f4") for name, one in state.items()}
+    expected = models.from_torch(single, like=model)
+    chex.assert_trees_all_equal(models.from_torch(state, like=model), expected)
+    chex.assert_trees_all_equal_dtypes(models.from_torch(state, like=model), expected)
+    torch = pytest.importorskip("torch")
+    tensors = {n: torch.from_numpy(one).bfloat16() for n, one in single.items()}
+    chex.assert_trees_all_equal(models.from_torch(tensors, like=model), expected)
 
 
 def test_files_of_weights(tmp_path):

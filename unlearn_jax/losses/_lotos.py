@@ -7,7 +7,7 @@ Robust Ensembles Requires Rethinking Lipschitz Continuity* (arXiv 2410.05136).
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import chex
 import jax
@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.branching import cond
-from unlearn_jax.checks import check_counts, check_not_negative
+from unlearn_jax.checks import check_choice, check_counts, check_not_negative
 from unlearn_jax.layers import Layer, layers
 from unlearn_jax.reuse import is_reusable, program
 from unlearn_jax.spectral import layer_map, power_qr
@@ -73,11 +73,19 @@ def direction_weights(num_vectors: int) -> tuple[float, ...]:
     """Return the released code's weights, ``1 - 0.01 (i - 1)`` divided by their sum.
 
     Args:
-      num_vectors: number of directions per layer.
+      num_vectors: number of directions per layer, at most 100.
+
+    Raises:
+      InputError: a number of directions whose weights would not be positive.
 
     >>> [round(weight, 4) for weight in direction_weights(2)]
     [0.5025, 0.4975]
     """
+    if num_vectors > 100:
+        raise InputError(
+            f"the weights of {num_vectors} directions would not all be positive: choose"
+            " at most 100, or pass weights"
+        )
     raw = [1 - 0.01 * i for i in range(num_vectors)]
     return tuple(weight / sum(raw) for weight in raw)
 
@@ -339,10 +347,8 @@ def lotos(
     )
     check_not_negative(max_length=max_length)
     weights = _checked_weights(weights, num_vectors)
-    if which not in ("conv", "all", "first"):
-        raise InputError(f"LOTOS: unknown layers {which!r}; choose conv, all or first")
-    if convention not in ("sum", "mean"):
-        raise InputError("LOTOS: the convention is 'sum' or 'mean'")
+    check_choice("layers", which, get_args(Which))
+    check_choice("convention", convention, get_args(Convention))
     for function in apply_fns if isinstance(apply_fns, Sequence) else [apply_fns]:
         check_apply_fn(function)
     image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
@@ -430,13 +436,14 @@ def foreign_stretch(
       equal, as after clipping, ``v_j`` is a random vector of their space.
 
     Raises:
-      InputError: too few members, or layers that cannot be compared.
+      InputError: too few members, unknown layers, or layers that cannot be compared.
 
     >>> weights = jnp.stack([jnp.diag(jnp.array([2.0, 1.0])), jnp.eye(2)[::-1] * 3])
     >>> table = foreign_stretch(lambda w, x: x @ w, weights, jnp.ones((1, 2)))
     >>> float(table[""][1, 0])
     3.0
     """
+    check_choice("layers", which, get_args(Which))
     image = jnp.zeros((1, *jnp.shape(sample)[1:]), jnp.float32)
     several = isinstance(apply_fns, Sequence)
     functions = tuple(apply_fns) if several else (apply_fns,)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax.checks import check_range
-from unlearn_jax.types import Array
+from unlearn_jax.types import Array, InputError
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:
@@ -50,13 +50,20 @@ def log_odds(logits: Array, labels: Array) -> Array:
       ``[...]``; minus the logit margin of LiRA (Carlini et al., arXiv 2112.03570).
 
     Raises:
-      InputError: a label outside 0..C-1; traced labels are not checked.
+      InputError: fewer than two classes, labels that are not integers, or a label
+        outside 0..C-1, unless it is traced.
       AssertionError: shapes that do not match; nothing is broadcast.
 
     >>> confident = jnp.array([0.0, 200.0])  # cross-entropy: 0 with gradient 0
     >>> float(log_odds(confident, jnp.array(1)))
     -200.0
     """
+    labels = jnp.asarray(labels)
+    if logits.shape[-1] < 2 or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(
+            "log_odds takes logits of two classes or more and integer labels, got"
+            f" {logits.shape[-1]} classes and {labels.dtype} labels"
+        )
     chex.assert_shape(labels, logits.shape[:-1])
     check_range(labels, logits.shape[-1], "log_odds")
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)

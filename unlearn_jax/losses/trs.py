@@ -19,7 +19,8 @@ def gradient_similarity(gradients: Array) -> Array:
         images, M >= 2.
 
     Returns:
-      ``[]``, in [0, 1]; a zero gradient counts as orthogonal to all others.
+      ``[]``, in [0, 1]; a zero gradient counts as orthogonal to all others, and so does
+      one whose squares underflow (entries below 1e-19 in float32).
 
     Raises:
       InputError: fewer than two members.

@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from unlearn_jax.checks import check_counts
+from unlearn_jax.checks import check_choice, check_counts, check_sizes
 from unlearn_jax.models.adapters import adapt_linen
 from unlearn_jax.models.cnn import CNN
-from unlearn_jax.models.conv import convolution
+from unlearn_jax.models.conv import CONVOLUTIONS, convolution
 from unlearn_jax.models.densenet import DenseNet
 from unlearn_jax.models.mlp import MLP
 from unlearn_jax.models.resnet import ResNet
@@ -53,8 +53,9 @@ def build(
       The model.
 
     Raises:
-      InputError: an unknown architecture, compute type or option, an image shape that
-        is not three positive integers, or fewer than two classes.
+      InputError: an unknown architecture, form, compute type or option, an image shape
+        that is not three positive integers, fewer than two classes, or an option that
+        the architecture refuses.
 
     >>> model = build("mlp", (8, 8, 1), 10, widths=(32,))
     >>> import jax
@@ -62,27 +63,24 @@ def build(
     >>> model.apply(variables, jax.numpy.zeros((2, 8, 8, 1))).shape
     (2, 10)
     """
-    if name not in ARCHITECTURES:
-        raise InputError(
-            f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}"
-        )
-    if dtype not in COMPUTE_TYPES:
-        raise InputError(f"unknown compute type {dtype!r}; choose float32 or bfloat16")
+    check_choice("model", name, tuple(sorted(ARCHITECTURES)))
+    check_choice("convolution", conv, ("auto", *sorted(CONVOLUTIONS)))
+    check_choice("compute type", dtype, tuple(COMPUTE_TYPES))
+    check_sizes(image_shape=image_shape)
     if len(image_shape) != 3:
         raise InputError(f"image_shape must be (H, W, channels), got {image_shape}")
-    height, width, channels = image_shape
-    check_counts(height=height, width=width, channels=channels, num_classes=num_classes)
+    check_counts(num_classes=num_classes)
     if num_classes < 2:
         raise InputError("a classifier needs at least 2 classes, got 1")
     fields = set(ARCHITECTURES[name].__dataclass_fields__)  # pyright: ignore[reportFunctionMemberAccess]
-    if "conv" in fields:
-        options["conv"] = convolution(conv)
-    if unknown := set(options) - fields:
-        known = sorted(fields - {"parent", "name", "num_classes", "dtype", "conv"})
+    known = fields - {"parent", "name", "num_classes", "dtype", "conv"}
+    if unknown := set(options) - known:
         raise InputError(
             f"model {name!r} has no field {sorted(unknown)[0]!r}; it has"
-            f" {', '.join(known)}"
+            f" {', '.join(sorted(known))}"
         )
+    if "conv" in fields:
+        options["conv"] = convolution(conv)
     module = ARCHITECTURES[name](
         num_classes=num_classes, dtype=COMPUTE_TYPES[dtype], **options
     )

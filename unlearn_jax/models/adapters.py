@@ -53,7 +53,8 @@ def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mod
         ``"lax"`` leaves them unchanged.
 
     Returns:
-      The model; ``state`` holds every collection except ``params``.
+      The model; ``state`` holds every collection except ``params``. Its functions raise
+      an InputError for images that the parameters do not fit.
 
     Raises:
       InputError: a module that does not return logits ``[B, C]`` of two classes or
@@ -85,6 +86,7 @@ def from_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mod
 
 def adapt_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Model:
     """Adapt a Linen module as :func:`from_linen` does, without checking its output."""
+    from flax import errors
     from flax import linen as nn
 
     training = _mode_arguments(module)
@@ -111,9 +113,17 @@ def adapt_linen(module: "nn.Module", sample: Array, *, conv: str = "auto") -> Mo
             object.__setattr__(layer, "conv_general_dilated", convolve)
         return call(*args, **options)
 
-    def run(variables: Any, *args: Any, **options: Any) -> Any:
-        with nn.intercept_methods(replace_convolution):
-            return module.apply(variables, *args, **options)
+    def run(variables: Any, images: Array, **options: Any) -> Any:
+        try:
+            with nn.intercept_methods(replace_convolution):
+                return module.apply(variables, images, **options)
+        except errors.ScopeParamShapeError:
+            # the variables fit, so it is the images that do not
+            wanted = ", ".join(map(str, sample.shape[1:]))
+            raise InputError(
+                f"the model takes images [B, {wanted}], got {np.shape(images)}: resize"
+                " them, or build the model for their shape"
+            ) from None
 
     def init(key: Array) -> Variables:
         state = dict(module.init(key, sample, **evaluation))  # pyright: ignore[reportArgumentType]

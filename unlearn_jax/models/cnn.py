@@ -1,10 +1,12 @@
 """A small convolutional network for 8x8 to 32x32 images."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_sizes
 from unlearn_jax.models.conv import convolution, max_pool_2x2
 from unlearn_jax.types import Array
 
@@ -23,6 +25,9 @@ class CNN(nn.Module):
       conv: function that convolves; if None, the default of
         :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
+
+    Raises:
+      InputError: widths that are not a sequence of positive integers.
     """
 
     num_classes: int
@@ -30,6 +35,10 @@ class CNN(nn.Module):
     batch_norm: bool = False
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(0, widths=self.widths)
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -51,5 +60,5 @@ class CNN(nn.Module):
             if min(hidden.shape[1:3]) >= 4:
                 hidden = max_pool_2x2(hidden)
         return nn.Dense(self.num_classes, dtype=self.dtype)(
-            hidden.reshape(len(images), -1)
+            hidden.reshape(len(images), math.prod(hidden.shape[1:]))
         ).astype(jnp.float32)

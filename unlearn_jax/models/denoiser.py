@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts, check_sizes
 from unlearn_jax.types import Array, InputError, Variables
 
 
@@ -139,7 +140,8 @@ def build_denoiser(
       The denoiser; its ``Variables`` have an empty ``state``.
 
     Raises:
-      InputError: sizes below 1, fewer than 2 classes, an odd width.
+      InputError: sizes that are not positive integers, fewer than 2 classes, an odd
+        width.
 
     >>> denoiser = build_denoiser((8, 8, 1), 10, width=32, depth=1)
     >>> variables = denoiser.init(jax.random.key(0))
@@ -148,16 +150,12 @@ def build_denoiser(
     >>> denoiser.predict(variables, noised, signal, condition).shape
     (2, 8, 8, 1)
     """
-    if (
-        len(image_shape) != 3
-        or min(*image_shape, width, depth, embedding) < 1
-        or num_classes < 2
-        or width % 2
-    ):
+    check_sizes(image_shape=image_shape)
+    check_counts(num_classes=num_classes, width=width, depth=depth, embedding=embedding)
+    if len(image_shape) != 3 or num_classes < 2 or width % 2:
         raise InputError(
-            "a denoiser needs an image shape (H, W, ch), positive width, depth and"
-            f" embedding with an even width, and at least 2 classes; got {image_shape},"
-            f" {width}, {depth}, {embedding}, {num_classes}"
+            "a denoiser needs an image shape (H, W, ch), at least 2 classes and an even"
+            f" width; got {image_shape}, {num_classes} and {width}"
         )
     # A tuple, because the shape may be given as a list and has to be hashable.
     shape = (image_shape[0], image_shape[1], image_shape[2])

@@ -8,8 +8,14 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_fractions,
+    check_positive,
+    check_sizes,
+)
 from unlearn_jax.models.conv import convolution
-from unlearn_jax.types import Array, InputError
+from unlearn_jax.types import Array
 
 
 class DenseNet(nn.Module):
@@ -47,29 +53,10 @@ class DenseNet(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = (
-            [isinstance(n, int) and n > 0 for n in self.blocks]
-            if isinstance(self.blocks, Sequence)
-            else []
-        )
-        if not positive or not all(positive):
-            raise InputError(
-                f"blocks of the densenet are {self.blocks}: pass layers per block, such"
-                " as (16, 16, 16)"
-            )
-        if not isinstance(self.growth, int) or self.growth < 1:
-            raise InputError(
-                f"growth of the densenet is {self.growth}: pass at least 1 channel,"
-                " such as 12"
-            )
-        if (
-            not isinstance(self.compression, int | float)
-            or not 0 < self.compression <= 1
-        ):
-            raise InputError(
-                f"compression of the densenet is {self.compression}: pass a fraction in"
-                " (0, 1]"
-            )
+        check_sizes(blocks=self.blocks)
+        check_counts(growth=self.growth)
+        check_positive(compression=self.compression)
+        check_fractions(compression=self.compression)
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:

@@ -174,10 +174,10 @@ def _convolution(eqn: Any) -> int:
 
 def _adjoint(eqn: Any) -> int:
     """Return the operations of oneDNN's adjoints: those of the convolution itself."""
-    outputs, kernel = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
-    if eqn.primitive.name == onednn.OF_KERNEL:
-        outputs, kernel = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
-    return 2 * math.prod(outputs) * math.prod(kernel[:3])
+    first, second = (one.aval.shape for one in eqn.invars)
+    if eqn.primitive.name == onednn.OF_IMAGES:
+        return 2 * math.prod(first) * math.prod(second[:3])
+    return 2 * math.prod(second) * math.prod(eqn.outvars[0].aval.shape[:3])
 
 
 _PRODUCTS: dict[str, Callable[[Any], int]] = {

@@ -16,7 +16,8 @@ PyTorch                   here                       change
 biases                    ``bias``                   none; the bias of a
                                                      convolution that has none
                                                      here is subtracted from
-                                                     its BatchNorm's mean
+                                                     the mean of a BatchNorm
+                                                     of its output
 ``num_batches_tracked``   none                       dropped
 ========================  =========================  =============================
 
@@ -38,13 +39,15 @@ import importlib
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.models.adapters import leaf_paths
 from unlearn_jax.models.files import fit_leaves, read_leaves
 from unlearn_jax.types import InputError, Model, PyTree
@@ -80,7 +83,8 @@ def from_torch(
       weights: mapping from names to arrays or tensors, or a ``.pth``, ``.pt``, ``.bin``
         or ``.safetensors`` file. A prefix ``module.`` is dropped, and a dictionary
         ``{"state_dict": ...}`` is unwrapped.
-      like: the model to convert for, or variables with its structure.
+      like: the model to convert for, or variables with its structure, which do not tell
+        where to add the bias of a convolution that has none here.
       names: mapping from the path of a module here, such as ``Conv_0``, to the name of
         its counterpart, such as ``features.0``; needed for other networks only.
       flattened_channels: number of channels of the flattened input of the first linear
@@ -90,8 +94,9 @@ def from_torch(
       Variables that fit ``like``.
 
     Raises:
-      InputError: a file that cannot be read, or weights that are missing, unexpected or
-        of another shape; the message names them.
+      InputError: a file that cannot be read, weights that are missing, unexpected or of
+        another shape (the message names them), or a number of channels that is not a
+        positive integer.
 
     >>> from unlearn_jax import models
     >>> mlp = models.build("mlp", (1, 2, 1), 2, widths=())
@@ -100,8 +105,12 @@ def from_torch(
     >>> variables.params["Dense_0"]["kernel"].tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
+    if flattened_channels is not None:
+        check_counts(flattened_channels=flattened_channels)
     arrays = _state_dict(weights)
+    norms: dict[str, str] = {}
     if isinstance(like, Model):
+        norms = _norms_of_convolutions(like)
         like = jax.eval_shape(like.init, jax.random.key(0))
     paths = leaf_paths(like)
     if names is None:
@@ -129,7 +138,7 @@ def from_torch(
         elif leaf == "kernel":
             converted[path] = _rows_by_position(arrays[name].T, flattened_channels)
             flattened_channels = None
-    _subtract_biases(names, arrays, converted, used)
+    _subtract_biases(names, norms, arrays, converted, used)
     left = [
         name
         for name in arrays
@@ -165,8 +174,13 @@ def _state_dict(
     arrays = {}
     for name, value in content.items():
         if hasattr(value, "detach"):
-            value = value.detach().cpu().numpy()
+            value = value.detach().cpu()
+            # NumPy has no bfloat16
+            is_bfloat16 = str(value.dtype) == "torch.bfloat16"
+            value = (value.float() if is_bfloat16 else value).numpy()
         array = np.asarray(value)
+        if array.dtype == jnp.bfloat16:
+            array = array.astype(np.float32)
         if array.dtype.kind not in "fiub":
             raise InputError(f"the weights' {name} is not an array: pass a state_dict")
         arrays[str(name).removeprefix("module.")] = array
@@ -271,8 +285,8 @@ def _last_channels(
     names: Mapping[str, str], arrays: Mapping[str, np.ndarray]
 ) -> int | None:
     """Return the output channels of the last convolution."""
-    kernels = [arrays[f"{source}.weight"] for source in names.values()]
-    channels = [len(kernel) for kernel in kernels if kernel.ndim == 4]
+    kernels = [arrays.get(f"{source}.weight") for source in names.values()]
+    channels = [len(one) for one in kernels if one is not None and one.ndim == 4]
     return channels[-1] if channels else None
 
 
@@ -284,8 +298,34 @@ def _rows_by_position(kernel: np.ndarray, channels: int | None) -> np.ndarray:
     return by_channel.swapaxes(0, 1).reshape(kernel.shape)
 
 
+def _norms_of_convolutions(model: Model) -> dict[str, str]:
+    """Return the BatchNorm that takes each convolution's output, by path.
+
+    The model's initialization is traced, which calls every layer.
+    """
+    from flax import linen as nn
+
+    outputs: list[tuple[str, Any]] = []
+    norms: dict[str, str] = {}
+
+    def watch(call: Callable[..., Any], args: Any, options: Any, context: Any) -> Any:
+        result = call(*args, **options)
+        path = "/".join(context.module.path)
+        if isinstance(context.module, nn.Conv):
+            outputs.append((path, result))
+        elif isinstance(context.module, nn.BatchNorm):
+            norms.update({source: path for source, out in outputs if out is args[0]})
+        return result
+
+    with nn.intercept_methods(watch):
+        # a new function, because a trace of init itself may be stored
+        jax.eval_shape(lambda key: model.init(key), jax.random.key(0))
+    return norms
+
+
 def _subtract_biases(
     names: Mapping[str, str],
+    norms: Mapping[str, str],
     arrays: Mapping[str, np.ndarray],
     converted: dict[str, np.ndarray],
     used: set[str],
@@ -295,12 +335,9 @@ def _subtract_biases(
     In evaluation, BatchNorm of ``x + b`` with mean ``m`` equals BatchNorm of ``x`` with
     mean ``m - b``. In training, subtracting the batch's mean removes the bias.
     """
-    for module, source in names.items():
-        name = f"{source}.bias"
-        layer = module.split("/")[-1]
-        mean = f"state/batch_stats/{module.replace('Conv_', 'BatchNorm_')}/mean"
-        is_kept = not layer.startswith("Conv_") or name in used
-        if is_kept or name not in arrays or mean not in converted:
-            continue
-        converted[mean] = converted[mean] - arrays[name]
-        used.add(name)
+    for module, norm in norms.items():
+        name = f"{names.get(module)}.bias"
+        mean = f"state/batch_stats/{norm}/mean"
+        if name in arrays and name not in used and mean in converted:
+            converted[mean] = converted[mean] - arrays[name]
+            used.add(name)

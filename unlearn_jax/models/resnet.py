@@ -9,8 +9,9 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_choice, check_counts, check_sizes
 from unlearn_jax.models.conv import convolution
-from unlearn_jax.types import Array, InputError
+from unlearn_jax.types import Array
 
 
 class _Block(nn.Module):
@@ -120,6 +121,10 @@ class ResNet(nn.Module):
       conv: function that convolves; if None, the default of
         :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters, statistics and logits stay float32).
+
+    Raises:
+      InputError: no block, numbers of blocks or a width that are not positive integers,
+        or an unknown stem or block.
     """
 
     num_classes: int
@@ -133,15 +138,16 @@ class ResNet(nn.Module):
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(blocks=self.blocks)
+        check_counts(width=self.width)
+        check_choice("stem", self.stem, ("cifar", "imagenet"))
+        check_choice("block", self.block, tuple(BLOCKS))
+
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Map images ``[B, H, W, ch]`` to logits ``[B, C]``."""
-        if self.stem not in ("cifar", "imagenet"):
-            raise InputError(f"unknown stem {self.stem!r}: choose cifar or imagenet")
-        if self.block not in BLOCKS:
-            raise InputError(
-                f"unknown block {self.block!r}: choose {' or '.join(BLOCKS)}"
-            )
         is_large = self.stem == "imagenet"
         pad = 3 if is_large else 1
         hidden = nn.Conv(

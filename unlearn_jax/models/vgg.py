@@ -1,10 +1,12 @@
 """VGG with BatchNorm and a small head (Simonyan and Zisserman, arXiv 1409.1556)."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts, check_sizes
 from unlearn_jax.models.conv import convolution, max_pool_2x2
 from unlearn_jax.types import Array, InputError
 
@@ -47,20 +49,13 @@ class VGG(nn.Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            not isinstance(self.stages, Sequence)
-            or not self.stages
-            or not all(map(_is_stage, self.stages))
-        ):
+        if not isinstance(self.stages, Sequence) or not self.stages:
             raise InputError(
-                f"stages of the vgg are {self.stages}: pass one sequence of positive"
-                " widths per stage, such as ((64, 64), (128, 128))"
+                "stages must be one sequence of widths per stage, such as"
+                f" ((64, 64), (128, 128)), got {self.stages}"
             )
-        if not isinstance(self.head, int) or self.head < 0:
-            raise InputError(
-                f"head of the vgg is {self.head}: pass the units of its hidden layer,"
-                " or 0 for none"
-            )
+        check_sizes(**{f"stages[{i}]": widths for i, widths in enumerate(self.stages)})
+        check_counts(0, head=self.head)
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -85,16 +80,7 @@ class VGG(nn.Module):
                 )
             if min(hidden.shape[1:3]) > 1:
                 hidden = max_pool_2x2(hidden)
-        hidden = hidden.reshape(len(images), -1)
+        hidden = hidden.reshape(len(images), math.prod(hidden.shape[1:]))
         if self.head:
             hidden = nn.relu(nn.Dense(self.head, dtype=self.dtype)(hidden))
         return nn.Dense(self.num_classes, dtype=self.dtype)(hidden).astype(jnp.float32)
-
-
-def _is_stage(stage: object) -> bool:
-    """Return whether a stage is a sequence of at least one positive width."""
-    return (
-        isinstance(stage, Sequence)
-        and len(stage) > 0
-        and all(isinstance(w, int) and w > 0 for w in stage)
-    )

@@ -1,10 +1,12 @@
 """A small vision transformer, for 8x8 to 64x64 images."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.models.conv import convolution
 from unlearn_jax.types import Array, InputError
 
@@ -30,6 +32,10 @@ class ViT(nn.Module):
       conv: function that convolves; if None, the default of
         :func:`unlearn_jax.models.conv.convolution`.
       dtype: compute type (parameters and logits stay float32).
+
+    Raises:
+      InputError: sizes that are not positive integers; in a call, patches that do not
+        divide the images, or heads that do not divide the width.
     """
 
     num_classes: int
@@ -41,6 +47,16 @@ class ViT(nn.Module):
     remat: bool = False
     conv: Callable[..., Array] | None = None
     dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(
+            patch_size=self.patch_size,
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+        )
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
@@ -66,7 +82,7 @@ class ViT(nn.Module):
             conv_general_dilated=self.conv or convolution(),
             name="patches",
         )(images)
-        tokens = tokens.reshape(len(images), -1, self.width)
+        tokens = tokens.reshape(len(images), math.prod(tokens.shape[1:3]), self.width)
         positions = self.param(
             "positions",
             nn.initializers.normal(0.02),

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unlearn_jax import targets
+from unlearn_jax.checks import check_counts, count_models
 from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.models.flops import has_convolutions
 from unlearn_jax.replicas._programs import REHEARSAL, Program, put
@@ -154,8 +155,11 @@ def mapper(
       The mapper.
 
     Raises:
-      InputError: an unknown form, or a number of devices that is not available.
+      InputError: an unknown form, numbers that are not positive integers, devices that
+        are not available or that ``split`` does not divide, or the form ``split`` with
+        another number of them.
     """
+    check_counts(num_models=num_models, split=split)
     if form == "auto" and targets.platform() == "cpu":
         form = "map"
     if form not in ("auto", "loop", "map", "vmap", "split"):
@@ -167,17 +171,23 @@ def mapper(
         raise InputError(
             "a mesh across hosts takes all devices of all processes: leave out devices"
         )
-    if devices is not None and not 1 <= devices <= len(present):
+    count = len(present) if devices is None else devices
+    check_counts(devices=count)
+    if count > len(present):
         raise InputError(
             f"{devices} devices asked for, {len(present)} present: choose 1 to"
             f" {len(present)}"
         )
-    count = devices or len(present)
     suffix = " x shards" if shard_data else ""
     if form == "split":
+        if split > 1:
+            raise InputError(
+                "the form 'split' divides each batch over all devices: leave out"
+                f" split={split}, or choose another form"
+            )
         name = f"split[{count}]{suffix}"
         return _on_mesh("loop", present[:count], count, name, shard_data)
-    if split < 1 or count % split:
+    if count % split:
         raise InputError(
             f"{count} devices do not divide into parts of split={split}: choose a"
             " divisor"
@@ -497,7 +507,11 @@ def map_models(
 
     Returns:
       The results, stacked: leaves ``[M, ...]``.
+
+    Raises:
+      InputError: no item, or leaves of different lengths.
     """
+    count_models(items, "items")
     return _lifted(mapper, fun)((), items, mapper.place(shared))[1]
 
 

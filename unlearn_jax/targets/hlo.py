@@ -187,10 +187,10 @@ class _Module:
     @cached_property
     def named(self) -> dict[str, dict[str, _Instruction]]:
         """Instructions by computation and name."""
-        return {
-            name: {one.name: one for one in instructions}
-            for name, instructions in self.computations.items()
-        }
+        named: dict[str, dict[str, _Instruction]] = {}
+        for name, instructions in self.computations.items():
+            named[name] = {one.name: one for one in instructions}
+        return named
 
     def root(self, computation: str) -> _Instruction | None:
         """Return the instruction whose result a computation returns."""
