@@ -189,12 +189,73 @@ def test_holm_and_the_number_of_runs_that_decide():
     corrected = holm(p_values)
     assert np.allclose([corrected[0], corrected[1], corrected[3]], [0.03, 0.2, 0.04])
     assert np.isnan(corrected[2])
-    variance = audit.MeanVariance(1.0, 0.0, 8.0)
-    room = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) ** 2
-    assert more_runs(2.0, variance, 9, None) == np.ceil(9 * room / 4) - 9
-    assert more_runs(0.0, variance, 9, 2.0) == more_runs(2.0, variance, 9, None)
-    assert more_runs(0.1, audit.MeanVariance(1.0, 0.9, 8.0), 9, None) is None
     assert combine({}) is None
+
+
+def crossed(originals, sets):
+    return np.argwhere(np.ones((originals, sets), int))
+
+
+@pytest.mark.parametrize("num_tests", [1, 12])
+@pytest.mark.parametrize("mean", [0.4, 0.7])
+def test_further_runs_give_a_power_of_80_percent(mean, num_tests):
+    variance = audit.MeanVariance(1 / 9, 0.0, 8.0)
+    more = more_runs(mean, variance, crossed(9, 1), None, num_tests=(num_tests, 1))
+    powers = []
+    for count in (9 + more - 1, 9 + more):
+        limit = stats.t.isf(0.025 / num_tests, count - 1)
+        powers.append(stats.nct.sf(limit, count - 1, mean * np.sqrt(count)))
+    assert powers[0] < 0.8 + 1e-3
+    assert powers[1] > 0.8 - 1e-3
+
+
+def test_further_runs_that_show_equivalence():
+    more = more_runs(
+        0.1, audit.MeanVariance(1 / 9, 0.0, 8.0), crossed(9, 1), 0.5, num_tests=(4, 4)
+    )
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.1, 1.0, size=(20_000, 9 + more))
+    errors = values.std(1, ddof=1) / np.sqrt(9 + more)
+    limit = stats.t.isf(0.025 / 4, 9 + more - 1)
+    shown = np.abs(values.mean(1)) + limit * errors <= 0.5
+    assert abs(shown.mean() - 0.8) < 0.02
+
+
+def test_crossed_factors_grow_alike():
+    mean = 1.2
+    alone = audit.MeanVariance(1 / 3, 0.0, 2.0)
+    levels = 3 + more_runs(mean, alone, crossed(3, 1), None)
+    both = 9 + more_runs(mean, alone, crossed(3, 3), None)
+    assert (levels - 1) ** 2 < both <= levels**2
+
+
+@pytest.mark.parametrize(
+    "variance", [(1.0, 0.9, 8.0), (1.0, 1.0, np.inf), (1e6, 0.0, 8.0)]
+)
+def test_runs_that_would_not_decide(variance):
+    assert more_runs(0.1, audit.MeanVariance(*variance), crossed(9, 1), None) is None
+
+
+def test_a_row_that_only_the_correction_leaves_open_needs_more_than_one_run():
+    rng = np.random.default_rng(3)
+    pool, (row,) = measure(rng, TableDesign(originals=9, forget_sets=1), [0.0], 1.0)
+    noise = rng.normal(size=(12, 9))
+    noise -= noise.mean(1, keepdims=True)
+    noise /= noise.std(1, ddof=1, keepdims=True)
+    still = np.zeros_like(row["auc"].replicates)
+    rows = {}
+    for number, one in enumerate(noise):
+        rows[f"row{number}"] = Measured(one + (0.9 if number == 0 else 0.1), still)
+    reference = Measured(np.zeros(9), still)
+    first = compare(pool, rows, reference, None)["row0"]
+    assert first.state == "undecided"
+    assert first.low > 0
+    alone = compare(pool, {"row0": rows["row0"]}, reference, None)["row0"]
+    assert alone.state == "different"
+    assert first.more_runs == more_runs(
+        0.9, audit.MeanVariance(1 / 9, 0.0, 8.0), pool.factors, None, num_tests=(12, 1)
+    )
+    assert first.more_runs > 5
 
 
 def test_differences_of_equal_rows_are_left_out():

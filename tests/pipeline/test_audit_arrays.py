@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from unlearn_jax import cli
 from unlearn_jax.data import membership_design
 from unlearn_jax.pipeline import AuditArrays, AuditConfig, audit_arrays
 from unlearn_jax.pipeline.measure.records import RunResult
@@ -50,6 +51,19 @@ def means(result, metric):
     return {row.key: row.metrics[metric].mean for row in result.rows}
 
 
+def test_the_command_gives_a_status_and_refuses_what_needs_models(
+    arrays, tmp_path, capsys
+):
+    AuditArrays(**arrays | {"original": arrays["retrained"]}).save(tmp_path / "a.npz")
+    words = ["audit", "--logits", str(tmp_path / "a.npz"), "--audit.num-bootstrap=10"]
+    words.append("--audit.mis=False")
+    assert cli.main(words) == 0
+    assert cli.main([*words, "--strict"]) == 3
+    assert "FAIL  the attack has power" in capsys.readouterr().out
+    assert cli.main([*words, "--audit.norms=True"]) == 2
+    assert "audit.norms needs models" in capsys.readouterr().err
+
+
 def test_forgetting_shows_in_the_table(arrays, tmp_path):
     result = audit_arrays(AuditArrays(**arrays), OPTIONS, folder=tmp_path / "audit")
     aucs = means(result, "ft_auc")
@@ -91,6 +105,25 @@ def test_targets_alone_make_a_table_and_a_report(arrays, tmp_path):
     assert "avg_gap" not in row.metrics
     assert abs(row.metrics["ft_auc"].mean - 50) < 20
     assert (tmp_path / "audit" / "report.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"forget": np.arange(N) < 20, "retrained": None},
+        {"forget": np.arange(N) < 20, "one": True},
+    ],
+    ids=["several forget sets", "no retrained models", "one model"],
+)
+def test_klom_needs_ensembles_of_one_forget_set(arrays, changes):
+    given = arrays | changes
+    given["train"] = arrays["train"] | (np.arange(N) < 20)
+    if given.pop("one", False):
+        given |= {name: given[name][0] for name in ("original", "retrained")}
+        given |= {"retrained_again": None, "target": given["target"]["good"][0]}
+    with pytest.raises(InputError, match=r"audit\.klom compares ensembles for one"):
+        audit_arrays(AuditArrays(**given), AuditConfig(klom=True))
 
 
 def test_whole_classes_make_the_table_of_class_forgetting(arrays, tmp_path):

@@ -42,6 +42,7 @@ def largest(logits, labels):
     return logits.max(-1)
 
 BRIER = Column("Brier", brier, part="test", direction="0", description="Calibration.")
+KL_BRIER = Column("Brier again", brier, part="test", direction="0")
 MAX_LOGIT = Column("Max AUC", largest, part="forget_against_test", direction="50")
 FT_AUC = Column("Again", largest)
 RAISES = Column("Raises", lambda logits, labels: 1 / 0)
@@ -92,13 +93,15 @@ def audited(**options):
 
 
 def test_own_metrics_and_attacks_are_columns_with_intervals(outside):
-    result = audited(columns=("brier", "outside_columns:MAX_LOGIT"))
+    names = ("brier", "outside_columns:KL_BRIER", "outside_columns:MAX_LOGIT")
+    result = audited(columns=names)
     import outside_columns
 
     brier = outside_columns.brier(LOGITS[0], LABELS)[40:].mean()
     row = result.row("mine")
     assert row.metrics["brier"].mean == pytest.approx(100 * brier, abs=1e-3)
     assert row.metrics["brier"].low < row.metrics["brier"].high
+    assert row.metrics["kl_brier"] == row.metrics["brier"], "in %, whatever its name"
     scores = LOGITS[0].max(-1)
     is_compared = (np.arange(60) < 10) | (np.arange(60) >= 40)
     auc = audit.auc(scores[is_compared], (np.arange(60) < 10)[is_compared])

@@ -81,6 +81,7 @@ def test_an_attack_without_power_and_no_forgotten_row_are_said(result):
     result = change_difference(result, "method0", "ft_auc", (1.0, -2.0, 4.0))
     original, verdicts, *_ = reading({"": result})
     assert original.startswith("The attack does not tell the original from retrained")
+    assert original.endswith("about rows that it does not tell from them either.")
     assert verdicts.startswith("None is shown to be forgotten like retraining; m")
     assert "AMUN (+1.0 [-2.0, +4.0]; more runs would not decide)" in verdicts
 
@@ -114,6 +115,15 @@ def test_what_a_run_measures_besides_is_read_last():
     assert reading({"": lost})[-1] == (
         "Methods cost 0.50 of a retraining's gradients; diverged: Lost in 3 of 4 runs."
     )
+
+
+def test_costs_are_in_the_order_of_their_size(result):
+    for key, relative in (("method0", 2.5), ("method1", 10.2)):
+        cost = dataclasses.replace(result.row(key).cost, relative_gradients=relative)
+        result = change_row(result, key, cost=cost)
+    rows = [row for row in result.rows if row.key in ("method0", "method1")]
+    text = reading({"": dataclasses.replace(result, rows=rows)})[-1]
+    assert text == "Methods cost 2.50 to 10.20 of a retraining's gradients."
 
 
 def test_rows_are_compared_with_their_baselines(result, tmp_path):

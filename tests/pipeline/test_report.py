@@ -240,7 +240,9 @@ def test_the_findings_follow_the_numbers(result):
     means = margins_sentence(result)
     assert "inside FT AUC ± 2.00 points, the spread over runs between two" in means
     assert words.startswith("30 of 300 training samples")
-    assert "hardly works here" in text(original=(49, 51))
+    weak = text(original=(49, 51))
+    assert "so the original is not shown to be recognizable" in weak
+    assert "proves little" not in weak, "it tells other rows apart"
     assert "points the wrong way" in text(original=(40, 41))
     assert "compare with this row, not with 50 %" in text(retrain=(51, 52))
 
@@ -267,10 +269,14 @@ def test_the_verdict_is_a_sentence_on_every_method(result):
         " samples less familiar than data never seen, which gives them away: Fine-tune."
         " Undecided: Random labels (40 more runs would decide). Smallest"
     )
-    assert "proves little" not in text
-    assert "proves little" in verdict(
-        change_interval(result, "ft_auc", original=(49, 51))
-    )
+    assert "shown to be recognizable" not in text
+    weak = change_interval(result, "ft_auc", original=(49, 51))
+    assert "not shown to be recognizable: its interval holds 50 %." in verdict(weak)
+    assert "proves little" not in verdict(weak), "it tells other rows apart"
+    for key in ("method1", "method2"):
+        weak = change_difference(weak, key, "ft_auc", (1, -3, 5))
+    assert "so this proves little" in verdict(weak)
+    assert "hardly works here" in " ".join(findings(weak))
 
 
 def test_the_first_screen_and_the_terminal_have_five_columns(result, arrays):

@@ -10,7 +10,7 @@ from support.made_up import Page, change_difference, change_row, make
 
 from unlearn_jax.pipeline import RunConfig
 from unlearn_jax.pipeline import study as study_module
-from unlearn_jax.pipeline.measure.records import Norms, Range, Term, Theory
+from unlearn_jax.pipeline.measure.records import Metric, Norms, Range, Term, Theory
 from unlearn_jax.pipeline.report import study
 from unlearn_jax.pipeline.report.blocks import format_cell
 from unlearn_jax.pipeline.report.figures.study import study_plot
@@ -52,6 +52,16 @@ def test_there_is_a_table_per_metric_with_every_number(variants):
             assert cells[2].value == other.metrics["ft_auc"]
 
 
+def test_own_columns_are_compared_last(variants):
+    name, result = next(iter(variants.items()))
+    own = Metric("mine", "Mine", "%", "50", "A column.")
+    numbers = {"mine": result.row("method0").metrics["ft_auc"]}
+    result = change_row(result, "method0", metrics=numbers)
+    result = dataclasses.replace(result, metrics=(*result.metrics, own))
+    titles = [table.title for table in study.study_tables({name: result})]
+    assert titles[-3:] == ["Avg Gap (pp)", "Mine (%)", "Cost (x retraining)"]
+
+
 def test_markdown_escapes_names_and_marks_the_oracle(variants, tmp_path):
     study.write_study(variants, tmp_path)
     text = (tmp_path / "study.md").read_text()
@@ -70,6 +80,9 @@ def test_a_summary_counts_the_variants(variants):
     first = dict([next(iter(variants.items()))])
     summary = study.study_page(first).summary
     assert summary.startswith("A study of one variant, with a report of its own.")
+    (name, result), *_ = first.items()
+    quoted = change_row(result, "method0", label="AMUN, again")
+    assert "“AMUN, again”, " in study.study_page({name: quoted}).summary
 
 
 def test_the_page_links_every_variant_and_marks_its_references(variants, tmp_path):

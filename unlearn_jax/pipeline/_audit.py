@@ -147,6 +147,12 @@ def audit_arrays(
     samples = _to_pool_order(arrays)
     labels = samples.labels
     runs = np.asarray(arrays.runs)
+    is_ensemble = len(runs) > 1 and len(np.unique(runs[:, 1])) == 1
+    if config.klom and (arrays.retrained is None or not is_ensemble):
+        raise InputError(
+            "audit.klom compares ensembles for one forget set: give retrained, and two"
+            " or more runs of one forget set"
+        )
     class_names = tuple(arrays.class_names or ())
     oracles = None
     if arrays.is_class:

@@ -10,24 +10,28 @@ method is one of three:
   standard deviation over runs of the difference between two retrained models (for a
   distance to retraining, of the floor's own values).
 * ``different``: Student's test shows that the difference is not 0.
-* ``undecided``: neither is shown. It comes with the number of further runs that would
-  show one of the two with a probability of 80 %, given the variances of the table.
+* ``undecided``: neither is shown. It comes with the number of further runs after which
+  one of the two tests would show it with a probability of 80 %, if the true difference
+  and variance are those of the table.
 
 Both tests are corrected for the number of methods (Holm 1979).
 """
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from unlearn_jax import audit
 from unlearn_jax.pipeline.measure.pool import AuditPool
 from unlearn_jax.pipeline.measure.records import Difference, State, Verdict
 from unlearn_jax.pipeline.measure.statistics import Measured, subtract
 
-_POWER = float(stats.norm.ppf(0.8))
+_POWER = 0.8
+_PROBABILITIES = (np.arange(100) + 0.5) / 100
+_LARGEST_DF = 1e6
 _DECIMALS = 4
 _MAX_RUNS = 100_000
 MIN_RUNS = 3
@@ -43,12 +47,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     [0.03, 0.06, 0.06]
     """
     corrected = [float("nan")] * len(p_values)
-    known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
     largest = 0.0
-    for step, i in enumerate(sorted(known, key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(known) - step) * p_values[i]))
+    for i, count in _num_compared(p_values).items():
+        largest = max(largest, min(1.0, count * p_values[i]))
         corrected[i] = largest
     return corrected
+
+
+def _num_compared(p_values: Sequence[float]) -> dict[int, int]:
+    """Return how many tests Holm's method still compares at each p-value's rank.
+
+    Returns:
+      The numbers by position, from the smallest p-value to the largest; NaN values have
+      none.
+    """
+    known = [i for i, p in enumerate(p_values) if not math.isnan(p)]
+    order = sorted(known, key=lambda i: p_values[i])
+    return {i: len(known) - step for step, i in enumerate(order)}
 
 
 def equivalence_margin(
@@ -122,8 +137,10 @@ def compare(
         distance = math.nan if margin is None else margin - abs(means[name])
         like.append(float(law.sf(distance / error)))
     differences = {}
+    num_different = _num_compared(different)
+    num_like = _num_compared(like)
     tests = zip(compared, holm(different), holm(like), strict=True)
-    for name, p_different, p_like in tests:
+    for row, (name, p_different, p_like) in enumerate(tests):
         interval = audit.mean_interval(means[name], variances[name], level=level)
         state: State = "undecided"
         if p_like <= (1 - level) / 2:
@@ -133,7 +150,12 @@ def compare(
         more = None
         if state == "undecided":
             more = more_runs(
-                means[name], variances[name], len(pool.forget), margin, level=level
+                means[name],
+                variances[name],
+                pool.factors,
+                margin,
+                level=level,
+                num_tests=(num_different[row], num_like.get(row, 1)),
             )
         differences[name] = Difference(
             mean=round(means[name], _DECIMALS),
@@ -151,37 +173,86 @@ def compare(
 def more_runs(
     mean: float,
     variance: audit.MeanVariance,
-    num_runs: int,
+    factors: np.ndarray,
     margin: float | None,
     *,
     level: float = 0.95,
+    num_tests: tuple[int, int] = (1, 1),
 ) -> int | None:
     """Return the number of further runs that would decide with a probability of 80 %.
 
-    Further originals and forget sets reduce the variance, except for the part that is
-    due to the samples. There are two decisions, inside the margin and different from 0;
-    the one that needs fewer runs counts.
+    This is the power of the row's tests if the true difference is ``mean``. There are
+    two, different from 0 and inside the margin; the one that needs fewer runs counts.
+
+    Further runs are further levels of the factors, with as many runs each as now. With
+    k times as many levels, the variance falls to 1 / k, except for the part that is due
+    to the samples, and the degrees of freedom grow as those of the factor with the most
+    levels. Levels of crossed factors increase alike, so that k times the levels are
+    k ** 2 times the runs: enough for the effects of originals and of forget sets, and
+    more than enough where one of them or their interaction makes up the variance.
 
     Args:
       mean: mean of the difference.
       variance: variance of that mean.
-      num_runs: number of runs behind the mean.
+      factors: ``[R, 2]``, numbers of the original and the forget set of each run.
       margin: margin of equivalence, or None.
-      level: confidence level of the test, in (0, 1).
+      level: confidence level of the tests, in (0, 1).
+      num_tests: number of rows that Holm's method still compares at this row's rank, in
+        the test of a difference and in that of equivalence.
 
     Returns:
       The number; None if the samples alone leave the decision open, or if more than
       100,000 runs are needed in total.
     """
-    distance = abs(mean)
-    if margin is not None:
-        distance = max(distance, margin - abs(mean))
-    needed = (distance / (stats.norm.ppf((1 + level) / 2) + _POWER)) ** 2
-    if needed <= variance.samples:
+    if variance.samples >= variance.total:
         return None
-    runs = (variance.total - variance.samples) * num_runs
-    count = math.ceil(runs / (needed - variance.samples))
-    return max(count - num_runs, 1) if count <= _MAX_RUNS else None
+    num_runs = len(factors)
+    num_levels = max(len(np.unique(column)) for column in factors.T)
+    num_crossed = 2 if len(np.unique(factors, axis=0)) > num_levels else 1
+    limits = ((1 - level) / 2 / num_tests[0], (1 - level) / 2 / num_tests[1])
+
+    def decides(count: int) -> bool:
+        growth = (count / num_runs) ** (1 / num_crossed)
+        error = math.sqrt(
+            variance.samples + (variance.total - variance.samples) / growth
+        )
+        df = variance.df * (growth * num_levels - 1) / (num_levels - 1)
+        df = min(df, _LARGEST_DF)
+        return _power(mean, error, df, margin, limits) >= _POWER
+
+    counts = range(num_runs + 1, _MAX_RUNS + 1)
+    position = bisect.bisect_left(counts, True, key=decides)
+    return position + 1 if position < len(counts) else None
+
+
+def _power(
+    mean: float,
+    error: float,
+    df: float,
+    margin: float | None,
+    limits: tuple[float, float],
+) -> float:
+    """Return the power of Student's test of a difference or of equivalence, the larger.
+
+    It is an average over the distribution of the estimated standard error, since
+    SciPy's noncentral t distribution is NaN for some arguments.
+
+    Args:
+      mean: true difference.
+      error: true standard error of the estimated difference.
+      df: degrees of freedom.
+      margin: margin of equivalence, or None.
+      limits: significance levels on one side, of the two tests.
+    """
+    scales = np.sqrt(2 * special.gammaincinv(df / 2, _PROBABILITIES) / df)
+    width, gap = (-special.stdtrit(df, limit) * scales for limit in limits)
+    center = mean / error
+    power = np.mean(special.ndtr(center - width) + special.ndtr(-center - width))
+    if margin is not None:
+        room = np.maximum(margin / error - gap, 0)
+        inside = special.ndtr(room - center) - special.ndtr(-room - center)
+        power = max(power, np.mean(inside))
+    return float(power)
 
 
 def combine(differences: Mapping[str, Difference]) -> Verdict | None:

@@ -154,9 +154,10 @@ def measure_row(
     else:
         measured, arrays = measure_classes(pool, pool.classes, logits, signals, against)
     measured |= measure_columns(pool, logits)
+    units = {metric.key: metric.unit for metric in pool.table.metrics}
     metrics = {}
     for key, one in measured.items():
-        scale = 1 if key.startswith("kl_") else 100
+        scale = 1 if units.get(key) == "nats" else 100
         drawn = one.replicates
         influences = one.influences
         metrics[key] = one._replace(

@@ -229,7 +229,8 @@ def format_cell(value: Value, digits: int | None = None) -> tuple[str, str]:
         return f"{value:,}", ""
     if digits is not None:
         return f"{value:z.{digits}f}", ""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}", ""
+    # from 999.5 on, three digits would be written as a power of ten
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}", ""
 
 
 def _format_estimate(estimate: Estimate, digits: int | None) -> tuple[str, str]:

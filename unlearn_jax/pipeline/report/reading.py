@@ -93,7 +93,7 @@ def _original_sentence(run: RunResult) -> str:
             )
         return (
             f"The attack does not tell the original from retrained models ({numbers}),"
-            " so it proves little about any row."
+            " so it proves little about rows that it does not tell from them either."
         )
     return ""
 
@@ -272,7 +272,7 @@ def _cost_sentence(run: RunResult) -> str:
     ]
     clauses = []
     if costs:
-        ends = sorted({f"{min(costs):.2f}", f"{max(costs):.2f}"})
+        ends = dict.fromkeys([f"{min(costs):.2f}", f"{max(costs):.2f}"])
         clauses.append(f"Methods cost {' to '.join(ends)} of a retraining's gradients")
     if diverged:
         opening = "diverged" if clauses else "Diverged"

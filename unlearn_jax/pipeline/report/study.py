@@ -5,6 +5,7 @@ import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
+from unlearn_jax.pipeline.measure.metrics import CLASSES, SAMPLES
 from unlearn_jax.pipeline.measure.records import (
     COST,
     Metric,
@@ -40,6 +41,7 @@ from unlearn_jax.pipeline.report.verdict import (
     deciding_difference,
     format_difference,
     methods_by_gap,
+    quote_name,
 )
 from unlearn_jax.pipeline.store.folders import write_text
 
@@ -133,7 +135,7 @@ def _summary(results: Mapping[str, RunResult]) -> str:
         methods = methods_by_gap(result)
         if methods:
             gap = format_cell(methods[0].metrics["avg_gap"].mean, 2)[0]
-            nearest.append(f"{name}: {methods[0].label}, {gap}")
+            nearest.append(f"{name}: {quote_name(methods[0].label)}, {gap}")
     if nearest:
         text += f" Smallest Avg Gap to retraining: {'; '.join(nearest)}."
     if num_failed:
@@ -175,9 +177,10 @@ def _variants_table(results: Mapping[str, RunResult]) -> Table:
 
 
 def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
-    """Return the verdicts, a table per metric that any variant has, and the costs.
+    """Return the verdicts, a table per compared metric, and the costs.
 
-    The cell of a variant that lacks the row is a dash.
+    The compared metrics are those of :data:`METRICS` that any variant has, then the
+    user's columns. The cell of a variant that lacks the row is a dash.
 
     Args:
       results: results by name of the variant.
@@ -188,7 +191,8 @@ def study_tables(results: Mapping[str, RunResult]) -> list[Table]:
         rows |= {row.key: row for row in result.rows}
         metrics |= {metric.key: metric for metric in result.metrics}
     tables = _verdict_tables(results, rows)
-    for key in METRICS:
+    known = {metric.key for table in (SAMPLES, CLASSES) for metric in table.metrics}
+    for key in (*METRICS, *(key for key in metrics if key not in known)):
         if key in metrics:
             tables.append(_metric_table(results, rows, metrics[key]))
     tables += _term_tables(results, rows)

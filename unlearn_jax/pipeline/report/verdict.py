@@ -72,15 +72,39 @@ def verdict(result: RunResult) -> str:
     if not sentences:
         labels = _headline_labels(result)
         return f"No method has an interval of {labels}, so nothing can be concluded."
+    return " ".join(
+        [*sentences, *_power_sentences(result), *_nearest_sentences(result)]
+    )
+
+
+def _power_sentences(result: RunResult) -> list[str]:
+    """Return a sentence on an original that the attack does not recognize, if any."""
     original = result.row_of_kind("original")
     auc = original.metrics.get("ft_auc") if original else None
-    forgets_samples = result.confusion is None
-    if forgets_samples and has_interval(auc) and _side_of_coin_toss(auc) != "above":
-        sentences.append(
-            "But the attack does not recognize the original's forget samples either, so"
-            " this proves little."
-        )
-    return " ".join([*sentences, *_nearest_sentences(result)])
+    if result.confusion is not None or not has_interval(auc):
+        return []
+    side = _side_of_coin_toss(auc)
+    if side == "above":
+        return []
+    if _is_any_different(result):
+        place = "holds 50 %" if side == "within" else "lies below 50 %"
+        return [f"The original is not shown to be recognizable: its interval {place}."]
+    return [
+        "But the attack does not recognize the original's forget samples either, so"
+        " this proves little."
+    ]
+
+
+def _is_any_different(result: RunResult) -> bool:
+    """Return whether the attack tells any method from retraining or a coin toss."""
+    methods = [row for row in result.rows if row.kind == "method"]
+    states = [row.verdict.state for row in methods if row.verdict is not None]
+    if states:
+        return "different" in states
+    aucs = [row.metrics.get("ft_auc") for row in methods]
+    return any(
+        has_interval(auc) and _side_of_coin_toss(auc) != "within" for auc in aucs
+    )
 
 
 def verdict_sentences(result: RunResult) -> list[str]:
@@ -259,7 +283,10 @@ def _reference_sentences(result: RunResult) -> list[str]:
     meanings = {
         ("original", "above"): "so the attack does recognize training samples",
         ("original", "within"): (
-            "so the attack hardly works here, and its failure on other rows proves"
+            "an interval that contains 50 %, so the original is not shown to be"
+            " recognizable"
+            if _is_any_different(result)
+            else "so the attack hardly works here, and its failure on other rows proves"
             " little"
         ),
         ("original", "below"): (

@@ -338,9 +338,14 @@ class Stage:
 
 
 def _rate(items: float, seconds: float) -> str:
-    """Return the items per second, or the time per item if that exceeds a second."""
+    """Return the items per second, or the time per item if that exceeds a second.
+
+    >>> _rate(1234, 1.0), _rate(3, 2.0), _rate(1, 90.0)
+    ('1,234 per s', '1.5 per s', '90 s each')
+    """
     if items >= seconds:
-        return f"{items / max(seconds, 1e-9):.3g} per s"
+        rate = items / max(seconds, 1e-9)
+        return f"{rate:.3g} per s" if rate < 999.5 else f"{rate:,.0f} per s"
     return f"{duration(seconds / items)} each"
 
 
