@@ -16,7 +16,7 @@ from unlearn_jax import cli, data, models, pipeline
 from unlearn_jax.methods import METHODS
 from unlearn_jax.objectives import TRADES
 from unlearn_jax.optimizers import Adam
-from unlearn_jax.pipeline import choices, presets, published
+from unlearn_jax.pipeline import choices, presets, published, study
 from unlearn_jax.pipeline.config.command_line import parse
 from unlearn_jax.pipeline.config.overrides import choose_values, pin_overridden_fields
 from unlearn_jax.pipeline.config.resolve import resolve_rows
@@ -194,7 +194,7 @@ MISTAKES = {
     ),
     "layer of nothing": (
         ["run", "tiny.py", "--workdir", "x", "--model.widths", "0"],
-        "a layer has no units",
+        "widths[0] must be a positive integer, got 0",
     ),
     "no process": (
         [
@@ -568,6 +568,28 @@ def make_loss(model):
     assert cli.main(["run", "out/config.json", "--workdir", "again"]) == 2
     assert "its own data, network, loss" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+
+
+def test_a_dry_run_plans_what_the_run_computes(tiny, tmp_path, monkeypatch):
+    planned = []
+    computed = []
+
+    def dry_run(config, folder, **options):
+        planned.append((config, pathlib.Path(folder), options["preset"]))
+        return ""
+
+    def run(config, folder, **options):
+        computed.append((config, pathlib.Path(folder), options["preset"]))
+
+    monkeypatch.setattr(pipeline, "dry_run", dry_run)
+    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(study, "run", run)
+    for preset in (tiny, "failures_cifar10_cpu"):
+        words = ["run", preset, "--workdir", str(tmp_path / "out")]
+        assert cli.main([*words, "--dry-run"]) == 0
+        assert cli.main(words) == 0
+    assert planned == computed
+    assert len(planned) == 4
 
 
 def test_unfinished_and_mixed_runs_are_not_published(tiny, tmp_path, capsys):

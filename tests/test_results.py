@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import errno
 import json
 import pathlib
 import re
@@ -17,6 +18,7 @@ from unlearn_jax.pipeline import pages, presets, publish, published
 from unlearn_jax.pipeline.code_digest import code_digest, source_digest
 from unlearn_jax.pipeline.measure import records
 from unlearn_jax.pipeline.published import GROUPS, ResultTable, Value
+from unlearn_jax.pipeline.store.clock import Cost
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = published.read_results()
@@ -27,6 +29,23 @@ def test_pages_are_generated_from_the_results():
     stale = pages.write_pages(check=True)
     assert stale == [], f"run `unlearn-jax table`: {', '.join(stale)} differ"
     assert cli.main(["table", "--check"]) == 0
+
+
+def test_a_page_is_replaced_in_one_step(tmp_path, monkeypatch):
+    page = tmp_path / "RESULTS.md"
+    page.write_text("old")
+    write = pathlib.Path.write_text
+
+    def write_half(path, text, **options):
+        write(path, text[: len(text) // 2], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pages, "make_pages", lambda root: {page: "new content"})
+    monkeypatch.setattr(pathlib.Path, "write_text", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        pages.write_pages(tmp_path)
+    assert page.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_every_preset_has_a_result():
@@ -252,7 +271,7 @@ def test_publishing_nothing_is_refused(tmp_path, capsys):
     assert cli.main(["publish", str(tmp_path)]) == 2
     assert "has no results.json: finish the run first" in capsys.readouterr().err
     (tmp_path / "results.json").write_text('{"rows": [')
-    assert cli.main(["publish", str(tmp_path)]) == 2
+    assert cli.main(["publish", str(tmp_path)]) == 1
     assert "is damaged: run the same command again" in capsys.readouterr().err
     assert cli.main(["publish"]) == 2
     assert "working directory of the run" in capsys.readouterr().err
@@ -299,7 +318,7 @@ def test_an_experiment_is_published_as_shown(tmp_path):
     assert table.rows[1][1:] == (None, "none")
     assert result.code == code_digest("rbm_bars")
     assert result.settings == "0123456789ab"
-    assert result.time == "1.5 minutes"
+    assert result.time == "90 s"
 
 
 def test_words_of_an_earlier_file_are_kept_and_its_numbers_are_not(tmp_path):
@@ -404,7 +423,9 @@ def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
             with pytest.raises(InputError, match="trades of the study in"):
                 publish.publish(tmp_path, tmp_path / "trades_digits.json")
         date = f"2026-11-28T1{hour}:00:00+00:00"
-        write_run(tmp_path / name, "trades_digits", date=date)
+        shared = Cost(name="originals", seconds=600.0, cached=hour > 0)
+        stages = (shared, Cost(name="audit", seconds=60.0))
+        write_run(tmp_path / name, "trades_digits", date=date, stages=stages)
     _, result = publish.publish(tmp_path, tmp_path / "trades_digits.json")
     titles = [table.title for table in result.tables if "FT AUC" in table.columns]
     assert titles == ["plain", "adversarial", "trades"]
@@ -417,7 +438,7 @@ def test_a_study_is_published_in_the_order_of_its_runs(tmp_path):
     ]
     chosen = ["AMUN, plain", "AMUN, adversarial", "AMUN, trades"]
     assert list(result.chosen) == chosen
-    assert result.time == "1.5 minutes"
+    assert result.time == "13.0 min", "shared models count once"
 
 
 @pytest.mark.slow

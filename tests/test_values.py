@@ -1,6 +1,8 @@
 """Values: equality, pytrees, checks, JSON, and replacement in nested values."""
 
 import dataclasses
+import pathlib
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -36,6 +38,17 @@ class Tilt(Step):
     beta: Real | None = None
     retain: bool = True
     extra: tuple[Momentum, ...] = ()
+
+
+@value
+class Holder:
+    title: str | None = None
+    part: Momentum = Momentum()
+    parts: Mapping[str, Momentum] = dataclasses.field(default_factory=dict)
+    pair: tuple[int, float] = (1, 2.0)
+    shapes: tuple[tuple[int, ...], ...] = ()
+    flag: bool | None = None
+    anything: tuple[object, ...] = ()
 
 
 def test_equal_settings_are_equal_and_hash_alike():
@@ -115,11 +128,51 @@ def test_json_and_back():
         ({"rate": None}, "rate must be a number, got None"),
         ({"rate": [0.1]}, "rate must be a number"),
         ({"extra": Momentum()}, "extra must be a tuple"),
+        ({"extra": (3,)}, r"extra\[0\] must be of type Momentum, got 3"),
     ],
 )
 def test_bad_fields_are_one_line(fields, message):
     with pytest.raises(InputError, match=message):
         Tilt(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"title": 3}, "title must be a string, got 3"),
+        ({"part": None}, "part must be of type Momentum, got None"),
+        (
+            {"part": np.eye(30)},
+            r"part must be of type Momentum, got array[^\n]*\.\.\.$",
+        ),
+        ({"parts": [Momentum()]}, r"parts must be a mapping, got \[Momentum"),
+        ({"parts": {"a": 1}}, "parts.a must be of type Momentum, got 1"),
+        ({"pair": (1, 2.0, 3)}, r"pair must have 2 items, got \(1, 2.0, 3\)"),
+        ({"pair": (1.5, 2)}, r"pair\[0\] must be an integer, got 1.5"),
+        ({"shapes": [[8], ["8"]]}, r"shapes\[1\]\[0\] must be an integer, got '8'"),
+        ({"flag": 1}, "flag must be True or False, got 1"),
+    ],
+)
+def test_bad_parts_are_one_line(fields, message):
+    with pytest.raises(InputError, match=message):
+        Holder(**fields)
+
+
+def test_lists_paths_and_numbers_are_converted_inside_tuples_too():
+    given = Holder(title=pathlib.Path("a/b"), pair=[np.int64(1), 2], shapes=[[8], [4]])
+    assert given == Holder(title="a/b", pair=(1, 2.0), shapes=((8,), (4,)))
+    assert values.from_json(values.to_json(given)) == given
+
+
+def test_a_field_that_json_takes_for_the_class_is_refused():
+    with pytest.raises(InputError, match="Kind has a field 'type'"):
+
+        @value
+        class Kind:
+            type: str = "a"
+
+    with pytest.raises(InputError, match="Typed has a field 'type'"):
+        values.to_json(Typed())
 
 
 @pytest.mark.parametrize(
@@ -143,9 +196,9 @@ def test_paths_are_fields_and_positions(path):
 
 
 def test_a_tuple_that_holds_a_plain_dataclass_is_static():
-    mixed = Tilt(extra=(Momentum(), Plain()))
-    assert jax.tree.leaves(mixed) == [0.1, 0.9]
-    assert jax.jit(lambda tilt: tilt.rate)(mixed) == pytest.approx(0.1)
+    mixed = Holder(anything=(Momentum(), Plain()))
+    assert jax.tree.leaves(mixed) == [0.9]
+    assert jax.jit(lambda held: held.part.decay)(mixed) == pytest.approx(0.9)
 
 
 def test_scalars_of_arrays_are_stored_as_numbers():
@@ -162,3 +215,8 @@ def test_a_plain_frozen_dataclass_can_be_replaced_and_stored_too():
 @dataclasses.dataclass(frozen=True)
 class Plain:
     rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    type: str = "a"

@@ -19,7 +19,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from unlearn_jax.runtime import (
     SWITCHES,
@@ -140,7 +140,7 @@ def _print_dry_run(
 
     for name, config in variants.items():
         text = pipeline.dry_run(
-            with_bank(config, workdir),
+            with_bank(config, workdir) if name else config,
             workdir / name,
             preset=preset.name,
             original=options.original or None,
@@ -175,7 +175,7 @@ def _run_one(
         return 0
     _print_result(result)
     print(f"\nreport: {workdir / 'report.html'}")
-    return _status(result.checks, options)
+    return _status(result.checks, is_strict=options.strict)
 
 
 def _run_study(
@@ -205,7 +205,7 @@ def _run_study(
         _print_file(tables)
         print(f"report: {workdir / 'study.html'}")
     checks = [check for result in results.values() for check in result.checks]
-    return _status(checks, options)
+    return _status(checks, is_strict=options.strict)
 
 
 def _print_file(path: pathlib.Path) -> None:
@@ -213,10 +213,10 @@ def _print_file(path: pathlib.Path) -> None:
         print(path.read_text(encoding="utf-8"))
 
 
-def _status(checks: Sequence["Check"], options: RunOptions) -> int:
-    """Return the exit status of a finished run: 3 for a failed check if strict."""
+def _status(checks: Sequence["Check"], *, is_strict: bool) -> int:
+    """Return the exit status of a run or an audit: 3 for a failed check if strict."""
     has_failed = any(not check.passed for check in checks)
-    return 3 if options.strict and has_failed else 0
+    return 3 if is_strict and has_failed else 0
 
 
 def _variants(preset: "Preset", fields: list[str], prog: str) -> dict[str, "RunConfig"]:
@@ -293,7 +293,7 @@ def _run_experiment(
         return 0
     print(render_terminal(page_of(result), _width()))
     print(f"\nreport: {workdir / 'report.html'}")
-    return _status(result.checks, options)
+    return _status(result.checks, is_strict=options.strict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +326,7 @@ def compile_preset(arguments: list[str]) -> int:
     from unlearn_jax import targets
     from unlearn_jax.pipeline import compiling, pods, presets
     from unlearn_jax.pipeline.config.command_line import parse, parse_known
+    from unlearn_jax.pipeline.store.folders import write_text
     from unlearn_jax.types import InputError
 
     prog = "unlearn-jax compile PRESET --target TARGET"
@@ -379,7 +380,7 @@ def compile_preset(arguments: list[str]) -> int:
     if options.json is not None:
         plain = dataclasses.asdict(numbers)
         text = json.dumps(plain, indent=1, allow_nan=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_text(options.json, text + "\n")
     return int(any(row.compiled.error for row in report.rows))
 
 
@@ -446,9 +447,11 @@ def audit(arguments: list[str]) -> int:
     Args:
       arguments: options of the command.
     """
+    import tyro
+
     from unlearn_jax import pipeline
     from unlearn_jax.pipeline.config.command_line import parse
-    from unlearn_jax.types import ReportError
+    from unlearn_jax.types import InputError, ReportError
 
     defaults = pipeline.AuditConfig()
 
@@ -462,15 +465,23 @@ def audit(arguments: list[str]) -> int:
           to: folder for report, tables and results; without it, the table is printed
             only.
           title: heading of the report.
-          audit: options of the audit.
+          strict: exit with status 3 if a check fails.
+          audit: options of the audit; norms, theory and targets need models.
         """
 
         logits: pathlib.Path
         to: pathlib.Path | None = None
         title: str = "Audit of logits"
-        audit: pipeline.AuditConfig = defaults
+        strict: bool = False
+        audit: Annotated[pipeline.AuditConfig, tyro.conf.FlagConversionOff] = defaults
 
-    options = parse(Options, arguments, "unlearn-jax audit")
+    options = parse(Options, arguments, "unlearn-jax audit", has_flags=True)
+    for name in ("norms", "theory", "targets"):
+        if getattr(options.audit, name):
+            raise InputError(
+                f"audit.{name} needs models, and an audit of logits has none: leave it"
+                " out"
+            )
     arrays = pipeline.AuditArrays.load(options.logits)
     try:
         result = pipeline.audit_arrays(
@@ -486,7 +497,7 @@ def audit(arguments: list[str]) -> int:
     _print_result(result)
     if options.to is not None:
         print(f"\nreport: {options.to / 'report.html'}")
-    return 0
+    return _status(result.checks, is_strict=options.strict)
 
 
 def export(

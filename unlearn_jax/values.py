@@ -18,10 +18,12 @@ Traceback (most recent call last):
 TypeError: Ridge.__init__() got an unexpected keyword argument 'num_step'
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import operator
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -61,16 +63,19 @@ def value(cls: type[T]) -> type[T]:
 
     The leaves are the fields made by :func:`leaf`, and the fields annotated as
     ``float`` or :data:`Real`, optional or not, except those made by :func:`static`.
-    Construction checks the types of ``bool``, ``int``, ``float`` and ``Literal``
-    fields, converts integers to floats where a float is expected, and then runs the
-    class's own ``__post_init__``. JAX's transformations rebuild values without these
-    checks.
+    Construction checks the fields that hold plain types, other dataclasses, or tuples
+    and mappings of them. It converts integers to floats where a float is expected, and
+    paths to strings, and then runs the class's own ``__post_init__``. JAX's
+    transformations rebuild values without these checks.
 
     Args:
       cls: the class; its base classes must be values too.
 
     Returns:
       The same class.
+
+    Raises:
+      InputError: a field is called ``type``.
     """
     check = getattr(cls, "__post_init__", None)
 
@@ -81,6 +86,7 @@ def value(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    _check_names(cls)
     jax.tree_util.register_pytree_with_keys(
         cls, _flatten_with_keys, functools.partial(_unflatten, cls), _flatten
     )
@@ -160,9 +166,11 @@ def to_json(settings: Any) -> Any:
       is stored as a nested list with its dtype.
 
     Raises:
-      InputError: a field that JSON cannot hold, such as a function.
+      InputError: a field that JSON cannot hold, such as a function, or one that is
+        called ``type``.
     """
     if is_value(settings):
+        _check_names(type(settings))
         stored = {"type": _type_name(type(settings))}
         for field in dataclasses.fields(settings):
             stored[field.name] = to_json(getattr(settings, field.name))
@@ -177,12 +185,9 @@ def to_json(settings: Any) -> Any:
         if np.ndim(settings) == 0:
             return settings.item()
         return {"array": np.asarray(settings).tolist(), "dtype": str(settings.dtype)}
-    text = repr(settings)
-    if len(text) > 80:
-        text = f"{text[:77]}..."
     raise InputError(
-        f"{text} cannot be stored as JSON: give it by name, or as a value of a class of"
-        " its own"
+        f"{_shown(settings)} cannot be stored as JSON: give it by name, or as a value"
+        " of a class of its own"
     )
 
 
@@ -209,6 +214,15 @@ def from_json(stored: Any) -> Any:
     if unknown := sorted(set(contents) - known):
         raise InputError(f"{cls.__name__} has no field {unknown[0]!r}")
     return cls(**contents)
+
+
+def _check_names(cls: type) -> None:
+    """Raise on a field that JSON would take for the name of the class."""
+    if "type" in {field.name for field in dataclasses.fields(cls)}:
+        raise InputError(
+            f"{cls.__name__} has a field 'type', which names the class in JSON: rename"
+            " the field"
+        )
 
 
 def _type_name(cls: type) -> str:
@@ -267,37 +281,76 @@ def _coerce_fields(settings: Any) -> None:
 
 
 def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
+    """Return what a field holds, converted; raise on what none of the options allows.
+
+    Options other than plain types, dataclasses, tuples and mappings allow anything.
+    """
     if given is None and type(None) in options:
         return given
-    if any(typing.get_origin(option) is tuple for option in options):
-        return _coerce_tuple(name, given)
+    options = tuple(option for option in options if option is not type(None))
+    for option in options:
+        if typing.get_origin(option) is tuple:
+            return _coerce_tuple(name, given, typing.get_args(option))
     if float in options and not _literals(options):
         if given is None or isinstance(given, bool | str | list | tuple | type):
-            raise InputError(f"{name} must be a number, got {given!r}")
+            raise InputError(f"{name} must be a number, got {_shown(given)}")
         return float(given) if isinstance(given, int | np.number) else given
-    if options == (bool,) and not isinstance(given, bool | np.bool_):
-        raise InputError(f"{name} must be True or False, got {given!r}")
-    if set(options) <= {int, type(None)}:
-        if isinstance(given, bool):
-            raise InputError(f"{name} must be an integer, got {given!r}")
-        try:
-            return operator.index(typing.cast("Any", given))
-        except TypeError:
-            raise InputError(f"{name} must be an integer, got {given!r}") from None
+    if len(options) != 1:
+        return given
+    option = options[0]
+    if option is bool and not isinstance(given, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, got {_shown(given)}")
+    if option is int:
+        with contextlib.suppress(TypeError):
+            if not isinstance(given, bool):
+                return operator.index(typing.cast("Any", given))
+        raise InputError(f"{name} must be an integer, got {_shown(given)}")
     choices = _literals(options)
-    if choices and len(options) == 1 and given not in choices:
+    if choices and given not in choices:
         *first, last = map(str, choices)
         listed = f"{', '.join(first)} or {last}" if first else last
         raise InputError(f"unknown {name} {given!r}: choose {listed}")
+    if option is str and isinstance(given, os.PathLike):
+        given = os.fspath(given)
+    kind = typing.get_origin(option) or option
+    is_checked = kind in (str, Mapping) or dataclasses.is_dataclass(kind)
+    if is_checked and not isinstance(given, kind):
+        words = {str: "a string", Mapping: "a mapping"}
+        expected = words.get(kind, f"of type {kind.__name__}")
+        raise InputError(f"{name} must be {expected}, got {_shown(given)}")
+    if kind is Mapping:
+        item_options = _options(typing.get_args(option)[1])
+        for key, held in typing.cast("Any", given).items():
+            _coerce(f"{name}.{key}", held, item_options)
     return given
 
 
-def _coerce_tuple(name: str, given: Any) -> Any:
-    if isinstance(given, list):
-        return tuple(given)
-    if not isinstance(given, tuple):
-        raise InputError(f"{name} must be a tuple, got {given!r}: put it into (..., )")
-    return given
+def _coerce_tuple(name: str, given: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a tuple with its items converted, from a tuple or a list.
+
+    Args:
+      name: name of the field.
+      given: what the field is given.
+      hints: types of the items; two of them, the second ``...``, for any number.
+    """
+    if not isinstance(given, tuple | list):
+        raise InputError(
+            f"{name} must be a tuple, got {_shown(given)}: put it into (..., )"
+        )
+    if hints[-1:] == (...,):
+        hints = hints[:1] * len(given)
+    if len(given) != len(hints):
+        raise InputError(f"{name} must have {len(hints)} items, got {_shown(given)}")
+    items = []
+    for position, (held, hint) in enumerate(zip(given, hints, strict=True)):
+        items.append(_coerce(f"{name}[{position}]", held, _options(hint)))
+    return tuple(items)
+
+
+def _shown(given: Any) -> str:
+    """Return the representation of an object as a line of at most 80 characters."""
+    text = " ".join(repr(given).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _literals(options: tuple[Any, ...]) -> list[Any]:

@@ -70,6 +70,13 @@ def test_rows_follow_the_runs(folder):
     np.testing.assert_array_equal(run["retrained_again"].logits, oracles[4:])
 
 
+def test_a_finished_run_writes_the_events_of_its_table(folder, splits, tmp_path):
+    pytest.importorskip("tensorboardX")
+    pipeline.run(TINY, folder, splits=splits, events=tmp_path)
+    (file,) = tmp_path.glob("events.out.*")
+    assert b"ft_auc/finetune" in file.read_bytes()
+
+
 def test_opening_writes_nothing(folder):
     before = sorted(folder.rglob("*"))
     times = [path.stat().st_mtime_ns for path in before]
@@ -109,8 +116,33 @@ def test_folders_that_are_no_finished_run(folder, tmp_path):
     (started / "results.json").write_text('{"rows": [')
     with pytest.raises(DamagedFileError, match="run the same command again to write"):
         uj.open(started)
+    (started / "results.json").write_text("[]")
+    with pytest.raises(DamagedFileError, match="run the same command again to write"):
+        uj.open(started)
     with pytest.raises(InputError, match="no row 'amum': choose from original"):
         uj.open(folder)["amum"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "status", "message"),
+    [
+        ("config.json", '{"ty', 1, "config.json is damaged: run the same command"),
+        ("config.json", "[]", 1, "config.json is damaged: run the same command"),
+        ("results.json", "null", 1, "results.json is damaged: run the same command"),
+        ("results.json", '{"rows": [], "schema": 0}', 2, "schema 0"),
+    ],
+)
+def test_damaged_files_of_a_run_are_one_line(
+    name, text, status, message, folder, tmp_path, capsys
+):
+    for file in ("config.json", "results.json"):
+        shutil.copy(folder / file, tmp_path)
+    (tmp_path / name).write_text(text)
+    for words in (["publish", str(tmp_path)], ["export", str(tmp_path), "amun"]):
+        assert cli.main([*words, "--to", str(tmp_path / "to.json")]) == status
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_damage_is_found_when_it_is_read(folder, tmp_path):

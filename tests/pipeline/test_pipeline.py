@@ -753,12 +753,12 @@ CASES = {
         {"model": {"widths": [0]}},
         "cannot be built|zero|width",
     ),
-    "negative widths": ({"model": {"widths": [-3]}}, "cannot be built"),
+    "negative widths": ({"model": {"widths": [-3]}}, "must be a positive integer"),
     "negative signal": ({"audit": {"signal": "negative_entropy"}}, "positive signal"),
     "bank that is a file": ({"bank": "/dev/null"}, "cannot be written"),
     "row that sets the attack": (
         {"rows": {"a": {"method": AMUN(), "attack": {}}}},
-        "name of one of the run's attacks",
+        "attack must be a string",
     ),
     "baseline that is no row": (
         {"rows": {"a": {"method": AMUN(), "baseline": "b"}}},
@@ -807,7 +807,7 @@ CASES = {
                 }
             },
         },
-        "0 < low <= high",
+        "low must be positive",
     ),
     "search over a range of whole numbers": (
         {
@@ -827,7 +827,7 @@ CASES = {
     ),
     "search that is none": (
         {"rows": {"a": {"method": AMUN(), "search": "no"}}},
-        "must map hyperparameters",
+        "search must be a mapping",
     ),
     "nothing to tune on": (
         {"tuning": {"trials": 2, "seeds": ()}},
@@ -846,6 +846,21 @@ CASES = {
         "failures must be a number",
     ),
     "attack with a path for a name": ({"attacks": {"../w": {}}}, "cannot be called"),
+    "attack called as a parent": ({"attacks": {"..": {}}}, "cannot be called"),
+    "row called as the key of a class": (
+        {"rows": {"type": {"method": AMUN()}}},
+        "cannot be called 'type'",
+    ),
+    "file of samples that is not read": (
+        {"forget": {"path": "a.npy"}},
+        "forget.path is a file of samples, but forget.kind is random",
+    ),
+    "path of bundled data": ({"data": {"path": "/tmp"}}, "data.source is digits"),
+    "split of bundled data": (
+        {"data": {"train_split": "train[:9]"}},
+        "data.train_split is for data.source=tfds, but data.source is digits",
+    ),
+    "data by its name": ({"data": "digits"}, "data must be of type DataConfig"),
     "attack of a method without one": (
         {"rows": {"a": {"method": FineTune(), "attack": "w"}}, "attacks": {"w": {}}},
         "is given no adversarial examples",
@@ -907,7 +922,7 @@ def test_bad_rows():
         Row(method=AMUN(), follow=("speed",))
     with pytest.raises(InputError, match="cannot be called 'retrained'"):
         dataclasses.replace(TINY, rows={"retrained": Row(method=AMUN())})
-    with pytest.raises(InputError, match=r"must be a Row\(method=...\)"):
+    with pytest.raises(InputError, match=r"rows\.mine must be of type Row, got AMUN"):
         dataclasses.replace(TINY, rows={"mine": AMUN()})
 
 

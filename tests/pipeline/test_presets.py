@@ -192,7 +192,7 @@ def test_complete_shows_the_search_where_there_is_one():
     }
     searched = complete(RunConfig(rows=rows, tuning=TuningConfig(trials=2)))
     assert searched.rows["a"].search == methods.SPACES["amun"]
-    assert searched.rows["b"].search == {"learning_rate": [0.1]}
+    assert searched.rows["b"].search == {"learning_rate": (0.1,)}
     assert complete(RunConfig(rows=rows)).rows["a"].search is None
 
 
@@ -212,23 +212,26 @@ def test_nothing_that_a_row_sets_is_searched():
     assert [row.name for row in rows.values()] == ["amun", "amun", "salun"]
 
 
-def test_a_configuration_is_stored_and_read_back():
-    config = presets.load("digits").config
-    stored = to_json(config)
-    assert to_json(values.from_json(stored)) == stored
-
-
 @pytest.mark.parametrize("name", sorted(presets.names()))
 def test_presets_have_a_summary_and_tune_on_nothing_reported(name):
     preset = presets.load(name)
     assert preset.about
     for config in preset.variants.values():
         checks.check_settings(config)
+        assert values.from_json(to_json(config)) == config
         resolved, attacks = resolve_rows(config)
         assert {row.attack for row in resolved.values()} <= {None, *attacks}
         if config.tuning.trials:
             assert not set(config.tuning.originals) & set(config.replicas.originals)
             assert not set(config.tuning.seeds) & set(config.forget.seeds)
+
+
+def test_a_stored_row_with_another_method_searches_what_that_method_does():
+    config = presets.load("digits").config
+    words = ["--rows.amun.method=l1_sparse"]
+    for preset in (config, values.from_json(to_json(config))):
+        changed, _ = choose_values(preset, words)
+        assert changed.rows["amun"].search == methods.SPACES["l1_sparse"]
 
 
 @pytest.mark.parametrize("name", sorted(presets.names()))
@@ -289,10 +292,29 @@ def test_a_file_that_fails_is_one_line(tmp_path):
         presets.load(str(path))
 
 
-def test_an_error_without_a_message_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raise ValueError", r"broken.py cannot be read: ValueError$"),
+        ("1 / 0", "broken.py cannot be read: ZeroDivisionError: division by zero"),
+        ("STUDY = [1]", "defines no PRESET that is"),
+        ("STUDY = {'..': RunConfig()}", "a variant cannot be called '..'"),
+        ("STUDY = {1: RunConfig()}", "a variant cannot be called 1: use letters"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(text, message, tmp_path):
     path = tmp_path / "broken.py"
-    path.write_text("raise ValueError")
-    with pytest.raises(InputError, match=r"broken.py cannot be read: ValueError$"):
+    path.write_text(f"from unlearn_jax.pipeline import RunConfig\n{text}")
+    with pytest.raises(InputError, match=message) as error:
+        presets.load(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"type": "pipeline.RunConfig"'])
+def test_a_damaged_configuration_is_one_line(text, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"cannot be read as a run's config\.json"):
         presets.load(str(path))
 
 

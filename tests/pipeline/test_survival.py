@@ -383,6 +383,19 @@ def test_a_process_of_a_lost_run_keeps_the_next_one_out(count, tmp_path):
         pass
 
 
+def test_a_lock_of_no_process_is_left_alone(tmp_path):
+    (tmp_path / ".process-x.lock").touch()
+    with locks.lock_process(tmp_path, hosts.Host(0, 1)):
+        pass
+
+
+@pytest.mark.parametrize("text", ['{"format": null}', '{"format": [1]}', "[]"])
+def test_a_directory_with_a_damaged_mark_is_refused_in_one_line(text, tmp_path):
+    (tmp_path / store.Workdir.MARK).write_text(text)
+    with pytest.raises(InputError, match="holds files that are not of an unlearn_jax"):
+        store.Workdir(tmp_path).check()
+
+
 def test_every_process_holds_its_own(tmp_path, monkeypatch):
     held = []
     lock = locks.lock

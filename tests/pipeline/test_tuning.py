@@ -34,6 +34,7 @@ from unlearn_jax.pipeline.report.tables import terminal_text
 from unlearn_jax.pipeline.stages import models as stages
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.pipeline.store.artifact import Runner
+from unlearn_jax.pipeline.study import with_bank
 from unlearn_jax.types import InputError
 from unlearn_jax.values import Real, value
 
@@ -335,6 +336,7 @@ def test_a_dry_run_of_a_finished_search_has_nothing_to_do(finished, splits):
         return [int(count) for count in counts]
 
     assert set(to_do(TINY)) == {0}
+    assert set(to_do(with_bank(TINY, workdir))) == {0}, "the same folder of models"
     other = dataclasses.replace(
         TINY, tuning=dataclasses.replace(TINY.tuning, seeds=(70, 71))
     )

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.types import InputError
 
 Space = Mapping[str, Any]
 """Search by name of field: ``{"low": .., "high": .., "published": ..}``, a range on a
-logarithmic scale, or a list of choices, the published one first."""
+logarithmic scale, or a tuple of choices, the published one first."""
 
 
 def _range(low: float, high: float, *, published: float) -> dict[str, float]:
@@ -18,7 +19,7 @@ def _range(low: float, high: float, *, published: float) -> dict[str, float]:
 
 
 _RATE = _range(1e-3, 0.3, published=0.01)
-_DECAY = [0, 5]
+_DECAY = (0, 5)
 
 SPACES: dict[str, dict[str, Any]] = {
     "finetune": {"learning_rate": _RATE, "decay_every": _DECAY},
@@ -62,7 +63,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "influence_target": {"learning_rate": _RATE},
     "ssd": {
         "alpha": _range(0.1, 30.0, published=10.0),
-        "importance": ["batch", "sample"],
+        "importance": ("batch", "sample"),
     },
     "influence": {"alpha": _range(0.1, 100.0, published=1.0)},
     "ntk_influence": {"alpha": _range(0.1, 1.0, published=1.0)},
@@ -72,11 +73,11 @@ SPACES: dict[str, dict[str, Any]] = {
         "init_rate": _range(0.03, 0.9, published=0.3),
     },
     "convolution_transpose": {"learning_rate": _range(1e-3, 0.3, published=1e-3)},
-    "amun": {"learning_rate": _RATE, "decay_every": [1, *_DECAY]},
+    "amun": {"learning_rate": _RATE, "decay_every": (1, *_DECAY)},
     "amun_salun": {
         "learning_rate": _RATE,
         "fraction": _range(0.1, 0.9, published=0.5),
-        "decay_every": [1, *_DECAY],
+        "decay_every": (1, *_DECAY),
     },
 }
 """Default search space of each method: the range that its authors or later re-runs
@@ -117,8 +118,7 @@ def draw_levels(space: Space, count: int) -> dict[str, list[Any]]:
     >>> draw_levels({"beta": {"low": 1.0, "high": 100.0, "published": 12.0}}, 3)
     {'beta': [12.0, 1.0, 100.0]}
     """
-    if count < 1:
-        raise InputError(f"a search tries one value or more, got {count}")
+    check_counts(count=count)
     drawn = {}
     for name, candidates in space.items():
         _check(name, candidates)
@@ -159,16 +159,12 @@ def _check(name: str, candidates: Any) -> None:
     """Raise on candidates that are neither a range nor a list of choices."""
     if isinstance(candidates, Mapping):
         is_range = set(candidates) - {"published"} == {"low", "high"}
-        if not is_range or not 0 < candidates["low"] <= candidates["high"] < math.inf:
+        if is_range:
+            check_positive(**{f"{name}'s {end}": n for end, n in candidates.items()})
+        if not is_range or candidates["low"] > candidates["high"]:
             raise InputError(
                 f"the search of {name!r} needs low and high with 0 < low <= high, got"
                 f" {dict(candidates)}"
-            )
-        published = candidates.get("published", 1.0)
-        if isinstance(published, bool) or not isinstance(published, int | float):
-            raise InputError(
-                f"the search of {name!r} starts at {published!r}: give its range a"
-                ' number as "published"'
             )
     elif (
         not isinstance(candidates, Sequence)

@@ -299,6 +299,27 @@ class OpenedRun(Mapping[str, OpenedRow]):
         return f"OpenedRun({str(self.path)!r}, rows={list(self)})"
 
 
+def read_record(file: pathlib.Path) -> dict[str, Any]:
+    """Return the content of a file that a run has written.
+
+    Args:
+      file: ``results.json`` or ``config.json``.
+
+    Raises:
+      DamagedFileError: the file is not a JSON object.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise DamagedFileError(
+            f"{file} is damaged: run the same command again to write it from what is"
+            " stored"
+        )
+    return record
+
+
 def check_finished(workdir: pathlib.Path, record: Mapping[str, object]) -> None:
     """Raise if a later run in a folder has not replaced its results yet.
 
@@ -308,11 +329,12 @@ def check_finished(workdir: pathlib.Path, record: Mapping[str, object]) -> None:
 
     Raises:
       InputError: ``config.json`` is of a run that did not finish.
+      DamagedFileError: ``config.json`` is not a JSON object.
     """
     path = workdir / "config.json"
-    if "rows" not in record or not path.is_file():
+    if not {"rows", "config"} <= set(record) or not path.is_file():
         return
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_record(path)
     config.pop(presets.OWN_PARTS, None)
     if config != record["config"]:
         raise InputError(
@@ -337,7 +359,7 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
     Raises:
       InputError: not the directory of a run, a run that is not finished, or results of
         another version or an earlier run.
-      DamagedFileError: ``results.json`` is not valid JSON.
+      DamagedFileError: ``results.json`` or ``config.json`` is not a JSON object.
     """
     folder = pathlib.Path(os.path.expanduser(path)).resolve()
     file = folder / "results.json"
@@ -348,14 +370,8 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
                 " it"
             )
         raise InputError(f"{folder} is not the working directory of a run")
-    try:
-        stored = json.loads(file.read_text())
-    except ValueError:
-        raise DamagedFileError(
-            f"{file} is damaged: run the same command again to write it from what is"
-            " stored"
-        ) from None
-    if not isinstance(stored, dict) or "rows" not in stored:
+    stored = read_record(file)
+    if "tables" in stored and "rows" not in stored:
         raise InputError(
             f"{folder} holds a study or an experiment: open one of its runs"
         )

@@ -61,7 +61,8 @@ def run(
       original: trained models to unlearn from, as variables or paths of files; the run
         then trains only the retrained models and the references.
       events: folder for TensorBoard events: losses by epoch, seconds by stage, and the
-        table; needs the extra ``tensorboard``.
+        table, or the table alone if the run is finished; needs the extra
+        ``tensorboard``.
 
     Returns:
       The results, as in ``results.json``; None in every process but the first.
@@ -98,6 +99,8 @@ def run(
     if plan.runner.is_joint:
         is_finished = hosts.agreed(is_finished)
     if is_finished:
+        if finished is not None and events is not None:
+            _save_events(finished, Events(events))
         return finished
     check_plan(plan)
     tuning.check_tuning(plan)
@@ -196,7 +199,8 @@ def results_key(plan: Plan, preset: str) -> str:
     attacks = [chosen.attack for chosen in plan.attacks.values()]
     devices = jax.devices()
     return digest(
-        plan.settings,
+        # equal models from another folder give equal results
+        plan.settings | {"bank": None},
         [plan.splits.name, plan.splits.digest, list(plan.splits.class_names)],
         plan.model_id,
         None if plan.original is None else tree_digest(plan.original),
@@ -362,6 +366,17 @@ def _tune(
     return tuning.with_choices(plan, outcome.choices), outcome
 
 
+def _save_events(result: records.RunResult, events: Events) -> None:
+    """Write the means of a table, and close the file of events."""
+    means = {
+        f"{metric}/{row.key}": estimate.mean
+        for row in result.rows
+        for metric, estimate in row.metrics.items()
+    }
+    events.numbers(means)
+    events.close()
+
+
 def publish(
     result: records.RunResult,
     arrays: dict[str, np.ndarray],
@@ -394,13 +409,7 @@ def publish(
 
     def save_events() -> None:
         if events is not None:
-            means = {
-                f"{metric}/{row.key}": estimate.mean
-                for row in result.rows
-                for metric, estimate in row.metrics.items()
-            }
-            events.numbers(means)
-            events.close()
+            _save_events(result, events)
 
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
     store.write_text(folder / "results.json", text)

@@ -15,6 +15,7 @@ from unlearn_jax.pipeline.published import (
     folder,
     read_results,
 )
+from unlearn_jax.pipeline.store.folders import write_text
 from unlearn_jax.types import InputError
 
 
@@ -311,5 +312,5 @@ def write_pages(root: pathlib.Path | None = None, *, check: bool = False) -> lis
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(str(path.relative_to(root)))
             if not check:
-                path.write_text(text, encoding="utf-8")
+                write_text(path, text)
     return stale

@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def load(name: str) -> Preset:
       InputError: no such preset, or a file that does not define one.
     """
     from unlearn_jax.pipeline.config.resolve import complete
-    from unlearn_jax.pipeline.config.schema import RunConfig
+    from unlearn_jax.pipeline.config.schema import RunConfig, check_names
     from unlearn_jax.pipeline.experiment import Experiment
     from unlearn_jax.types import InputError
 
@@ -292,20 +292,17 @@ def load(name: str) -> Preset:
     if isinstance(scope.get("EXPERIMENT"), Experiment):
         return Preset(path.stem, summary, {}, scope["EXPERIMENT"])
     variants = scope.get("STUDY", {"": scope.get("PRESET")})
-    if "STUDY" in scope and not all(
-        re.fullmatch(r"[A-Za-z0-9_.+-]+", name) for name in variants
-    ):
-        raise InputError(
-            "variants of a STUDY are named with letters, digits and _, got"
-            f" {', '.join(map(repr, variants))}"
-        )
-    if not variants or not all(
-        isinstance(config, RunConfig) for config in variants.values()
+    if (
+        not isinstance(variants, Mapping)
+        or not variants
+        or not all(isinstance(config, RunConfig) for config in variants.values())
     ):
         raise InputError(
             f"{path} defines no PRESET that is an unlearn_jax.pipeline.RunConfig, no"
             " STUDY that is a dict of them, and no EXPERIMENT"
         )
+    if "STUDY" in scope:
+        check_names("a variant", variants)
     return Preset(
         path.stem,
         summary,
@@ -326,7 +323,7 @@ def _load_stored(path: pathlib.Path) -> Preset:
         stored = json.loads(path.read_text(encoding="utf-8-sig"))
         parts = stored.pop(OWN_PARTS, ()) if isinstance(stored, dict) else ()
         config = values.from_json(stored)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as a run's config.json: {error}"
         ) from error
@@ -359,15 +356,8 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not valid Python: {error.msg} in line {error.lineno}"
         ) from error
-    except InputError:
+    except (InputError, OSError):
         raise
-    except (
-        ImportError,
-        NameError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        LookupError,
-    ) as error:
+    except Exception as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     return vars(module)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import pathlib
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 
 from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import presets
-from unlearn_jax.pipeline._open import check_finished
+from unlearn_jax.pipeline._open import check_finished, read_record
 from unlearn_jax.pipeline.code_digest import code_digest
 from unlearn_jax.pipeline.measure.records import (
     Difference,
@@ -48,6 +47,7 @@ from unlearn_jax.pipeline.report.verdict import (
     find_difference,
     margins_sentence,
 )
+from unlearn_jax.pipeline.store import clock
 from unlearn_jax.types import InputError
 
 
@@ -71,6 +71,7 @@ def publish(
 
     Raises:
       InputError: ``workdir`` has no finished results, or results of another version.
+      DamagedFileError: ``results.json`` or ``config.json`` is not a JSON object.
     """
     records = _read_records(pathlib.Path(os.path.expanduser(workdir)))
     first = next(iter(records.values()))
@@ -105,14 +106,7 @@ def _read_records(workdir: pathlib.Path) -> dict[str, dict[str, object]]:
         files = sorted(workdir.glob("*/results.json"))
     if not files:
         raise InputError(f"{workdir} has no results.json: finish the run first")
-    records = {}
-    for file in files:
-        try:
-            records[file.parent.name] = json.loads(file.read_text())
-        except ValueError:
-            raise InputError(
-                f"{file} is damaged: run the same command again, then publish"
-            ) from None
+    records = {file.parent.name: read_record(file) for file in files}
     names = sorted({str(record.get("preset", "")) for record in records.values()})
     if len(names) > 1:
         raise InputError(
@@ -179,7 +173,7 @@ def _from_experiment(record: ExperimentResult) -> Result:
         device=record.versions.get("devices", ""),
         versions=_main_versions(record.versions),
         settings=record.config_digest[:12],
-        time=_format_duration(sum(stage.seconds for stage in record.stages)),
+        time=clock.duration(sum(stage.seconds for stage in record.stages)),
         tables=tuple(tables),
         reading=(page.summary,),
     )
@@ -203,17 +197,13 @@ def _main_versions(versions: Mapping[str, str]) -> dict[str, str]:
     return main
 
 
-def _format_duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-
-
 def _from_runs(runs: Mapping[str, RunResult]) -> Result:
     """Return the published form of a run, or of the variants of a study."""
     first = next(iter(runs.values()))
     titles = variant_titles(runs)
     tables: list[ResultTable] = []
     chosen: dict[str, str] = {}
-    seconds = 0.0
+    stages: list[clock.Cost] = []
     settings = hashlib.sha256()
     for name, run in runs.items():
         variant = titles[name] if len(runs) > 1 else ""
@@ -222,7 +212,11 @@ def _from_runs(runs: Mapping[str, RunResult]) -> Result:
             tables.append(dataclasses.replace(table, title=title))
         for label, options in _chosen_options(run).items():
             chosen[", ".join(filter(None, [label, variant]))] = options
-        seconds += sum(stage.seconds for stage in run.stages)
+        for stage in run.stages:
+            # variants that share a stored stage all state the cost of its computation
+            cost = dataclasses.replace(stage, cached=False)
+            if not stage.cached or cost not in stages:
+                stages.append(cost)
         settings.update(run.config_digest.encode())
     design = first.design
     forgets_classes = design.forget_kind == "class"
@@ -236,7 +230,7 @@ def _from_runs(runs: Mapping[str, RunResult]) -> Result:
         device=first.device,
         versions=_main_versions(first.versions),
         settings=settings.hexdigest()[:12],
-        time=_format_duration(seconds),
+        time=clock.duration(sum(stage.seconds for stage in stages)),
         seeds=(
             f"{design.runs} runs ({design.originals} originals x {design.forget_sets}"
             f" {sets} of {design.num_forget} samples), {design.references} references."

@@ -26,8 +26,8 @@ def run_study(
 
     Args:
       variants: configurations by name of the variant.
-      workdir: folder of the study; models are kept in its folder ``banks`` unless a
-        configuration names another one.
+      workdir: folder of the study; models are kept in the folder ``banks`` next to it
+        unless a configuration names another one.
       preset: name of the preset, for the reports.
       parts: user's ``splits``, ``model`` and ``loss_fn`` by name of the variant, as
         arguments of :func:`unlearn_jax.pipeline.run`.

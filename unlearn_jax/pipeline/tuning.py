@@ -219,7 +219,7 @@ class Search:
     """
 
     def __init__(
-        self, plan: Plan, chosen: Mapping[str, Options] = MappingProxyType({})
+        self, plan: Plan, chosen: Mapping[str, records.Plain] = MappingProxyType({})
     ) -> None:
         self.plan = plan
         self.rows = [name for name, row in plan.rows.items() if row.space]
@@ -402,7 +402,7 @@ def known_artifacts(plan: Plan, search: Search | None = None) -> list[Artifact]:
     return artifacts
 
 
-def with_choices(plan: Plan, choices: Mapping[str, Options]) -> Plan:
+def with_choices(plan: Plan, choices: Mapping[str, records.Plain]) -> Plan:
     """Return a plan with the hyperparameters that a search has chosen.
 
     Args:

@@ -5,10 +5,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from unlearn_jax import extensions, values
 from unlearn_jax.audit import Discriminator, Features, Reading
@@ -35,8 +33,8 @@ TAYLOR_SIGNALS = ("taylor_softmax", "taylor")
 Architecture = Literal["mlp", "cnn", "resnet", "vgg", "densenet", "vit"]
 """Names of the networks."""
 
-RESERVED_ROWS = ("original", "retrained", "retrained_again")
-"""Rows that every table has."""
+RESERVED_ROWS = ("original", "retrained", "retrained_again", "type", "array")
+"""Rows that every table has, and names that mean something else in JSON."""
 
 FOLLOWED = (
     "batch_size",
@@ -56,18 +54,28 @@ FOLLOWED = (
 def _check_seeds(**seeds: int | tuple[int, ...]) -> None:
     for name, given in seeds.items():
         for seed in given if isinstance(given, tuple) else (given,):
-            if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
-                raise InputError(f"{name}: a seed must be an integer, got {seed!r}")
             if not 0 <= seed < 2**32:
                 raise InputError(f"{name}: seeds must be between 0 and 4294967295")
 
 
-def _check_names(kind: str, names: Mapping[str, Any]) -> None:
+def check_names(kind: str, names: Iterable[Any], reserved: Sequence[str] = ()) -> None:
+    """Raise on names that cannot be those of folders.
+
+    Args:
+      kind: what has the names, with its article.
+      names: names to check.
+      reserved: names that are not allowed.
+
+    Raises:
+      InputError: a name cannot be used.
+    """
     for name in names:
-        if name in RESERVED_ROWS or not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+        is_name = isinstance(name, str) and name not in reserved
+        if not is_name or not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", name):
+            but = f", and not {', '.join(reserved)}" if reserved else ""
             raise InputError(
-                f"{kind} cannot be called {name!r}: use letters, digits and - _ . +,"
-                f" and not {', '.join(RESERVED_ROWS)}"
+                f"{kind} cannot be called {name!r}: use letters, digits and - _ . +, no"
+                f" dot at the start{but}"
             )
 
 
@@ -126,12 +134,24 @@ class DataConfig:
                 "data.size resizes the images of a folder or of TFDS, and"
                 f" data.source={self.source} has images of one size: leave it out"
             )
+        if self.path is not None and self.source == "digits":
+            raise InputError(
+                "data.path is for data.source=tfds, npz or folder, and data.source is"
+                " digits: choose a source, or leave it out"
+            )
+        for name in ("train_split", "test_split", "image_key", "label_key"):
+            usual = getattr(DataConfig, name)
+            if self.source != "tfds" and getattr(self, name) != usual:
+                raise InputError(
+                    f"data.{name} is for data.source=tfds, but data.source is"
+                    f" {self.source}: leave it at {usual}"
+                )
         if self.balanced and self.num_train is None:
             raise InputError(
                 "data.balanced needs data.num_train and data.num_test: it is an option"
                 " of the random split"
             )
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+        if self.size is not None and min(self.size) < 1:
             raise InputError(
                 f"data.size must be a positive height and width, got {self.size}"
             )
@@ -284,10 +304,15 @@ class ForgetConfig:
     requests: int = 1
 
     def __post_init__(self) -> None:
-        """Raise on unusable seeds or numbers of requests."""
+        """Raise on unusable seeds or requests, or a file that is not read."""
         _check_seeds(forget_seeds=self.seeds)
         if self.requests < 1:
             raise InputError("forget.requests must be positive")
+        if self.path is not None and self.kind != "file":
+            raise InputError(
+                f"forget.path is a file of samples, but forget.kind is {self.kind}: set"
+                " forget.kind=file, or leave it out"
+            )
 
 
 @value
@@ -629,17 +654,14 @@ class Row:
     baseline: str = ""
 
     def __post_init__(self) -> None:
-        """Raise on options that do not fit the method."""
+        """Raise on options that do not fit the method; turn lists into tuples."""
         check_method(self.method)
-        if not isinstance(self.attack, str):
-            raise InputError(
-                f"attack must be the name of one of the run's attacks, got"
-                f" {self.attack!r}"
-            )
-        if self.search is not None and not isinstance(self.search, Mapping):
-            raise InputError(
-                f"search must map hyperparameters to their values, got {self.search!r}"
-            )
+        if self.search is not None:
+            search = {
+                name: tuple(levels) if isinstance(levels, list) else levels
+                for name, levels in self.search.items()
+            }
+            object.__setattr__(self, "search", search)
         if (self.attack or self.adaptive) and not takes_attack(self.method):
             raise InputError(
                 f"method {self.method!r} is given no adversarial examples, so its row"
@@ -702,11 +724,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raise on unusable or unknown names."""
-        _check_names("a row", self.rows)
-        _check_names("an attack", self.attacks)
+        check_names("a row", self.rows, RESERVED_ROWS)
+        check_names("an attack", self.attacks, RESERVED_ROWS)
         for name, row in self.rows.items():
-            if not isinstance(row, Row):
-                raise InputError(f"row {name!r} must be a Row(method=...), got {row!r}")
             attack = self.attack_named(row.attack)
             if row.adaptive and (attack.kind, attack.source, attack.failures) != (
                 "pgd",

@@ -422,7 +422,7 @@ class Workdir:
 
         If the mark is missing or damaged, the format is read from the manifests.
         """
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             about = json.loads((self.path / self.MARK).read_text())
             return int(about.get("format", 2))
         if not (self.path / "config.json").is_file():
@@ -430,7 +430,7 @@ class Workdir:
         manifests = [*self.path.glob(f"*/{MANIFEST}")]
         manifests += self.path.glob(f"*/*/{MANIFEST}")
         for file in manifests:
-            with contextlib.suppress(OSError, ValueError, AttributeError):
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
                 about = json.loads(file.read_text())
                 if "unlearn_jax" in about.get("versions", {}):
                     return int(about.get("format", 2))

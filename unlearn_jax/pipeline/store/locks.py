@@ -82,9 +82,9 @@ def lock_process(folder: pathlib.Path, process: hosts.Host) -> Iterator[None]:
     numbers = [process.index]
     if process.first:
         for file in folder.glob(".process-*.lock"):
-            number = int(file.stem.rpartition("-")[2])
-            if number >= process.count:
-                numbers.append(number)
+            number = file.stem.removeprefix(".process-")
+            if number.isdecimal() and int(number) >= process.count:
+                numbers.append(int(number))
     with contextlib.ExitStack() as held:
         for number in sorted(numbers):
             held.enter_context(lock(folder / f".process-{number}.lock", wait=False))
