@@ -295,7 +295,7 @@ def test_a_linear_probe_on_the_features_still_recognizes_the_class(key, digits):
         ),
         (lambda: masked_renormalization(0.5, 0), "last axis"),
         (lambda: mpru(draw(0, 3, 4), np.eye(3), 0), r"pass \[C, C\] for the 4 classes"),
-        (lambda: mpru(draw(0, 3, 4), np.eye(4), 0, variant="B"), "inductive or direct"),
+        (lambda: mpru(draw(0, 3, 4), np.eye(4), 0, variant="B"), "'inductive' or"),
         (lambda: removed_directions(np.ones((3, 4)), 0), "one row per class"),
         (lambda: class_means(draw(0, 3, 4), [0, 1]), "integer labels"),
         (lambda: class_means(draw(0, 3, 4), [0.0, 1.0, 2.0]), "integer labels"),
@@ -304,6 +304,20 @@ def test_a_linear_probe_on_the_features_still_recognizes_the_class(key, digits):
 def test_unusable_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_concrete_probabilities_may_be_filtered_inside_jit():
+    probabilities = draw(0, 3, 4)
+    means = draw(1, 4, 4)
+    got = jax.jit(lambda means: mpru(probabilities, means, 1))(means)
+    np.testing.assert_allclose(got, mpru(probabilities, means, 1), rtol=1e-6)
+    listed = jax.jit(lambda p: masked_renormalization([p, 1 - p], 0))(0.5)
+    np.testing.assert_array_equal(listed, [0, 1])
+
+
+def test_products_are_not_rounded_on_accelerators():
+    text = str(jax.make_jaxpr(lambda p, m: mpru(p, m, 1))(draw(0, 3, 4), np.eye(4)))
+    assert text.count("dot_general") == text.count("precision=(Precision.HIGHEST") == 8
 
 
 def test_filters_are_registered_by_name():

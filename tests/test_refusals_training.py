@@ -122,6 +122,10 @@ def fit_many_over_three_devices():
     )
 
 
+def add(item, shared):
+    return jax.tree.map(lambda leaf: leaf + shared, item)
+
+
 REFUSED = [
     (
         lambda: train.predict(linear, WEIGHTS, X, batch_size=0),
@@ -467,6 +471,46 @@ REFUSED = [
     ),
     # training and mappers
     (
+        lambda: train.fit(0, model(), POOL, [True, True], None),
+        r"key must be a typed key, got int: pass jax.random.key\(0\)",
+    ),
+    (
+        lambda: train.fit(key(), linear, POOL, [True, True], None),
+        "model must be a Model, got function: adapt a network by models.from_linen",
+    ),
+    (
+        lambda: train.fit(key(), model(), (X, Y), [True, True], None),
+        "data must be a Dataset, got tuple: pass types.Dataset",
+    ),
+    (
+        lambda: train.fit(key(), model(), POOL, [True, True], None),
+        "recipe must be a Recipe, got NoneType: pass train.Recipe",
+    ),
+    (
+        lambda: fit([True, True], loss_fn=3),
+        r"loss_fn must be a function \(variables, batch, key\), got int",
+    ),
+    (
+        lambda: train.sgd(np.nan),
+        "learning_rate must be finite and not negative, got nan",
+    ),
+    (
+        lambda: train.sgd(0.1, momentum=1.5),
+        r"momentum must be in \[0, 1\), got 1.5",
+    ),
+    (
+        lambda: train.sgd(0.1, weight_decay=-1),
+        "weight_decay must be finite and not negative, got -1",
+    ),
+    (
+        lambda: train.step_decay(np.nan, every=1),
+        "learning_rate must be finite and not negative, got nan",
+    ),
+    (
+        lambda: train.Recipe(1, True, train.sgd(0.1)),
+        "batch_size must be a positive integer, got True",
+    ),
+    (
         lambda: fit([True]),
         "a mask must be bool of length 2, one entry per sample; got bool \\(1,\\)",
     ),
@@ -492,11 +536,45 @@ REFUSED = [
     ),
     (
         lambda: train.predict(linear, WEIGHTS, X, batch_size=0),
-        "batch_size must be a positive integer, got 0: give at least 1 sample",
+        "batch_size must be a positive integer, got 0",
     ),
     (
         lambda: replicas.mapper(num_models=2, devices=3, split=2),
         "3 devices do not divide into parts of split=2: choose a divisor",
+    ),
+    (
+        lambda: replicas.mapper("split", num_models=2, split=3),
+        "the form 'split' divides each batch over all devices: leave out split=3",
+    ),
+    (
+        lambda: replicas.mapper(num_models=2.5),
+        "num_models must be a positive integer, got 2.5",
+    ),
+    (
+        lambda: replicas.mapper(num_models=2, devices=1.0),
+        "devices must be a positive integer, got 1.0",
+    ),
+    (
+        lambda: replicas.mapper(num_models=2, split=0),
+        "split must be a positive integer, got 0",
+    ),
+    *[
+        (
+            lambda form=form, items=items: replicas.map_models(
+                replicas.mapper(form, num_models=2, devices=1), add, items, X
+            ),
+            message,
+        )
+        for form in ("loop", "map")
+        for items, message in (
+            ((np.ones(3), np.ones(2)), r"items must have leaves \[M, ...\]"),
+            (np.ones(()), r"items must have leaves \[M, ...\]"),
+            (np.ones((0, 2)), "items has no model: pass at least one"),
+        )
+    ],
+    (
+        lambda: checks.check_sizes(widths=4),
+        "widths must be a sequence of positive integers, got 4",
     ),
     (lambda: checks.check_finite(start=np.inf), "start must be finite, got inf"),
     (
@@ -533,7 +611,7 @@ REFUSED = [
     ),
     (
         lambda: fit(np.ones(2, bool), variables={"params": {}}),
-        "variables must be Variables, got dict: start from model.init",
+        "variables must be a Variables, got dict: start from model.init",
     ),
     (
         lambda: fit_many(np.ones((3, 2), bool)),

@@ -266,6 +266,11 @@ def test_conv_bound_is_above_the_norm(seed, shape):
         np.testing.assert_allclose(bound, exact, rtol=1e-5)
 
 
+def test_gram_matrices_are_not_rounded_on_accelerators():
+    text = str(jax.make_jaxpr(theory.largest_singular_value)(np.ones((3, 2), "f4")))
+    assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in text
+
+
 def test_conv_bound_is_the_smallest_of_four_layouts():
     """A kernel that is an outer product over (in, width) and (out, height), say, is
     tight in one layout alone.

@@ -147,6 +147,18 @@ def test_samples_outside_the_mask_are_never_read(normed, blobs, key):
     chex.assert_trees_all_equal(state, clean)
 
 
+def test_labels_of_eight_bits_are_widened(tiny, blobs, key):
+    seen = []
+
+    def loss_fn(variables, batch, key):
+        seen.append(batch.labels.dtype)
+        return jnp.sum(jax.tree.leaves(variables.params)[0]), variables.state
+
+    narrow = blobs._replace(labels=np.asarray(blobs.labels, np.uint8))
+    train.fit(key, tiny, narrow, np.ones(60, bool), RECIPE, loss_fn=loss_fn)
+    assert set(seen) == {jnp.dtype("int32")}
+
+
 def test_uint8_and_float_images_are_the_same_to_the_model(tiny, key):
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1)).astype(np.uint8)
     labels = np.arange(20, dtype=np.int32) % 3

@@ -17,15 +17,16 @@ class_means, forget_classes)``. They are pure JAX: ``jit``, ``vmap`` and ``lax.m
 apply, and every array argument may be traced.
 """
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from unlearn_jax.checks import check_labels
+from unlearn_jax.checks import check_choice, check_labels
 from unlearn_jax.types import Array, InputError
 from unlearn_jax.values import value
 
@@ -83,8 +84,7 @@ def class_means(
     num_classes = num_classes or probabilities.shape[1]
     check_labels(labels, len(labels), num_classes, "class_means")
     member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
-    # accelerators would round the sums to fewer bits
-    sums = jnp.matmul(member.T, probabilities, precision=jax.lax.Precision.HIGHEST)
+    sums = _matmul(member.T, probabilities)
     return sums / jnp.maximum(member.sum(0), 1)[:, None]
 
 
@@ -191,10 +191,12 @@ def mpru(
         )
     directions = removed_directions(means, forget_classes, variant=variant)
     directions = directions.astype(probabilities.dtype)
-    projected = probabilities - probabilities @ directions.T @ directions
+    components = _matmul(probabilities, directions.T)
+    projected = probabilities - _matmul(components, directions)
     # This bounds the rounding error of the two products: a component that should be 0
     # must not become the whole prediction when it is renormalized.
-    magnitude = probabilities @ jnp.abs(directions.T) @ jnp.abs(directions)
+    magnitude = _matmul(probabilities, jnp.abs(directions.T))
+    magnitude = _matmul(magnitude, jnp.abs(directions))
     rounding = 4 * num_classes * jnp.finfo(probabilities.dtype).eps * magnitude
     remaining = jnp.where(projected > rounding, projected, 0)
     return _renormalize(remaining, _forget_mask(forget_classes, num_classes))
@@ -233,13 +235,17 @@ def removed_directions(
             " filters.class_means"
         )
     _check_distributions("class_means", means)
-    if variant not in ("inductive", "direct"):
-        raise InputError(f"unknown variant {variant!r}; choose inductive or direct")
+    check_choice("variant", variant, get_args(Variant))
     forget = _forget_mask(forget_classes, means.shape[0])
     if variant == "direct":
         means = jnp.where(forget[:, None], means, 0)
     retained_first = jnp.argsort(forget, stable=True)
     return jnp.where(forget[:, None], _gram_schmidt(means, retained_first), 0)
+
+
+def _matmul(left: Array, right: Array) -> Array:
+    # accelerators would round to fewer bits
+    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 @jax.jit
@@ -254,7 +260,7 @@ def _gram_schmidt(vectors: Array, order: Array) -> Array:
     def add(basis: Array, k: Array) -> tuple[Array, None]:
         residual = vectors[k]
         for _ in range(2):  # the second pass removes the rounding error of the first
-            residual = residual - (basis @ residual) @ basis
+            residual = residual - _matmul(_matmul(basis, residual), basis)
         length = jnp.linalg.norm(residual)
         is_new = length > tolerance * jnp.linalg.norm(vectors[k])
         unit = residual / jnp.where(is_new, length, 1)
@@ -275,9 +281,9 @@ def _as_float(array: ArrayLike) -> Array:
 
 def _check_distributions(name: str, given: ArrayLike) -> None:
     """Raise unless concrete rows are distributions; a row of zeros passes."""
-    if isinstance(given, Tracer):
-        return
     rows = jnp.asarray(given)
+    if isinstance(rows, Tracer):
+        return
     # a probability of 16 bits is rounded to some thousandths
     is_narrow = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize < 4
     tolerance = 2 * float(jnp.finfo(rows.dtype).eps) if is_narrow else 1e-3

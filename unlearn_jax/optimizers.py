@@ -8,12 +8,10 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-import numpy as np
 import optax
-from jax.core import Tracer
 
-from unlearn_jax.train import sgd
-from unlearn_jax.types import InputError
+from unlearn_jax.checks import check_positive
+from unlearn_jax.train import check_decay_rate, sgd
 from unlearn_jax.values import Real, value
 
 
@@ -47,7 +45,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         """Raise on a momentum outside [0, 1)."""
-        _check_decay_rate("momentum", self.momentum)
+        check_decay_rate("momentum", self.momentum)
 
     def __call__(
         self, learning_rate: optax.ScalarOrSchedule, weight_decay: Real
@@ -79,13 +77,9 @@ class Adam:
 
     def __post_init__(self) -> None:
         """Raise on values out of range."""
-        _check_decay_rate("b1", self.b1)
-        _check_decay_rate("b2", self.b2)
-        if isinstance(self.eps, Tracer):
-            return
-        sizes = np.asarray(self.eps)
-        if not ((sizes > 0) & np.isfinite(sizes)).all():
-            raise InputError(f"eps must be positive and finite, got {self.eps}")
+        check_decay_rate("b1", self.b1)
+        check_decay_rate("b2", self.b2)
+        check_positive(eps=self.eps)
 
     def __call__(
         self, learning_rate: optax.ScalarOrSchedule, weight_decay: Real
@@ -95,14 +89,6 @@ class Adam:
             optax.add_decayed_weights(weight_decay),
             optax.adam(learning_rate, b1=self.b1, b2=self.b2, eps=self.eps),
         )
-
-
-def _check_decay_rate(name: str, rate: Real) -> None:
-    if isinstance(rate, Tracer):
-        return
-    rates = np.asarray(rate)
-    if not ((rates >= 0) & (rates < 1)).all():
-        raise InputError(f"{name} must be in [0, 1), got {rate}")
 
 
 OPTIMIZERS: Mapping[str, Optimizer] = {"sgd": SGD(), "adam": Adam()}

@@ -343,7 +343,6 @@ def largest_singular_value(matrix: Array) -> Array:
     # from the smaller Gram matrix; scaled, so that no square overflows or vanishes
     scale = jnp.maximum(jnp.max(jnp.abs(matrix)), jnp.finfo(matrix.dtype).tiny)
     scaled = matrix / scale
-    gram = (
-        scaled @ scaled.T if matrix.shape[0] <= matrix.shape[1] else scaled.T @ scaled
-    )
+    wide = scaled if matrix.shape[0] <= matrix.shape[1] else scaled.T
+    gram = jnp.matmul(wide, wide.T, precision="highest")
     return scale * jnp.sqrt(jnp.maximum(linalg.eigvalsh(gram)[-1], 0.0))

@@ -21,7 +21,9 @@ from numpy.typing import ArrayLike
 from unlearn_jax.branching import cond
 from unlearn_jax.checks import (
     check_counts,
+    check_finite,
     check_images,
+    check_not_negative,
     check_positive,
     check_samples,
     check_single_array,
@@ -103,7 +105,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Raise on unusable numbers, optimizers and augmentations."""
         check_counts(0, num_epochs=self.num_epochs)
-        check_batch_size(self.batch_size)
+        check_counts(batch_size=self.batch_size)
         if not hasattr(self.tx, "init") or not hasattr(self.tx, "update"):
             raise InputError(
                 f"tx must be an optax transformation, got {type(self.tx).__name__}:"
@@ -116,17 +118,18 @@ class Recipe:
             )
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise on a batch size that is not a positive integer.
+def check_decay_rate(name: str, rate: float | Array) -> None:
+    """Raise on a decay rate outside [0, 1); a traced one passes.
 
     Raises:
-      InputError: such a batch size.
+      InputError: such a rate; the message names it.
     """
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise InputError(
-            f"batch_size must be a positive integer, got {batch_size!r}: give at least"
-            " 1 sample"
-        )
+    check_finite(**{name: rate})
+    if isinstance(rate, Tracer):
+        return
+    rates = np.asarray(rate)
+    if not ((rates >= 0) & (rates < 1)).all():
+        raise InputError(f"{name} must be in [0, 1), got {rate}")
 
 
 def sgd(
@@ -144,7 +147,14 @@ def sgd(
         the rate is traced.
       weight_decay: weight of the penalty, on biases and BatchNorm's parameters too.
       nesterov: whether to look ahead along the velocity.
+
+    Raises:
+      InputError: a number out of range.
     """
+    if not callable(learning_rate):
+        check_not_negative(learning_rate=learning_rate)
+    check_not_negative(weight_decay=weight_decay)
+    check_decay_rate("momentum", momentum)
     has_velocity = isinstance(momentum, Tracer) or bool(momentum)
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
@@ -165,7 +175,11 @@ def step_decay(
       learning_rate: learning rate of the first steps.
       every: number of steps, not epochs, between two changes.
       factor: factor of each change.
+
+    Raises:
+      InputError: a number out of range.
     """
+    check_not_negative(learning_rate=learning_rate)
     check_counts(every=every)
     check_positive(factor=factor)
     return optax.exponential_decay(
@@ -418,7 +432,7 @@ def predict(
     """
     check_images(images)
     if is_reusable(apply_fn, variables, images):
-        check_batch_size(batch_size)
+        check_counts(batch_size=batch_size)
         return program(_batches, apply_fn, int(batch_size))(variables, images)
     return batched_logits(apply_fn, variables, images, batch_size=batch_size)
 
@@ -434,7 +448,7 @@ def batched_logits(
 ) -> Array:
     """Return the logits of :func:`predict`, for images of any range."""
     check_apply_fn(apply_fn)
-    check_batch_size(batch_size)
+    check_counts(batch_size=batch_size)
 
     def predict_one(image: Array) -> Array:
         logits = apply_fn(variables, to_float(image)[None])
@@ -442,6 +456,46 @@ def batched_logits(
         return logits[0]
 
     return lax.map(predict_one, images, batch_size=min(batch_size, len(images)))
+
+
+def check_key(key: Any) -> None:
+    """Raise unless an argument is a typed key.
+
+    Raises:
+      InputError: another object; the message names its type.
+    """
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(
+        key.dtype, jax.dtypes.prng_key
+    ):
+        raise InputError(
+            f"key must be a typed key, got {type(key).__name__}: pass jax.random.key(0)"
+        )
+
+
+_CURES = {
+    Model: "adapt a network by models.from_linen, from_nnx or from_functions",
+    Variables: "start from model.init(key), or from another fit's",
+    Dataset: "pass types.Dataset(images, labels), such as splits.train",
+    Recipe: "pass train.Recipe(num_epochs, batch_size, tx)",
+}
+
+
+def check_type(name: str, given: Any, kind: type) -> None:
+    """Raise unless an argument is a model, its variables, a data set or a recipe.
+
+    Args:
+      name: name of the argument in the message.
+      given: the argument.
+      kind: the class of these four that it must have.
+
+    Raises:
+      InputError: another object; the message names its type.
+    """
+    if not isinstance(given, kind):
+        raise InputError(
+            f"{name} must be a {kind.__name__}, got {type(given).__name__}:"
+            f" {_CURES[kind]}"
+        )
 
 
 def check_member(member: ArrayLike, num_samples: int) -> np.ndarray:
@@ -531,27 +585,34 @@ def fit(
       The last state, and the mean loss of each epoch ``[num_epochs]``.
 
     Raises:
-      InputError: unusable mask, images or labels, or variables of another model.
+      InputError: an argument of a wrong type, unusable mask, images or labels, or
+        variables of another model.
       DivergedError: a loss was not finite.
     """
+    check_key(key)
+    check_type("model", model, Model)
+    check_type("data", data, Dataset)
+    check_type("recipe", recipe, Recipe)
+    if loss_fn is not None and not callable(loss_fn):
+        raise InputError(
+            "loss_fn must be a function (variables, batch, key), got"
+            f" {type(loss_fn).__name__}: pass objectives, or None for cross-entropy"
+        )
     member = check_member(member, len(data.labels))
     if member.ndim != 1:
         raise InputError(
             f"fit trains one model, by a mask [N], got {member.shape}: use fit_many for"
             " several"
         )
-    if variables is not None and not isinstance(variables, Variables):
-        raise InputError(
-            f"variables must be Variables, got {type(variables).__name__}: start from"
-            " model.init(key), or from another fit's"
-        )
+    if variables is not None:
+        check_type("variables", variables, Variables)
     check_counts(epochs_per_call=epochs_per_call)
     num_batches = steps_per_epoch(int(member.sum()), recipe.batch_size)
     run = _compiled(loss_fn or cross_entropy_loss(model), recipe, num_batches)
     # copied: the caller's variables must survive the donation of the state
     state = jax.tree.map(jnp.copy, init_state(key, model, recipe.tx, variables))
     check_samples(model.apply, state.variables, data, "training set", member=member)
-    data = jax.tree.map(jnp.asarray, data)
+    data = Dataset(jnp.asarray(data.images), jnp.asarray(data.labels, jnp.int32))
     mask = jnp.asarray(member)
     losses = [np.zeros(0, np.float32)]
     for epoch in range(0, recipe.num_epochs, epochs_per_call):

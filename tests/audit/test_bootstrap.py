@@ -182,6 +182,11 @@ def test_ranking_equals_curves_of_repeated_samples(seed):
                 assert rate == max(allowed)
 
 
+def test_a_ranking_takes_weights_as_a_list():
+    curves = audit.Ranking([2, 1], {"a": [True, False], "b": [False, True]})
+    assert curves.weighted([[1, 1]]).auc("a", "b") == 1
+
+
 def test_run_weights_are_products_of_level_counts():
     factors = np.array([[o, f] for o in (1, 10, 100) for f in (5, 6) for _ in range(2)])
     weights = run_weights(np.random.default_rng(0), 3000, factors)
@@ -260,6 +265,12 @@ def test_seeds_alone_have_students_interval():
     assert np.isnan(summarize_runs([1.0]).low)
     clipped = summarize_runs([0.1, 3.0], bounds=(0, np.inf))
     assert clipped.low == 0
+
+
+def test_a_constant_added_to_all_runs_moves_their_interval_along():
+    expected = np.array(summarize_runs([1.0, 2.0, 4.0])[:4])
+    shifted = np.array(summarize_runs([1e9 + 1, 1e9 + 2, 1e9 + 4])[:4])
+    assert np.allclose(shifted - [1e9, 0, 1e9, 1e9], expected, rtol=0, atol=1e-6)
 
 
 def test_crossed_runs_have_the_variance_of_the_two_way_model():
@@ -377,10 +388,10 @@ def test_treating_runs_as_independent_would_be_too_short():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r: sample_weights(r, 0, [0, 1]), "at least 1"),
+        (lambda r: sample_weights(r, 0, [0, 1]), "num_replicates must be"),
         (lambda r: sample_weights(r, 5, [0.5, 1.0]), "integer per sample"),
         (lambda r: sample_weights(r, 5, [[0, 1]]), "integer per sample"),
-        (lambda r: run_weights(r, 0, [[0, 1]]), "at least 1"),
+        (lambda r: run_weights(r, 0, [[0, 1]]), "num_replicates must be"),
         (lambda r: run_weights(r, 5, [0, 1]), r"\[R, 2\] integers"),
         (
             lambda r: weighted_auc(
@@ -429,6 +440,7 @@ def test_treating_runs_as_independent_would_be_too_short():
             lambda r: weighted_mean([1, np.inf], [True, True], np.ones((1, 2))),
             "NaN or infinite",
         ),
+        (lambda r: sample_weights(r, 2.5, [0, 1]), "num_replicates must be"),
         (lambda r: interval([0.5], np.nan), "estimate is NaN"),
         (lambda r: interval([0.5], 0.5, level=0.0), "between 0 and 1"),
         (lambda r: interval([], 0.5), "at least one"),

@@ -407,6 +407,31 @@ def test_host_functions_are_jittable(bank, scored):
     assert np.allclose(by_gamma[0], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: audit.lira(x[:3], np.ones((2, 3)), np.eye(2, 3) > 0),
+        lambda x: audit.lira_leave_one_out(
+            np.ones((4, 1)) * x[:1, None], np.arange(4)[:, None] < 2
+        ),
+        lambda x: audit.lira(
+            x[:1], np.ones((2, 1)), [[True], [False]], variance="fixed"
+        ),
+        lambda x: audit.roc(x, [True, False] * 2).tpr_at_fpr(0.5),
+        lambda x: audit.roc(x, [True, False] * 2).balanced_accuracy,
+        lambda x: audit.dominated_fraction(np.ones(3), gamma=-x[0]),
+        lambda x: audit.weighted_tpr(
+            np.ones(2), [True, False], [False, True], np.ones((1, 2)), max_fpr=2 * x[0]
+        ),
+    ],
+)
+def test_traced_calls_give_nan_where_the_host_raises(call):
+    x = np.array([1.0, 2.0, np.nan, 3.0])
+    with pytest.raises(InputError):
+        call(x)
+    assert np.isnan(jax.jit(call)(x)).all()
+
+
 def test_vmap_over_targets_runs_and_resamples(bank, scored):
     target, reference, member = bank
     weights = scored[3]
@@ -538,7 +563,7 @@ def test_shadow_signals_refuse_what_does_not_fit(models):
         ((apply_fn, variables, images, labels + 9), {}, "labels must lie in 0..2"),
         ((apply_fn, variables, images, labels / 2), {}, "labels must be integers"),
         (models, {"mapper": "zz"}, "must be a replicas.Mapper"),
-        (models, {"batch_size": 0}, "batch_size is 0"),
+        (models, {"batch_size": 0}, "batch_size must be"),
     ):
         with pytest.raises(InputError, match=message):
             audit.shadow_signals(*arguments, **options)

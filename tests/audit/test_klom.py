@@ -4,6 +4,7 @@ should.
 
 import itertools
 import math
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -160,6 +161,14 @@ def test_intervals_of_quantiles_are_order_statistics():
     assert laws[0] <= 0.025 < 0.975 <= laws[1]
 
 
+def test_a_summary_takes_memory_linear_in_the_samples():
+    values = np.random.default_rng(0).exponential(size=4000)
+    tracemalloc.start()
+    klom_summary(values)
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+
+
 def test_samples_that_agree_have_finite_intervals():
     summary = klom_summary(np.full(50, 2.0))
     other = 1 - 0.025 ** (1 / 50)
@@ -181,9 +190,9 @@ ONES = np.ones((2, 3))
         (lambda: klom(ONES, ONES[:1]), "reference has 1 model"),
         (lambda: klom(ONES, ONES[:, :2]), "3 and 2 samples"),
         (lambda: klom(ONES * np.nan, ONES), "target has 6 NaN"),
-        (lambda: klom(ONES, ONES, num_bins=0), "num_bins 0"),
-        (lambda: klom(ONES, ONES, max_margin=math.inf), "max_margin inf"),
-        (lambda: klom(ONES, ONES, floor=0.0), "floor 0.0"),
+        (lambda: klom(ONES, ONES, num_bins=0), "num_bins must be"),
+        (lambda: klom(ONES, ONES, max_margin=math.inf), "max_margin must be"),
+        (lambda: klom(ONES, ONES, floor=0.0), "floor is 0.0"),
         (lambda: klom_summary(ONES), "1 axes"),
         (lambda: klom_summary([1.0, math.inf]), "values has 1"),
         (lambda: klom_summary([1.0], [False]), "mask is empty"),

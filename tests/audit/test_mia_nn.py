@@ -343,8 +343,8 @@ RETRAINED, ONE = models(12, 2), models(13, 1)[0]
             "unknown features",
         ),
         (lambda: discriminator_calls(ONE, LABELS, 3, 1, gamma="wide"), "unknown gamma"),
-        (lambda: discriminator_calls(ONE, LABELS, 3, 1, gamma=0.0), "gamma is 0.0"),
-        (lambda: discriminator_calls(ONE, LABELS, 3, 1, C=-1.0), "C is -1.0"),
+        (lambda: discriminator_calls(ONE, LABELS, 3, 1, gamma=0.0), "gamma must be"),
+        (lambda: discriminator_calls(ONE, LABELS, 3, 1, C=-1.0), "C must be positive"),
         (lambda: discriminator_calls(ONE, LABELS, 3, 1, max_samples=0), "max_samples"),
     ],
 )

@@ -1,5 +1,6 @@
 """Every error that the audit documents: the call that meets it, and what it says."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,6 +53,14 @@ REFUSED = [
     ),
     # how arrays are read
     (
+        lambda: jax.jit(audit.softmax)(LOGITS),
+        "logits is traced: this function runs on the host, call it outside jit",
+    ),
+    (
+        lambda: jax.jit(lambda mask: audit.accuracy(LOGITS, LABELS, mask))(LABELS > 0),
+        "mask is traced: this function runs on the host",
+    ),
+    (
         lambda: audit.roc(np.ones((2, 2)), MASK),
         "scores has shape \\(2, 2\\): pass an array with 1 axes",
     ),
@@ -72,6 +81,10 @@ REFUSED = [
         "level is 1: pass a confidence level between 0 and 1",
     ),
     (
+        lambda: audit.auc_interval(ONES, MASK, num_replicates=10.5),
+        "num_replicates must be a positive integer, got 10.5",
+    ),
+    (
         lambda: audit.auc_interval(ONES, MASK, num_replicates=1),
         "num_replicates is 1: a variance takes at least 2, usually 1000",
     ),
@@ -89,11 +102,15 @@ REFUSED = [
         "max_fpr is 2: pass a rate in \\[0, 1\\]",
     ),
     (lambda: audit.clopper_pearson(3, 2), "3 of 2 is not a rate"),
+    (
+        lambda: audit.clopper_pearson(1.5, 3),
+        "count must be an integer, 0 or more, got 1.5",
+    ),
     (lambda: audit.roc(ONES, MASK | True), "is_member has only one class"),
     # SVC attacks
     (
         lambda: audit.mis(ONES, ONES, ONES, max_samples=0),
-        "max_samples is 0: pass at least 1, or None",
+        "max_samples must be a positive integer, got 0",
     ),
     (
         lambda: audit.mis(ONES, -1e101 * ONES, ONES),
@@ -101,7 +118,7 @@ REFUSED = [
     ),
     (
         lambda: audit.kodge_mia(ONES, ONES, ONES, max_samples=0),
-        "max_samples is 0: pass at least 1, or None",
+        "max_samples must be a positive integer, got 0",
     ),
     # KLoM
     (
@@ -114,7 +131,15 @@ REFUSED = [
     ),
     (
         lambda: audit.klom(BANK, BANK, num_bins=0),
-        "num_bins 0, max_margin 100.0 and floor 1e-05: pass at least one",
+        "num_bins must be a positive integer, got 0",
+    ),
+    (
+        lambda: audit.klom(BANK, BANK, max_margin=INF),
+        "max_margin must be positive and finite, got inf",
+    ),
+    (
+        lambda: audit.klom(BANK, BANK, floor=1),
+        "floor is 1: pass a number between 0 and 1",
     ),
     (
         lambda: audit.klom_summary(ONES, bounds=(0, INF)),
@@ -137,6 +162,20 @@ REFUSED = [
     ),
     # bootstrap
     (
+        lambda: audit.summarize_runs([95, 96, 97], bounds=(0, 1)),
+        r"the mean 96 is not within the bounds \(0, 1\): pass the smallest and the",
+    ),
+    (
+        lambda: audit.mean_interval(
+            0.5, audit.MeanVariance(0.01, 0.0, 2.0), bounds=(1, 0)
+        ),
+        r"the mean 0.5 is not within the bounds \(1, 0\)",
+    ),
+    (
+        lambda: audit.agreeing_interval(2.0, 10, (0, 1)),
+        r"the mean 2 is not within the bounds \(0, 1\)",
+    ),
+    (
         lambda: audit.summarize_runs(ONES, factors=[[0], [1]]),
         "2 rows of factors for 4 values: pass one row per value",
     ),
@@ -146,7 +185,7 @@ REFUSED = [
     ),
     (
         lambda: audit.sample_weights(RNG, 0, LABELS),
-        "num_replicates is 0: pass at least 1, usually 1000",
+        "num_replicates must be a positive integer, got 0",
     ),
     (
         lambda: audit.run_weights(RNG, 2, LABELS),
@@ -341,21 +380,24 @@ REFUSED = [
     ),
     (
         lambda: audit.most_vulnerable(audit.Vulnerability(*[ONES] * 5), num_samples=0),
-        "num_samples is 0: pass at least 1",
+        "num_samples must be a positive integer, got 0",
     ),
     # MIA-NN
-    (mia_nn(kernel="poly"), "unknown kernel 'poly': choose rbf or linear"),
+    (mia_nn(kernel="poly"), "unknown kernel 'poly': choose 'rbf' or 'linear'"),
     (
         mia_nn(gamma="wide"),
-        "unknown gamma 'wide': choose auto, scale or a positive number",
+        "unknown gamma 'wide': choose 'auto' or 'scale'",
     ),
-    (mia_nn(C=0), "C is 0: pass a positive number"),
-    (mia_nn(max_samples=0), "max_samples is 0: pass at least 1, or None for all"),
+    (mia_nn(C=0), "C must be positive and finite, got 0"),
+    (mia_nn(max_samples=0), "max_samples must be a positive integer, got 0"),
     (
         mia_nn(unlearned=LOGITS[:2]),
         "target and reference logits are \\(2, 3\\) and \\(6, 3\\)",
     ),
     (mia_nn(RETRAINED[:1]), "reference_logits has 1 model: pass at least 2"),
+    (mia_nn(max_samples=2.5), "max_samples must be a positive integer, got 2.5"),
+    (mia_nn(forgotten=1.7), "forgotten must be an integer, 0 or more, got 1.7"),
+    (mia_nn(neighbor=2.5), "neighbor must be an integer, 0 or more, got 2.5"),
     (mia_nn(reading="aloud"), "unknown reading 'aloud'"),
     (
         mia_nn(
@@ -395,7 +437,7 @@ REFUSED = [
         shadow(mapper="zz"),
         "mapper must be a replicas.Mapper, such as replicas.mapper\\(num_models=M\\)",
     ),
-    (shadow(batch_size=0), "batch_size is 0: pass at least 1"),
+    (shadow(batch_size=0), "batch_size must be a positive integer, got 0"),
     (shadow(variables=np.ones((0, 2))), "stacked_variables has no model"),
     (
         lambda: device.rmia(ONES[:3], BANK, DESIGN, population=ONES[:3]),
@@ -408,6 +450,22 @@ REFUSED = [
     (
         lambda: device.rmia(ONES[:3], BANK, DESIGN, comparison="ratio"),
         "comparison is 'ratio': pass 'product' or 'quotient'",
+    ),
+    (
+        lambda: device.rmia(ONES[:3], BANK, DESIGN, trim=-0.5),
+        r"trim is -0.5: pass a fraction in \[0, 0.5\)",
+    ),
+    (
+        lambda: jax.jit(lambda target: rmia(target, gamma=-1)())(ONES[:3]),
+        "gamma is -1: pass a positive number",
+    ),
+    (
+        lambda: jax.jit(lambda scores: weighted(tpr, scores, max_fpr=2)())(ONES),
+        r"max_fpr is 2: pass a rate in \[0, 1\]",
+    ),
+    (
+        lambda: jax.jit(lambda side: audit.ulira(side, BANK, min_std=0))(BANK),
+        "min_std is 0: pass a positive standard deviation",
     ),
     (
         lambda: device.lira(ONES[:3], BANK, DESIGN, center="mode"),

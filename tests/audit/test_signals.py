@@ -204,6 +204,11 @@ def test_a_label_outside_the_classes_gives_nan(name, label):
     assert np.isnan(value).tolist() == [False, False, True, False, False]
 
 
+def test_correctness_of_nan_is_nan():
+    logits = np.array([[np.nan, np.nan], [1, np.nan], [1, 0]])
+    assert np.isnan(signals.correctness(logits, [0, 0, 0])).tolist() == [1, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -251,7 +251,7 @@ def test_runs_on_a_convolutional_network(weights, normed, blobs, key):
         ({"ridge": -1.0}, "ridge must be"),
         ({"alpha": float("inf")}, "alpha must be"),
         ({"tol": 0.0}, "must be positive"),
-        ({"num_cg_steps": 0}, "must be positive"),
+        ({"num_cg_steps": 0}, "must be a positive integer"),
         ({"weights": "body"}, "unknown weights"),
         ({"form": "both"}, "unknown form"),
         ({"solver": "lu"}, "unknown solver"),

@@ -419,7 +419,7 @@ def test_bad_input_is_refused(problem, key):
             AMUN(**{name: "ignore"})
     with pytest.raises(InputError, match="fraction"):
         Saliency(fraction=0.0)
-    with pytest.raises(InputError, match="fraction must be finite"):
+    with pytest.raises(InputError, match="fraction must be in"):
         Saliency(fraction=1.5)
     two = models.from_functions(lambda key: jnp.zeros((16, 2)), linear)
     data = Dataset(problem.train.images, problem.train.labels % 2)

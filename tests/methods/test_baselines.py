@@ -256,7 +256,7 @@ def test_bad_values_are_refused():
         (RandomLabel, {"redraw": "never"}, "unknown redraw"),
         (RandomLabel, {"order": "retain_first"}, "unknown order"),
         (BoundaryShrink, {"relabel": "never"}, "unknown relabel"),
-        (BoundaryShrink, {"bound": 2.0}, "bound must be finite and in"),
+        (BoundaryShrink, {"bound": 2.0}, r"bound must be in \[0, 1\]"),
         (L1Sparse, {"schedule": "cosine"}, "unknown schedule"),
         (L1Sparse, {"gamma": -1.0}, "gamma must be"),
         (NegGradPlus, {"alpha": 1.5}, "alpha must be"),

@@ -135,11 +135,11 @@ def test_challenge_methods_map_over_problems_with_traced_fields(blobs, key):
     ("factory", "options", "message"),
     [
         (ConvolutionTranspose, {"learning_rate": 0.0}, "must be positive"),
-        (MaskedSmallGradients, {"init_rate": 1.1}, "init_rate must be finite and in"),
+        (MaskedSmallGradients, {"init_rate": 1.1}, r"init_rate must be in \[0, 1\]"),
         (
             MaskedSmallGradients,
             {"gradient_scale": -0.1},
-            "gradient_scale must be finite and in",
+            "gradient_scale must be finite and not",
         ),
         (MaskedSmallGradients, {"kernels": "dense"}, "unknown kernels"),
         (MaskedSmallGradients, {"batch_stats": "off"}, "unknown batch_stats"),

@@ -27,6 +27,7 @@ from unlearn_jax.attacks import PGD, Doubling
 from unlearn_jax.methods import METHODS, SPACES
 from unlearn_jax.optimizers import SGD
 from unlearn_jax.spectral import spectral_norms
+from unlearn_jax.types import InputError
 from unlearn_jax.values import fields_of, from_json, is_traceable, replace, to_json
 
 BOTH = FORGET | RETAIN
@@ -340,6 +341,21 @@ def test_search_spaces_hold_fields_and_ranges_of_traceable_ones(name):
         for level in levels:
             searched = replace(method, **{field: level})
             assert fields_of(searched)[field] == level
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"published": float("nan")}, "a's published must be positive and finite"),
+        ({"published": -3}, "a's published must be positive"),
+        ({"published": "x"}, "a's published must be positive"),
+        ({"low": "x"}, "a's low must be positive"),
+        ({"low": 3}, "needs low and high with 0 < low <= high"),
+    ],
+)
+def test_unusable_ranges_are_refused(limits, message):
+    with pytest.raises(InputError, match=message):
+        methods.draw_levels({"a": {"low": 1, "high": 2, **limits}}, 3)
 
 
 def test_stacked_methods_map_over_all_their_floats(normed, blobs, key):

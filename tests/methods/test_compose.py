@@ -27,8 +27,9 @@ from unlearn_jax.methods import (
     finetune_on,
     masked,
     sequence,
+    unlearn_sequence,
 )
-from unlearn_jax.train import fetch_from
+from unlearn_jax.train import fetch_from, init_state
 from unlearn_jax.transforms import freeze_outside
 from unlearn_jax.types import InputError
 from unlearn_jax.values import (
@@ -43,6 +44,7 @@ from unlearn_jax.values import (
 FORGET = np.isin(np.arange(60), [3, 7, 11, 20, 33, 58])
 OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 0.05}
 MAX_NORM = 0.5
+FILTERED = filtered(Identity(), Mask())
 
 
 @value
@@ -92,6 +94,25 @@ def test_masked_method_trains_with_gradients_frozen_outside_the_mask(problem, ke
     assert info.num_gradients == plain.num_gradients + problem.num_forget
 
 
+def test_masked_retraining_starts_at_the_original_outside_the_mask(problem, key):
+    method = masked(methods.Retrain(**OPTIONS), Saliency(fraction=0.3))
+    restriction = method.restriction(problem)
+    drawn = init_state(key, problem.model, method.tx(1)).variables
+    expected, info = finetune_on(
+        key,
+        dataclasses.replace(problem, variables=restriction.project(drawn)),
+        method,
+        data=problem.train,
+        member=problem.retain,
+        num_samples=problem.num_retain,
+        fetch=fetch_from(),
+        restriction=restriction,
+    )
+    got, masked_info = method(jax.random.clone(key), problem)
+    chex.assert_trees_all_equal(got, expected)
+    chex.assert_trees_all_equal(masked_info, info)
+
+
 def test_saliency_resets_what_a_method_without_training_moves_outside(problem, key):
     method = Influence(num_samples=10)
     restricted = masked(method, Saliency(fraction=0.3))
@@ -136,7 +157,21 @@ def test_bound_holds_whatever_the_order_of_composition(method, problem, key):
         (lambda: FineTune(constraints=(3,)), "constraints must be values"),
         (lambda: FineTune(optimizer="adam"), "optimizer must be a value"),
         (lambda: FineTune(augment=None), "augment must be a name"),
-        (lambda: AMUN(attack="pgd"), "attack must be a PGD"),
+        (lambda: AMUN(attack="pgd"), "attack must be of type PGD"),
+        (lambda: sequence("amun", [FORGET]), "a method is a value"),
+        (
+            lambda: sequence(Identity(), [FORGET], attack="pgd"),
+            "attack must be of type PGD",
+        ),
+        (
+            lambda: unlearn_sequence(0, Identity(), 0, [FORGET], attack="pgd"),
+            "attack must be a PGD",
+        ),
+        (lambda: sequence(FILTERED, [FORGET]), "a filter comes last"),
+        (lambda: filtered(FILTERED, Mask()), "a filter comes last"),
+        (lambda: Restricted(method=FILTERED, constraint=3), "a filter comes last"),
+        (lambda: Restricted(method=Identity(), constraint=4), "a constraint is a val"),
+        (lambda: unlearn_sequence(0, "amun", 0, [FORGET]), "a method is a value"),
     ],
 )
 def test_parts_that_are_not_values_are_refused(compose, message):
@@ -258,8 +293,8 @@ def test_composed_methods_can_be_sequenced(problem, key):
 def test_impossible_bounds_are_refused():
     for options, message in (
         ({"max_norm": 0.0}, "max_norm must be positive"),
-        ({"max_norm": -1.0}, "max_norm must be finite"),
-        ({"max_norm": 1.0, "clip_period": 0}, "clip_period must be positive"),
+        ({"max_norm": -1.0}, "max_norm must be positive"),
+        ({"max_norm": 1.0, "clip_period": 0}, "clip_period must be a pos"),
     ):
         with pytest.raises(InputError, match=message):
             SpectralBound(**options)

@@ -361,12 +361,12 @@ def test_trains_on_the_targets_and_the_retained_labels(retain, blobs, key):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ridge": 0.0}, "ridge of 0"),
+        ({"ridge": 0.0}, "ridge must be positive"),
         ({"ridge": -1.0}, "ridge must be"),
         ({"retain_weight": float("nan")}, "retain_weight must be"),
-        ({"num_fit_steps": 0}, "must be positive"),
-        ({"num_removal_steps": 0}, "must be positive"),
-        ({"num_cg_steps": 0}, "must be positive"),
+        ({"num_fit_steps": 0}, "must be a positive integer"),
+        ({"num_removal_steps": 0}, "must be a positive integer"),
+        ({"num_cg_steps": 0}, "must be a positive integer"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):

@@ -253,9 +253,9 @@ def test_values_that_are_no_key_or_problem_are_refused(problem, key):
 
 def test_a_problem_is_of_a_model_and_its_data(tiny, tiny_variables, blobs):
     forget = np.arange(60) < 6
-    with pytest.raises(InputError, match="takes a Model"):
+    with pytest.raises(InputError, match="model must be a Model"):
         methods.make_problem(tiny.apply, tiny_variables, blobs, forget)
-    with pytest.raises(InputError, match="takes a Model"):
+    with pytest.raises(InputError, match="variables must be a Variables"):
         methods.make_problem(tiny, tiny_variables.params, blobs, forget)
     short = blobs._replace(images=blobs.images[:3])
     with pytest.raises(InputError, match="one class index per image"):
@@ -264,6 +264,12 @@ def test_a_problem_is_of_a_model_and_its_data(tiny, tiny_variables, blobs):
         jax.jit(lambda mask: methods.make_problem(tiny, tiny_variables, blobs, mask))(
             forget
         )
+
+
+def test_labels_of_eight_bits_are_widened(tiny, tiny_variables, blobs):
+    narrow = blobs._replace(labels=np.asarray(blobs.labels, np.uint8))
+    problem = methods.make_problem(tiny, tiny_variables, narrow, FORGET)
+    assert problem.train.labels.dtype == jnp.int32
 
 
 def test_users_method_is_compiled_and_composed(problem, key):
@@ -315,7 +321,9 @@ def test_bad_input_is_refused(problem, blobs):
         make(np.zeros(60, bool))
     with pytest.raises(InputError, match="holds all of the 60"):
         make(np.ones(60, bool))
-    with pytest.raises(InputError, match="6 rows for 7"):
+    with pytest.raises(
+        InputError, match=r"adversarial.images must have shape \[7, 4, 4, 1\]"
+    ):
         methods.make_problem(
             problem.model,
             problem.variables,
@@ -323,8 +331,15 @@ def test_bad_input_is_refused(problem, blobs):
             FORGET | (np.arange(60) == 0),
             problem.adversarial,
         )
-    with pytest.raises(InputError, match="must be positive"):
-        methods.FineTune(learning_rate=0.0)
+    short = problem.adversarial._replace(status=jnp.zeros(4, jnp.int32))
+    with pytest.raises(InputError, match=r"adversarial.status must have shape \[6\]"):
+        methods.make_problem(problem.model, problem.variables, blobs, FORGET, short)
+    for rate in (0.0, 1j, np.True_, {}):
+        with pytest.raises(InputError, match="learning_rate must be positive"):
+            methods.FineTune(learning_rate=rate)
+    for first in ("a", float("nan")):
+        with pytest.raises(InputError, match=r"coefficients.* must be"):
+            methods.TRW(coefficients=(first, 1, 2))
     for factor in (0.0, -0.5, float("nan"), float("inf")):
         with pytest.raises(InputError, match="decay_factor must be positive"):
             methods.FineTune(decay_factor=factor)

@@ -176,12 +176,12 @@ def test_powered_features_have_no_slope_at_zero():
     ("method", "options", "message"),
     [
         (UAM, {"rho": -0.1}, "rho must be"),
-        (UAM, {"forget_batch_size": 0}, "forget_batch_size must be positive"),
+        (UAM, {"forget_batch_size": 0}, "forget_batch_size must be a pos"),
         (SCAR, {"power": 0.0}, "power must be positive"),
         (SCAR, {"power": 2.0}, "power must be"),
         (SCAR, {"temperature": 0.0}, "temperature must be positive"),
         (SCAR, {"distill_weight": -1.0}, "distill_weight must be"),
-        (SCAR, {"num_repeats": 0}, "num_repeats must be positive"),
+        (SCAR, {"num_repeats": 0}, "num_repeats must be a pos"),
     ],
 )
 def test_impossible_hyperparameters_are_refused(method, options, message):

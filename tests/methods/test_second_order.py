@@ -187,16 +187,16 @@ def run(method, key, problem, *, cost=None):
     [
         (Influence, {"alpha": float("nan")}, "alpha must be finite"),
         (Influence, {"damping": 0.0}, "must be positive"),
-        (Influence, {"num_samples": 0}, "must be positive"),
+        (Influence, {"num_samples": 0}, "must be a positive integer"),
         (Influence, {"inverse": "exact"}, "unknown inverse"),
-        (FisherForgetting, {"alpha": -1.0}, "alpha must be finite and in"),
+        (FisherForgetting, {"alpha": -1.0}, "alpha must be finite and not"),
         (FisherForgetting, {"cap": float("inf")}, "cap must be finite"),
         (FisherForgetting, {"information": "none"}, "unknown information"),
-        (FisherForgetting, {"batch_size": 0}, "batch_size must be positive"),
-        (SSD, {"alpha": -0.1}, "alpha must be finite and in"),
+        (FisherForgetting, {"batch_size": 0}, "batch_size must be a pos"),
+        (SSD, {"alpha": -0.1}, "alpha must be finite and not"),
         (SSD, {"importance": "layer"}, "unknown importance"),
-        (SSD, {"batch_size": 0}, "batch_size must be positive"),
-        (SSD, {"batch_size": -1, "importance": "batch"}, "batch_size must be positive"),
+        (SSD, {"batch_size": 0}, "batch_size must be a pos"),
+        (SSD, {"batch_size": -1, "importance": "batch"}, "batch_size must be a pos"),
     ],
 )
 def test_bad_values_are_refused(factory, chosen, message):

@@ -159,8 +159,8 @@ def test_bad_values_are_refused():
     for factory, options, message in [
         (SCRUB, {"temperature": 0.0}, "temperature must be positive"),
         (SCRUB, {"gamma": -1.0}, "gamma must be"),
-        (SCRUB, {"num_max_epochs": -1}, "must not be negative"),
-        (SCRUB, {"forget_batch_size": 0}, "must be positive"),
+        (SCRUB, {"num_max_epochs": -1}, "must be an integer, 0 or more"),
+        (SCRUB, {"forget_batch_size": 0}, "must be a positive integer"),
         (BadTeacher, {"temperature": -1.0}, "temperature must be"),
         (BadTeacher, {"retain_fraction": 1.1}, "retain_fraction must be"),
         (BadTeacher, {"reduction": "sum"}, "unknown reduction"),

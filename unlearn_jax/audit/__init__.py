@@ -2,8 +2,9 @@
 
 Signals (:mod:`~unlearn_jax.audit.signals`) are JAX functions of logits. Attacks and
 statistics take signals as NumPy or JAX arrays, sort and count on the host in float64,
-and return NumPy arrays. Under ``jax.jit`` and ``jax.vmap`` they call the functions of
-:mod:`~unlearn_jax.audit.device`. :func:`shadow_signals` evaluates a stack of models.
+and return NumPy arrays. Under ``jax.jit`` and ``jax.vmap`` those that
+:mod:`~unlearn_jax.audit.device` has call it; the others run on the host only, and raise
+there. :func:`shadow_signals` evaluates a stack of models.
 **A higher score always means a more likely member.** Bad input raises
 :class:`~unlearn_jax.types.InputError` with one line that says what to do. NaN is
 refused rather than ranked.

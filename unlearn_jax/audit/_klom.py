@@ -20,7 +20,6 @@ from unlearn_jax.audit.bootstrap import (
     Interval,
     MeanVariance,
     mean_interval,
-    mean_variance,
 )
 from unlearn_jax.audit.inputs import (
     check_level,
@@ -29,6 +28,7 @@ from unlearn_jax.audit.inputs import (
     refuse_infinite,
     refuse_nan,
 )
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.types import InputError
 
 
@@ -130,11 +130,10 @@ def klom(
             f"target and reference have {counts} samples: pass margins of the"
             " same samples"
         )
-    if num_bins < 1 or not 0 < max_margin < np.inf or not 0 < floor < 1:
-        raise InputError(
-            f"num_bins {num_bins}, max_margin {max_margin} and floor {floor}: pass at"
-            " least one bin, a positive margin and a floor between 0 and 1"
-        )
+    check_counts(num_bins=num_bins)
+    check_positive(max_margin=max_margin)
+    if not 0 < floor < 1:
+        raise InputError(f"floor is {floor}: pass a number between 0 and 1")
     clipped = [np.clip(side, -max_margin, max_margin) for side in sides]
     start = np.minimum(*(side.min(axis=0) for side in clipped))
     end = np.maximum(*(side.max(axis=0) for side in clipped))
@@ -196,7 +195,7 @@ def klom_summary(
     mean = float(values.mean())
     variance = MeanVariance(0.0, 0.0, np.inf)
     if ordered[0] < ordered[-1]:
-        variance = mean_variance(values, factors=np.arange(count)[:, None])
+        variance = MeanVariance(float(values.var(ddof=1)) / count, 0.0, count - 1.0)
     intervals = [
         mean_interval(
             mean, variance, level=level, bounds=(least, largest), num_samples=count

@@ -23,7 +23,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit import device
-from unlearn_jax.audit.device._lira import Center, OfflineScore, Variance
+from unlearn_jax.audit.device._lira import (
+    Center,
+    OfflineScore,
+    Variance,
+    check_options,
+)
 from unlearn_jax.audit.device._rmia import Mode
 from unlearn_jax.audit.inputs import (
     is_traced,
@@ -264,18 +269,7 @@ def _check_options(
     offline_score: OfflineScore,
     min_std: float,
 ) -> _Options:
-    choices = {
-        "mode": (mode, Mode),
-        "variance": (variance, Variance),
-        "center": (center, Center),
-        "offline_score": (offline_score, OfflineScore),
-    }
-    for name, (value, allowed) in choices.items():
-        if value not in allowed.__args__:
-            raise InputError(
-                f"{name} is {value!r}: pass one of"
-                f" {', '.join(map(repr, allowed.__args__))}"
-            )
+    check_options(mode, variance, center, offline_score)
     if not is_traced(min_std) and not 0 < min_std < np.inf:
         raise InputError(f"min_std is {min_std}: pass a positive number, such as 1e-6")
     return _Options(mode, variance, center, offline_score, min_std)

@@ -21,14 +21,19 @@ use NumPy and scikit-learn on the host, in float64.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
 from unlearn_jax.audit.predictions import softmax
-from unlearn_jax.checks import check_range
+from unlearn_jax.checks import (
+    check_choice,
+    check_counts,
+    check_positive,
+    check_range,
+)
 from unlearn_jax.types import InputError
 
 # About half a minute. Without this limit, a linear SVM on wide, overlapping logits may
@@ -117,29 +122,16 @@ class Discriminator:
 
     def __post_init__(self) -> None:
         """Raise on values out of range."""
-        for name, value, allowed in (
-            ("kernel", self.kernel, ("rbf", "linear")),
-            ("columns", self.columns, ("all", "retained", "neighbor")),
-            ("features", self.features, ("logits", "probabilities")),
-        ):
-            if value not in allowed:
-                raise InputError(
-                    f"unknown {name} {value!r}: choose {' or '.join(allowed)}"
-                )
-        if isinstance(self.gamma, str) and self.gamma not in ("auto", "scale"):
-            raise InputError(
-                f"unknown gamma {self.gamma!r}: choose auto, scale or a positive number"
-            )
-        for name, value in (
-            ("C", self.C),
-            ("gamma", 1.0 if isinstance(self.gamma, str) else self.gamma),
-        ):
-            if not 0 < value < np.inf:
-                raise InputError(f"{name} is {value}: pass a positive number")
-        if self.max_samples is not None and self.max_samples < 1:
-            raise InputError(
-                f"max_samples is {self.max_samples}: pass at least 1, or None for all"
-            )
+        check_choice("kernel", self.kernel, ("rbf", "linear"))
+        check_choice("columns", self.columns, ("all", "retained", "neighbor"))
+        check_choice("features", self.features, get_args(Features))
+        check_positive(C=self.C)
+        if isinstance(self.gamma, str):
+            check_choice("gamma", self.gamma, ("auto", "scale"))
+        else:
+            check_positive(gamma=self.gamma)
+        if self.max_samples is not None:
+            check_counts(max_samples=self.max_samples)
         check_seed(self.seed)
 
     def draw(self, first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
@@ -331,7 +323,7 @@ def neighbor_credits(
     Raises:
       InputError: the same cases as :func:`mia_nn`.
     """
-    _check_reading(reading)
+    check_choice("reading", reading, get_args(Reading))
     logits = _read_logits("logits", logits, ndim=(2,))
     labels = _read_labels(labels, logits)
     forgotten_classes = _read_forgotten(
@@ -418,7 +410,7 @@ def mia_nn(
             "reference_logits has 1 model: pass at least 2, so that the scores have a"
             " spread"
         )
-    _check_reading(reading)
+    check_choice("reading", reading, get_args(Reading))
     labels = _read_labels(labels, reference)
     forgotten_classes = _read_forgotten(
         forgotten, also_forgotten, labels, reference.shape[2]
@@ -532,14 +524,6 @@ def _calls_against_forgotten(
     return called[0], called[1]
 
 
-def _check_reading(reading: str) -> None:
-    if reading not in ("neighbor_against_rest", "neighbor_against_forgotten"):
-        raise InputError(
-            f"unknown reading {reading!r}: choose neighbor_against_rest or"
-            " neighbor_against_forgotten"
-        )
-
-
 def _read_logits(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.ndarray:
     logits = real_array(name, values, ndim=ndim).astype(np.float64, copy=False)
     refuse_infinite(name, logits)
@@ -562,9 +546,11 @@ def _read_forgotten(
     forgotten: int, also: Sequence[int], labels: np.ndarray, num_classes: int
 ) -> list[int]:
     """Return all forgotten classes, checked; the class to score comes first."""
-    forgotten_classes = [int(forgotten), *(int(k) for k in also)]
+    forgotten_classes = [forgotten, *also]
+    for k in forgotten_classes:
+        check_counts(0, forgotten=k)
     has_duplicates = len(set(forgotten_classes)) < len(forgotten_classes)
-    if has_duplicates or not all(0 <= k < num_classes for k in forgotten_classes):
+    if has_duplicates or max(forgotten_classes) >= num_classes:
         raise InputError(
             f"forgotten classes are {forgotten_classes}: pass different classes in"
             f" 0..{num_classes - 1}"
@@ -591,7 +577,8 @@ def _read_forgotten(
 def _read_neighbor(
     neighbor: int, forgotten_classes: list[int], num_classes: int
 ) -> int:
-    if not 0 <= neighbor < num_classes or neighbor in forgotten_classes:
+    check_counts(0, neighbor=neighbor)
+    if neighbor >= num_classes or neighbor in forgotten_classes:
         raise InputError(
             f"neighbor is {neighbor}: pass a retained class in 0..{num_classes - 1}"
         )

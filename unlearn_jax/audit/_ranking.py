@@ -82,7 +82,7 @@ class Ranking:
         self._bounds: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
         self._levels: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
-    def weighted(self, weights: np.ndarray) -> "WeightedCurves":
+    def weighted(self, weights: ArrayLike) -> "WeightedCurves":
         """Return the curves under a block of weightings.
 
         Args:
@@ -91,6 +91,7 @@ class Ranking:
         Raises:
           InputError: weights that do not match the number of samples.
         """
+        weights = np.asarray(weights)
         if weights.ndim != 2 or weights.shape[1] != self.num_samples:
             raise InputError(
                 f"weights have shape {weights.shape}: pass [B, {self.num_samples}],"

@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit import device
-from unlearn_jax.audit.device._rmia import Comparison, Mode
+from unlearn_jax.audit.device._rmia import (
+    Comparison,
+    Mode,
+    check_gamma,
+    check_options,
+)
 from unlearn_jax.audit.inputs import (
     is_traced,
     mask_array,
@@ -94,32 +99,19 @@ def rmia(
             "population and reference_population belong together: pass both or neither"
         )
     options = {"mode": mode, "offline_a": offline_a, "trim": trim}
-    numbers = (gamma, offline_a)
-    if is_traced(target, reference, member, population, reference_population, *numbers):
-        populations = {
-            "population": population,
-            "reference_population": reference_population,
-        }
-        scores = device.rmia(
-            target,
-            reference,
-            member,
-            gamma=gamma,
-            comparison=comparison,
-            **populations,
-            **options,
-        )
-        return cast(np.ndarray, scores)
     ratio = rmia_ratio(target, reference, member, check_design=check_design, **options)
     if population is None or reference_population is None:
         return dominated_fraction(ratio, gamma=gamma, comparison=comparison)
-    others = real_array("reference_population", reference_population, ndim=(2,))
-    if others.shape[0] != np.shape(reference)[0]:
+    others = reference_population
+    if not is_traced(others):
+        others = real_array("reference_population", others, ndim=(2,))
+    shape = np.shape(others)
+    if shape[0] != np.shape(reference)[0]:
         raise InputError(
-            f"reference_population has {others.shape[0]} models and reference"
+            f"reference_population has {shape[0]} models and reference"
             f" {np.shape(reference)[0]}: pass the same models in the same order"
         )
-    outside = np.zeros(others.shape, bool)
+    outside = np.zeros(shape, bool)
     return dominated_fraction(
         ratio,
         rmia_ratio(population, others, outside, check_design=False, **options),
@@ -164,6 +156,7 @@ def rmia_ratio(
     Raises:
       InputError: the same cases as :func:`rmia`.
     """
+    check_options(mode, offline_a, trim)
     if is_traced(target, reference, member, offline_a):
         ratio = device.rmia_ratio(
             target, reference, member, mode=mode, offline_a=offline_a, trim=trim
@@ -211,6 +204,7 @@ def reference_average(
     >>> reference_average([[1.0, 2.0], [3.0, 2.0]], np.eye(2, dtype=bool))
     array([2., 2.])
     """
+    check_options(mode, offline_a, trim)
     reference = real_array("reference", reference, ndim=(2,))
     if reference.shape[0] < 2:
         raise InputError(
@@ -222,12 +216,8 @@ def reference_average(
         if check_design:
             _check_half(member)
         average = _trimmed_mean(reference, trim)
-    elif mode == "offline":
-        if trim:
-            raise InputError("trim applies to mode='online' only: leave it at 0")
-        average = _offline_mean(reference, member, offline_a)
     else:
-        raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
+        average = _offline_mean(reference, member, offline_a)
     refuse_infinite("the references' average", average)
     # SM-Taylor signals may be negative, but only for a few samples.
     if np.median(average) < 0:
@@ -308,13 +298,12 @@ def dominated_fraction(
     """
     if comparison not in get_args(Comparison):
         raise InputError(f"comparison is {comparison!r}: pass 'product' or 'quotient'")
+    check_gamma(gamma)
     if is_traced(ratio, population_ratio, gamma):
         fraction = device.dominated_fraction(
             ratio, population_ratio, gamma=gamma, comparison=comparison
         )
         return cast(np.ndarray, fraction)
-    if not 0 < gamma < np.inf:
-        raise InputError(f"gamma is {gamma}: pass a positive number")
     ratio = real_array("ratio", ratio, ndim=(1, 2)).astype(np.float64, copy=False)
     refuse_nan("ratio", ratio)
     if population_ratio is None:
@@ -394,8 +383,6 @@ def _check_half(member: np.ndarray) -> None:
 
 def _trimmed_mean(reference: np.ndarray, trim: float) -> np.ndarray:
     """Return the mean over models after cutting ``int(trim * M)`` at each end."""
-    if not 0 <= trim < 0.5:
-        raise InputError(f"trim is {trim}: pass a fraction in [0, 0.5)")
     models = reference.shape[0]
     cut = int(trim * models)
     if cut:
@@ -410,8 +397,6 @@ def _offline_mean(
     reference: np.ndarray, member: np.ndarray, offline_a: float
 ) -> np.ndarray:
     """Return ``((1 + a) mean_out + (1 - a)) / 2`` over the OUT references."""
-    if not 0 <= offline_a <= 1:
-        raise InputError(f"offline_a is {offline_a}: pass a number in [0, 1]")
     outside = ~member
     count = outside.view(np.int8).sum(axis=0, dtype=np.int32)
     if not count.all():

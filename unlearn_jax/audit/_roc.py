@@ -20,6 +20,7 @@ from unlearn_jax.audit.inputs import (
     refuse_nan,
 )
 from unlearn_jax.audit.results import Interval, RocCurve
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import InputError
 
 
@@ -120,6 +121,7 @@ def auc_interval(
     """
     check_level(level)
     check_seed(seed)
+    check_counts(num_replicates=num_replicates)
     if num_replicates < 2:
         raise InputError(
             f"num_replicates is {num_replicates}: a variance takes at least 2, usually"

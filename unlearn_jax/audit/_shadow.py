@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from unlearn_jax import replicas
 from unlearn_jax.audit.inputs import is_traced
 from unlearn_jax.audit.signals import SIGNALS, SignalFn
-from unlearn_jax.checks import check_images, check_labels, count_models
+from unlearn_jax.checks import check_counts, check_images, check_labels, count_models
 from unlearn_jax.train import predict
 from unlearn_jax.types import ApplyFn, Array, InputError, PyTree, check_apply_fn
 
@@ -73,8 +73,7 @@ def shadow_signals(
         )
     if not np.shape(images)[0]:
         raise InputError("there are no images: pass at least one")
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}: pass at least 1")
+    check_counts(batch_size=batch_size)
     if mapper is None:
         mapper = replicas.mapper(num_models=num_models)
     if not isinstance(mapper, replicas.Mapper):

@@ -81,13 +81,13 @@ def ulira(target: ArrayLike, reference: ArrayLike, *, min_std: float = 1e-3) -> 
     >>> print(result.accuracy, result.auc)
     [1. 1. 1.] [1. 1. 1.]
     """
-    if is_traced(target, reference, min_std):
-        return device.ulira(target, reference, min_std=min_std)
-    target, reference = _read_sides(target, reference)
-    if not 0 < min_std < np.inf:
+    if not is_traced(min_std) and not 0 < min_std < np.inf:
         raise InputError(
             f"min_std is {min_std}: pass a positive standard deviation, such as 0.001"
         )
+    if is_traced(target, reference, min_std):
+        return device.ulira(target, reference, min_std=min_std)
+    target, reference = _read_sides(target, reference)
     moments = []
     for side in (target, reference):
         mean, std = _moments_of_others(side)

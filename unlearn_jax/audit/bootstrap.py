@@ -77,6 +77,7 @@ from unlearn_jax.audit.inputs import (
     refuse_infinite,
 )
 from unlearn_jax.audit.results import Interval, clopper_pearson
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import InputError
 
 # Elements of a [rows, N] block, so that its float64 copies fit in a core's cache.
@@ -181,7 +182,7 @@ class SampleWeights:
     def __init__(
         self, rng: np.random.Generator, num_replicates: int, strata: ArrayLike
     ) -> None:
-        _check_replicates(num_replicates)
+        check_counts(num_replicates=num_replicates)
         strata = np.asarray(strata)
         if strata.ndim != 1 or strata.size == 0 or strata.dtype.kind not in "biu":
             raise InputError(
@@ -277,7 +278,7 @@ def run_weights(
            [1, 1],
            [1, 1]], dtype=int32)
     """
-    _check_replicates(num_replicates)
+    check_counts(num_replicates=num_replicates)
     factors = _read_factors(factors)
     weights = np.ones((num_replicates, factors.shape[0]), np.int32)
     for factor in factors.T:
@@ -363,13 +364,13 @@ def weighted_tpr(
     >>> weighted_tpr([4, 3, 2, 1], positive, ~positive, np.ones((1, 4)), max_fpr=0.5)
     array([1.])
     """
+    if not is_traced(max_fpr) and not 0 <= max_fpr <= 1:
+        raise InputError(f"max_fpr is {max_fpr}: pass a rate in [0, 1]")
     if is_traced(scores, positive, negative, weights, max_fpr):
         rates = device.weighted_tpr(
             scores, positive, negative, weights, max_fpr=max_fpr
         )
         return cast(np.ndarray, rates)
-    if not 0 <= max_fpr <= 1:
-        raise InputError(f"max_fpr is {max_fpr}: pass a rate in [0, 1]")
     ranking, weights = _read(scores, positive, negative, weights)
     replicates = np.empty(weights.shape[0])
     for rows in blocks(*weights.shape):
@@ -501,11 +502,16 @@ def agreeing_interval(
       bounds: smallest and largest value that a sample can have; finite.
       level: confidence level, in (0, 1).
 
+    Raises:
+      InputError: a value outside the bounds, or the cases of
+        :func:`~unlearn_jax.audit.clopper_pearson`.
+
     >>> print(f"{agreeing_interval(0.5, 90, (0, 1)):.3f}")
     [0.480, 0.520]
     """
-    other = clopper_pearson(0, num_samples, level=level).high
     least, largest = bounds
+    _check_bounds(value, least, largest)
+    other = clopper_pearson(0, num_samples, level=level).high
     return Interval(
         float(value - other * (value - least)), float(value + other * (largest - value))
     )
@@ -565,7 +571,9 @@ def mean_variance(
     refuse_infinite("values", values)
     num_runs = values.size
     forms = _quadratic_forms(factors, num_runs)
-    parts = np.array([values @ form @ values for form, _ in forms])
+    # every form is 0 on constants, but would cancel digits of a large one
+    deviations = values - values.mean()
+    parts = np.array([deviations @ form @ deviations for form, _ in forms])
     expected = np.zeros(len(forms))
     sampled = 0.0
     if replicates is not None:
@@ -631,6 +639,9 @@ def mean_interval(
       The interval. Its ends are NaN if the variance is unknown, or if it is 0 and
       ``num_samples`` or finite bounds are missing.
 
+    Raises:
+      InputError: a mean outside the bounds, or a level outside (0, 1).
+
     >>> variance = MeanVariance(total=0.0, samples=0.0, df=float("inf"))
     >>> at_edge = mean_interval(1.0, variance, bounds=(0, 1), num_samples=20)
     >>> print(f"{at_edge:.3f}")
@@ -640,6 +651,7 @@ def mean_interval(
     unknown = Interval(float("nan"), float("nan"))
     is_zero = not variance.total > (1e-12 * abs(mean)) ** 2
     least, largest = (-np.inf, np.inf) if bounds is None else bounds
+    _check_bounds(mean, least, largest)
     width = largest - least
     fraction = min(max((mean - least) / width, 0.0), 1.0) if np.isfinite(width) else 0.5
     # At a bound all samples agree; a variance there is a rounding error.
@@ -693,8 +705,8 @@ def summarize(
       The estimate. A replicate is dropped and counted if a run has no value in it.
 
     Raises:
-      InputError: shapes that do not match, NaN or infinite values, or a level outside
-        (0, 1).
+      InputError: shapes that do not match, NaN or infinite values, a mean outside the
+        bounds, or a level outside (0, 1).
 
     >>> summarize([0.4, 0.6], None, [[0], [1]], level=0.5)
     Estimate(mean=0.5, std=0.1414..., low=0.4, high=0.6, num_runs=2, num_dropped=0)
@@ -864,8 +876,10 @@ def blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, num_rows))
 
 
-def _check_replicates(num_replicates: int) -> None:
-    if num_replicates < 1:
+def _check_bounds(mean: float, least: float, largest: float) -> None:
+    slack = 1e-6 * max(1.0, abs(mean))  # for rounding
+    if not least < largest or mean < least - slack or mean > largest + slack:
         raise InputError(
-            f"num_replicates is {num_replicates}: pass at least 1, usually 1000"
+            f"the mean {mean:g} is not within the bounds ({least:g}, {largest:g}): pass"
+            " the smallest and the largest value, in the unit of the values"
         )

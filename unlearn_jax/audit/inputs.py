@@ -2,8 +2,9 @@
 
 Signals (``signals.py``) are JAX functions. The other functions of this package sort and
 count, which NumPy does 2 to 7 times faster than XLA on a CPU. They therefore accept
-NumPy and JAX arrays and return NumPy arrays. Under ``jax.jit`` and ``jax.vmap`` they
-call :mod:`unlearn_jax.audit.device`, which returns NaN where they would raise.
+NumPy and JAX arrays and return NumPy arrays. Under ``jax.jit`` and ``jax.vmap`` those
+that :mod:`unlearn_jax.audit.device` has call it. Then only shapes and options are
+checked, and NaN, empty classes and too few models give NaN. The others raise.
 """
 
 from typing import Any
@@ -20,6 +21,15 @@ def is_traced(*arrays: Any) -> bool:
     return any(isinstance(array, Tracer) for array in arrays)
 
 
+def _on_host(name: str, values: ArrayLike) -> np.ndarray:
+    if is_traced(values):
+        raise InputError(
+            f"{name} is traced: this function runs on the host, call it outside jit and"
+            " vmap"
+        )
+    return np.asarray(values)
+
+
 def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.ndarray:
     """Return real numbers as a float32 or float64 array, checked.
 
@@ -34,10 +44,10 @@ def real_array(name: str, values: ArrayLike, *, ndim: tuple[int, ...]) -> np.nda
       :func:`refuse_nan`.
 
     Raises:
-      InputError: the number of axes is not in ``ndim``, there are no elements, or the
-        elements are not real numbers.
+      InputError: a traced array, a number of axes that is not in ``ndim``, no elements,
+        or elements that are not real numbers.
     """
-    array = np.asarray(values)
+    array = _on_host(name, values)
     if array.ndim not in ndim:
         allowed = " or ".join(str(n) for n in ndim)
         raise InputError(
@@ -78,9 +88,9 @@ def mask_array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarr
       Bool array of that shape.
 
     Raises:
-      InputError: another dtype or another shape.
+      InputError: a traced array, another dtype or another shape.
     """
-    array = np.asarray(values)
+    array = _on_host(name, values)
     if array.dtype != np.bool_:
         raise InputError(
             f"{name} has dtype {array.dtype}: pass a boolean mask of shape {shape}"

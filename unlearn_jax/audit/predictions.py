@@ -17,7 +17,7 @@ from unlearn_jax.audit.inputs import (
     real_array,
     refuse_infinite,
 )
-from unlearn_jax.checks import check_range
+from unlearn_jax.checks import check_counts, check_range
 from unlearn_jax.types import InputError
 
 
@@ -236,10 +236,8 @@ def kodge_mia(
     """
     from sklearn.svm import SVC
 
-    if max_samples is not None and max_samples < 1:
-        raise InputError(
-            f"max_samples is {max_samples}: pass at least 1, or None for all"
-        )
+    if max_samples is not None:
+        check_counts(max_samples=max_samples)
     check_seed(seed)
     named = {
         "retain_train": retain_train,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax.audit.inputs import check_level, is_traced
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import Array, InputError
 
 AnyArray = np.ndarray | Array
@@ -60,6 +61,7 @@ def clopper_pearson(count: int, total: int, *, level: float = 0.95) -> Interval:
     from scipy.special import betaincinv
 
     check_level(level)
+    check_counts(0, count=count, total=total)
     if total < 1 or not 0 <= count <= total:
         raise InputError(
             f"{count} of {total} is not a rate: pass 0 <= count <= total with total at"

@@ -259,13 +259,14 @@ def correctness(logits: ArrayLike, labels: ArrayLike) -> Array:
       labels: ``[...]`` integers in 0..C-1.
 
     Returns:
-      ``[...]`` float, 0 or 1; higher = more likely member.
+      ``[...]`` float, 0 or 1; higher = more likely member. NaN where a logit is NaN.
 
     Raises:
       InputError: the same cases as :func:`logit_margin`.
     """
     logits, hot = _read(logits, labels)
-    return _pick(_top(logits).astype(logits.dtype), hot)
+    is_nan = jnp.isnan(logits).any(-1)
+    return jnp.where(is_nan, jnp.nan, _pick(_top(logits).astype(logits.dtype), hot))
 
 
 def entropy(logits: ArrayLike, labels: ArrayLike) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from unlearn_jax.audit.inputs import check_seed, real_array, refuse_infinite
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import InputError
 
 
@@ -67,10 +68,8 @@ def mis(
     """
     from sklearn.svm import SVC
 
-    if max_samples is not None and max_samples < 1:
-        raise InputError(
-            f"max_samples is {max_samples}: pass at least 1, or None for all"
-        )
+    if max_samples is not None:
+        check_counts(max_samples=max_samples)
     check_seed(seed)
     sides = []
     for name, values in (("retain", retain), ("test", test), ("forget", forget)):

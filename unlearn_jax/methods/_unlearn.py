@@ -11,6 +11,7 @@ from jax.core import Tracer
 from unlearn_jax.influence import warn_unless_trusted
 from unlearn_jax.methods.base import check_method
 from unlearn_jax.methods.compose import Sequential, request_size
+from unlearn_jax.train import check_key
 from unlearn_jax.types import (
     Array,
     InputError,
@@ -45,10 +46,7 @@ def unlearn(
         cannot be hashed, a forget mask whose size is not the problem's, or a sequence
         of requests that do not partition the forget set.
     """
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(
-        key.dtype, jax.dtypes.prng_key
-    ):
-        raise InputError("unlearn takes a typed key first: pass jax.random.key(0)")
+    check_key(key)
     check_method(method)
     if not isinstance(problem, Problem):
         raise InputError(

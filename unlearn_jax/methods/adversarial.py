@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from unlearn_jax.attacks import PGD
+from unlearn_jax.checks import check_choice
 from unlearn_jax.methods.base import forget_rows, forget_set, num_classes
 from unlearn_jax.train import Batch, FetchFn, predict
 from unlearn_jax.types import (
@@ -119,9 +120,9 @@ def adversarial_samples(
       InputError: unknown names; random labels other than y and y_adv of a model with
         two classes; ``targeted`` without ``attack``.
     """
-    _check_choice("replacement", replace, get_args(Replace))
-    _check_choice("failures policy", failures, get_args(Failures))
-    _check_choice("redraw", redraw, get_args(Redraw))
+    check_choice("replacement", replace, get_args(Replace))
+    check_choice("failures policy", failures, get_args(Failures))
+    check_choice("redraw", redraw, get_args(Redraw))
     key_point, key_label = jax.random.split(key)
     truth = problem.train.labels[forget_rows(problem)]
     if failures == "targeted":
@@ -151,11 +152,6 @@ def adversarial_samples(
         labels = draw_labels(key_label, labels, allowed)
         allowed = None
     return AdversarialSamples(images, labels, used, allowed)
-
-
-def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
-    if given not in choices:
-        raise InputError(f"unknown {what} {given!r}: choose {', '.join(choices)}")
 
 
 def _allowed_labels(

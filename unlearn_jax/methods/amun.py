@@ -13,9 +13,13 @@ from unlearn_jax.methods.adversarial import (
     adversarial_samples,
     fetch_joined,
 )
-from unlearn_jax.methods.base import FineTuning, attack_forget_set, finetune_on
+from unlearn_jax.methods.base import (
+    FineTuning,
+    attack_forget_set,
+    finetune_on,
+)
 from unlearn_jax.train import fetch_from
-from unlearn_jax.types import Array, InputError, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
 from unlearn_jax.values import value
 
 
@@ -79,12 +83,6 @@ class AMUN(FineTuning):
     replace: Replace = "none"
     redraw: Redraw = "batch"
     attack: PGD | None = None
-
-    def __post_init__(self) -> None:
-        """Raise on values that no run could use."""
-        super().__post_init__()
-        if self.attack is not None and not isinstance(self.attack, PGD):
-            raise InputError(f"attack must be a PGD(...) or None, got {self.attack!r}")
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Attack the forget samples, unless the problem has D_A, and fine-tune.

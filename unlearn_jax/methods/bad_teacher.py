@@ -5,11 +5,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_fractions, check_positive
 from unlearn_jax.losses import kl_from_logits
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
-    check_positive,
     finetune_on,
     forward_fn,
 )
@@ -66,8 +65,8 @@ class BadTeacher(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_positive("temperature", self.temperature)
-        check_numbers(low=0, high=1, retain_fraction=self.retain_fraction)
+        check_positive(temperature=self.temperature)
+        check_fractions(retain_fraction=self.retain_fraction)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Train on the predictions of the two teachers.

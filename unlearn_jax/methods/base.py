@@ -1,6 +1,5 @@
 """Shared parts of unlearning methods: the problem and the fine-tuning loop."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,7 +11,13 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.attacks import PGD
-from unlearn_jax.checks import check_samples
+from unlearn_jax.checks import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_samples,
+    check_shape,
+)
 from unlearn_jax.data import augmentation
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.optimizers import SGD, Optimizer
@@ -22,6 +27,7 @@ from unlearn_jax.train import (
     FetchFn,
     LossFn,
     Recipe,
+    check_type,
     cross_entropy_loss,
     init_state,
     step_decay,
@@ -72,21 +78,14 @@ def make_problem(
       The problem.
 
     Raises:
-      InputError: unusable images or labels; variables of another model; a mask that has
-        the wrong length or type, or selects no sample or all of them; a sample in both
-        ``forget`` and ``removed``; a D_A of another size.
+      InputError: an argument of a wrong type; unusable images or labels; variables of
+        another model; a mask that has the wrong length or type, or selects no sample or
+        all of them; a sample in both ``forget`` and ``removed``; a D_A of another
+        shape.
     """
-    if not isinstance(model, Model) or not isinstance(variables, Variables):
-        raise InputError(
-            "make_problem takes a Model and its Variables, got"
-            f" {type(model).__name__} and {type(variables).__name__}: adapt a network"
-            " by models.from_linen, from_nnx or from_functions"
-        )
-    if not isinstance(train, Dataset):
-        raise InputError(
-            f"train must be a Dataset, got {type(train).__name__}: pass"
-            " types.Dataset(images, labels), such as splits.train"
-        )
+    check_type("model", model, Model)
+    check_type("variables", variables, Variables)
+    check_type("train", train, Dataset)
     if isinstance(forget, Tracer):
         raise InputError(
             "make_problem checks concrete masks: to map over forget sets of one size,"
@@ -108,15 +107,13 @@ def make_problem(
             f"the forget set holds {'none' if count == 0 else 'all'} of the {len(mask)}"
             " training samples: choose at least one, and leave at least one"
         )
-    if adversarial is not None and len(adversarial.labels) != count:
-        raise InputError(
-            f"the adversarial set has {len(adversarial.labels)} rows for {count} forget"
-            " samples"
-        )
     if adversarial is not None:
+        for name, field in adversarial._asdict().items():
+            shape = train.images.shape[1:] if name == "images" else ()
+            check_shape(f"adversarial.{name}", field, (count, *shape))
         samples = Dataset(adversarial.images, adversarial.labels)
         check_samples(model.apply, variables, samples, "adversarial set")
-    train = jax.tree.map(jnp.asarray, train)
+    train = Dataset(jnp.asarray(train.images), jnp.asarray(train.labels, jnp.int32))
     if removed is None:
         return Problem(model, variables, train, jnp.asarray(mask), count, adversarial)
     removed_mask = np.asarray(removed)
@@ -265,6 +262,9 @@ def is_bound(constraint: Constraint) -> bool:
 class FineTuning:
     """Hyperparameters of every fine-tuning method.
 
+    Float fields may be arrays to map over; such a value can be neither compared nor
+    hashed.
+
     Attributes:
       num_epochs: passes over the method's samples; 10 in AMUN's tables.
       batch_size: samples per step; 128 for CIFAR-10.
@@ -297,24 +297,11 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
-        check_numbers(
-            low=0, learning_rate=self.learning_rate, weight_decay=self.weight_decay
-        )
-        if not 0 < self.decay_factor < math.inf:  # optax takes 0 for a constant rate
-            raise InputError(
-                "a method's decay_factor must be positive and finite, got"
-                f" {self.decay_factor}"
-            )
-        if (
-            self.num_epochs < 1
-            or self.batch_size < 1
-            or self.decay_every < 0
-            or is_zero(self.learning_rate)
-        ):
-            raise InputError(
-                "num_epochs, batch_size and learning_rate of a method must be positive,"
-                " and decay_every not negative"
-            )
+        check_counts(num_epochs=self.num_epochs, batch_size=self.batch_size)
+        check_counts(0, decay_every=self.decay_every)
+        # optax takes a decay_factor of 0 for a constant rate
+        check_positive(learning_rate=self.learning_rate, decay_factor=self.decay_factor)
+        check_not_negative(weight_decay=self.weight_decay)
         if not callable(self.optimizer) or isinstance(self.optimizer, type):
             raise InputError(
                 f"optimizer must be a value such as SGD() or Adam(), got"
@@ -394,65 +381,6 @@ class FineTuning:
             return variables
 
         return Restriction(wrap, project, sum(part.num_gradients for part in parts))
-
-
-def is_zero(number: Real) -> bool:
-    """Return whether a hyperparameter is zero; False for a traced one."""
-    return not isinstance(number, Tracer) and bool(np.any(np.asarray(number) == 0))
-
-
-def check_numbers(
-    *, low: float = -math.inf, high: float = math.inf, **hyperparameters: Real
-) -> None:
-    """Raise on hyperparameters that are not finite or not in ``[low, high]``.
-
-    Traced hyperparameters, as in a search, are not checked.
-
-    Args:
-      low: smallest allowed value.
-      high: largest allowed value.
-      **hyperparameters: numbers, or arrays of them to map over, by name.
-
-    Raises:
-      InputError: a value out of range; the message names the hyperparameter.
-    """
-    for name, number in hyperparameters.items():
-        if isinstance(number, Tracer):
-            continue
-        numbers = np.asarray(number)
-        if not (np.isfinite(numbers) & (low <= numbers) & (numbers <= high)).all():
-            is_unbounded = math.isinf(low) and math.isinf(high)
-            where = "finite" if is_unbounded else f"finite and in [{low:g}, {high:g}]"
-            raise InputError(f"a method's {name} must be {where}, got {number}")
-
-
-def check_positive(name: str, number: Real) -> None:
-    """Raise on a hyperparameter that is not positive and finite.
-
-    Args:
-      name: name of the hyperparameter.
-      number: its value; a traced one is not checked.
-
-    Raises:
-      InputError: a value out of range; the message names the hyperparameter.
-    """
-    check_numbers(low=0, high=math.inf, **{name: number})  # pyright: ignore[reportArgumentType]
-    if is_zero(number):
-        raise InputError(f"a method's {name} must be positive, got 0")
-
-
-def check_batch_size(name: str, size: int | None) -> None:
-    """Raise on a batch size below 1.
-
-    Args:
-      name: name of the hyperparameter.
-      size: its value; None, which stands for another hyperparameter's value, passes.
-
-    Raises:
-      InputError: a value out of range; the message names the hyperparameter.
-    """
-    if size is not None and size < 1:
-        raise InputError(f"a method's {name} must be positive, got {size}")
 
 
 Forward = Callable[[Variables, Array, Array], tuple[Array, ModelState]]

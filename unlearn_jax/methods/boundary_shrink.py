@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax.attacks import linf
+from unlearn_jax.checks import check_fractions
 from unlearn_jax.losses import log_odds
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
     default_loss,
     forget_rows,
 )
@@ -71,7 +71,7 @@ class BoundaryShrink(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(low=0, high=1, bound=self.bound)
+        check_fractions(bound=self.bound)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Label the forget samples by their neighbors and fine-tune.

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax.attacks import PGD
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.filters import Filter, class_means
 from unlearn_jax.methods.base import (
     Constraint,
@@ -27,7 +28,6 @@ from unlearn_jax.methods.base import (
     Restriction,
     attack_forget_set,
     check_method,
-    check_positive,
     is_bound,
     is_constraint,
 )
@@ -69,11 +69,8 @@ class SpectralBound:
 
     def __post_init__(self) -> None:
         """Raise on bounds that no layer could meet."""
-        check_positive("max_norm", self.max_norm)
-        if self.clip_period < 1:
-            raise InputError(
-                f"a method's clip_period must be positive, got {self.clip_period}"
-            )
+        check_positive(max_norm=self.max_norm)
+        check_counts(clip_period=self.clip_period)
 
     def restrict(self, problem: Problem, *, batch_size: int) -> Restriction:
         """Return clipping as a restriction.
@@ -113,6 +110,11 @@ class Restricted:
 
     method: UnlearnFn
     constraint: Constraint
+
+    def __post_init__(self) -> None:
+        """Raise unless the fields are a method and a constraint."""
+        _check_inner(self.method)
+        _check_constraint(self.constraint)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Run the method and project the unlearned variables.
@@ -161,10 +163,7 @@ def constrained(
 
 def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricted:
     check_method(method)
-    if not is_constraint(constraint):
-        raise InputError(
-            f"a constraint is a value such as Saliency(), got {constraint!r}"
-        )
+    _check_constraint(constraint)
     if isinstance(method, FineTuning):
         constraints = (*method.constraints, constraint)
         return cast("MethodT", dataclasses.replace(method, constraints=constraints))
@@ -177,6 +176,23 @@ def _constrained(method: MethodT, constraint: Constraint) -> MethodT | Restricte
         inner = _constrained(method.method, constraint)
         return cast("MethodT", dataclasses.replace(method, method=inner))
     return Restricted(method=method, constraint=constraint)
+
+
+def _check_constraint(constraint: object) -> None:
+    if not is_constraint(constraint):
+        raise InputError(
+            f"a constraint is a value such as Saliency(), got {constraint!r}"
+        )
+
+
+def _check_inner(method: object) -> None:
+    """Raise on no method, or on a filtered one, whose filter would be dropped."""
+    check_method(method)
+    if isinstance(method, Filtered):
+        raise InputError(
+            "a filter comes last: compose the method first, then"
+            " filtered(method, filter)"
+        )
 
 
 @value
@@ -193,7 +209,7 @@ class Filtered:
 
     def __post_init__(self) -> None:
         """Raise unless the fields are a method and a filter."""
-        check_method(self.method)
+        _check_inner(self.method)
         if not callable(self.filter) or isinstance(self.filter, type):
             raise InputError(
                 f"filter must be a value such as Mask() or MPRU(), got {self.filter!r}"
@@ -259,7 +275,8 @@ class Sequential:
     adaptive: bool = False
 
     def __post_init__(self) -> None:
-        """Take requests that are lists of masks as an array."""
+        """Check the method; take requests that are lists of masks as an array."""
+        _check_inner(self.method)
         if isinstance(self.requests, list | tuple):
             object.__setattr__(self, "requests", np.asarray(self.requests))
 
@@ -315,7 +332,8 @@ def sequence(
       adaptive: find D_A on the current model before each request (AMUN-A).
 
     Raises:
-      InputError: requests of another kind or shape.
+      InputError: requests of another kind or shape, no method, a filtered one, or an
+        attack that is not a PGD.
     """
     if not isinstance(requests, Tracer):
         masks = np.asarray(requests)
@@ -366,9 +384,13 @@ def unlearn_sequence(
       ``[K, ...]``.
 
     Raises:
-      InputError: concrete requests that do not partition the forget set into parts of
-        equal size, or a forget set whose size is not a multiple of their number.
+      InputError: no method, or an attack that is not a PGD; concrete requests that do
+        not partition the forget set into parts of equal size, or a forget set whose
+        size is not a multiple of their number.
     """
+    check_method(method)
+    if attack is not None and not isinstance(attack, PGD):
+        raise InputError(f"attack must be a PGD(...) or None, got {attack!r}")
     requests = requests if isinstance(requests, jax.Array) else np.asarray(requests)
     size = request_size(problem, requests)
     adversarial = None if adaptive else problem.adversarial

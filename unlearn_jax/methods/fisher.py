@@ -5,9 +5,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.methods.base import check_numbers, num_classes
+from unlearn_jax.checks import check_counts, check_not_negative
+from unlearn_jax.methods.base import num_classes
 from unlearn_jax.methods.gradients import batches_of, fisher_diagonal, members
-from unlearn_jax.types import Array, InputError, Problem, UnlearnInfo, Variables
+from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
 from unlearn_jax.values import Real, value
 
 Information = Literal["model", "true", "batch"]
@@ -64,11 +65,8 @@ class FisherForgetting:
 
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
-        check_numbers(low=0, alpha=self.alpha, cap=self.cap, power=self.power)
-        if self.batch_size < 1:
-            raise InputError(
-                f"a method's batch_size must be positive, got {self.batch_size}"
-            )
+        check_not_negative(alpha=self.alpha, cap=self.cap, power=self.power)
+        check_counts(batch_size=self.batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Add noise to the original's parameters.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax import linalg
-from unlearn_jax.methods.base import check_numbers, is_zero
+from unlearn_jax.checks import check_counts, check_finite, check_positive
 from unlearn_jax.methods.gradients import (
     Batches,
     batches_of,
@@ -18,7 +18,6 @@ from unlearn_jax.methods.gradients import (
 )
 from unlearn_jax.types import (
     Array,
-    InputError,
     Params,
     Problem,
     UnlearnInfo,
@@ -88,12 +87,9 @@ class Influence:
 
     def __post_init__(self) -> None:
         """Raise on values that no step could use."""
-        check_numbers(alpha=self.alpha)
-        check_numbers(low=0, damping=self.damping)
-        if is_zero(self.damping) or self.num_samples < 1 or self.batch_size < 1:
-            raise InputError(
-                "damping, num_samples and batch_size of a method must be positive"
-            )
+        check_finite(alpha=self.alpha)
+        check_positive(damping=self.damping)
+        check_counts(num_samples=self.num_samples, batch_size=self.batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Take the step.

@@ -8,6 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
+from unlearn_jax.checks import (
+    check_choice,
+    check_counts,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.influence import (
     CG,
     fit_primal,
@@ -19,9 +25,7 @@ from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.tilted import tilted_target
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
     forget_rows,
-    is_zero,
     num_classes,
 )
 from unlearn_jax.methods.gradients import members
@@ -30,7 +34,6 @@ from unlearn_jax.methods.trw import Tilt, train_to_tilt
 from unlearn_jax.train import predict
 from unlearn_jax.types import (
     Array,
-    InputError,
     Problem,
     UnlearnInfo,
     Variables,
@@ -141,17 +144,14 @@ class InfluenceTarget(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no prediction could use."""
         super().__post_init__()
-        check_numbers(low=0, ridge=self.ridge, retain_weight=self.retain_weight)
-        if is_zero(self.ridge):
-            raise InputError(
-                "with a ridge of 0, separable features have no best classifier: choose"
-                " a positive ridge"
-            )
-        if min(self.num_fit_steps, self.num_removal_steps, self.num_cg_steps) < 1:
-            raise InputError(
-                "num_fit_steps, num_removal_steps and num_cg_steps of a method must be"
-                " positive"
-            )
+        # with a ridge of 0, separable features have no best classifier
+        check_positive(ridge=self.ridge)
+        check_not_negative(retain_weight=self.retain_weight)
+        check_counts(
+            num_fit_steps=self.num_fit_steps,
+            num_removal_steps=self.num_removal_steps,
+            num_cg_steps=self.num_cg_steps,
+        )
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Predict the targets and fine-tune.
@@ -217,8 +217,7 @@ def influence_targets(
       InputError: an unknown ``linearized``; with ``head``, a model without a last
         linear layer.
     """
-    if linearized not in ("head", "network"):
-        raise InputError(f"unknown linearized {linearized!r}: choose head or network")
+    check_choice("linearized", linearized, ("head", "network"))
     tilt = _predicted_tilt(
         problem,
         linearized,

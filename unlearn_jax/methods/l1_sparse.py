@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unlearn_jax.methods.base import FineTuning, check_numbers, finetune_on
+from unlearn_jax.checks import check_not_negative
+from unlearn_jax.methods.base import FineTuning, finetune_on
 from unlearn_jax.train import fetch_from, steps_per_epoch
 from unlearn_jax.transforms import add_l1
 from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables, most_of, value_of
@@ -41,7 +42,7 @@ class L1Sparse(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(low=0, gamma=self.gamma)
+        check_not_negative(gamma=self.gamma)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Fine-tune with the penalty.

@@ -14,13 +14,12 @@ from jax import lax
 
 from unlearn_jax.attacks import pgd, random_start
 from unlearn_jax.branching import cond
+from unlearn_jax.checks import check_counts, check_not_negative, check_positive
 from unlearn_jax.losses import cross_entropy, log_odds
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
     forget_rows,
     forward_fn,
-    is_zero,
     num_classes,
 )
 from unlearn_jax.methods.gradients import Batches, batches_of
@@ -36,7 +35,6 @@ from unlearn_jax.train import (
 from unlearn_jax.types import (
     Array,
     Dataset,
-    InputError,
     ModelState,
     Params,
     Problem,
@@ -149,23 +147,15 @@ class L2UL(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(
-            low=0,
-            regularization=self.regularization,
-            epsilon=self.epsilon,
-            step_size=self.step_size,
-        )
+        check_not_negative(regularization=self.regularization, step_size=self.step_size)
         if self.adversarial_weight is not None:
-            check_numbers(low=0, adversarial_weight=self.adversarial_weight)
-        if (
-            min(self.num_adversarial, self.forget_batch_size) < 1
-            or self.num_steps < 0
-            or is_zero(self.epsilon)
-        ):
-            raise InputError(
-                "l2ul's epsilon, num_adversarial and forget_batch_size must be"
-                " positive, num_steps not negative"
-            )
+            check_not_negative(adversarial_weight=self.adversarial_weight)
+        check_positive(epsilon=self.epsilon)
+        check_counts(
+            num_adversarial=self.num_adversarial,
+            forget_batch_size=self.forget_batch_size,
+        )
+        check_counts(0, num_steps=self.num_steps)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Make the adversarial examples and train.
@@ -190,14 +180,11 @@ class L2UL(FineTuning):
             forget=min(self.forget_batch_size, problem.num_forget),
         )
         samples_per_step = sizes.adversarial + sizes.forget
-        penalty = None
-        extra = self.num_steps * len(adversarial.labels)
-        if not is_zero(self.regularization):
-            omega = forget_importance(
-                problem, per=self.importance, batch_size=self.forget_batch_size
-            )
-            penalty = jax.tree.map(lambda leaf: self.regularization * (1 - leaf), omega)
-            extra += problem.num_forget
+        omega = forget_importance(
+            problem, per=self.importance, batch_size=self.forget_batch_size
+        )
+        penalty = jax.tree.map(lambda leaf: self.regularization * (1 - leaf), omega)
+        extra = self.num_steps * len(adversarial.labels) + problem.num_forget
         variables, losses, num_steps, num_gradients = _train(
             key_train,
             problem,
@@ -314,7 +301,9 @@ def forget_importance(
         logits = problem.model.apply(variables, images)
         if per == "sample":
             return jnp.sum(weight * jnp.sum(logits**2, -1))
-        return jnp.sum(weight * optax.safe_norm(logits, 0.0, axis=-1))
+        # each batch counts alike, also a last one that is not full
+        mean_weight = weight * (len(weight) / jnp.sum(weight))
+        return jnp.sum(mean_weight * optax.safe_norm(logits, 0.0, axis=-1))
 
     def step(total: Params, batch: Batches) -> tuple[Params, None]:
         params = problem.variables.params
@@ -342,7 +331,7 @@ def forget_importance(
 
 
 def _objective(
-    problem: Problem, options: L2UL, sizes: _Sizes, penalty: Params | None
+    problem: Problem, options: L2UL, sizes: _Sizes, penalty: Params
 ) -> PairLoss:
     """Return the loss of a step.
 
@@ -350,7 +339,7 @@ def _objective(
       problem: gives the model.
       options: hyperparameters of the method.
       sizes: samples per step.
-      penalty: ``lambda (1 - Omega)``, like the parameters; None without regularization.
+      penalty: ``lambda (1 - Omega)``, like the parameters.
     """
     forward = forward_fn(problem.model, options)
     if options.adversarial_weight is None:
@@ -376,15 +365,13 @@ def _objective(
         forget_losses = cross_entropy(forget_logits, forget.labels)
         loss = adversarial_weight * jnp.mean(adversarial_losses)
         loss -= forget_weight * jnp.mean(forget_losses)
-        if penalty is not None:
-            drifts = jax.tree.map(
-                lambda weight, new, old: jnp.sum(weight * (new - old) ** 2) / 2,
-                penalty,
-                variables.params,
-                problem.variables.params,
-            )
-            loss += sum(jax.tree.leaves(drifts))
-        return loss, state
+        drifts = jax.tree.map(
+            lambda weight, new, old: jnp.sum(weight * (new - old) ** 2) / 2,
+            penalty,
+            variables.params,
+            problem.variables.params,
+        )
+        return loss + sum(jax.tree.leaves(drifts)), state
 
     return loss_fn
 

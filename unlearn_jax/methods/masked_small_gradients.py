@@ -9,8 +9,9 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
+from unlearn_jax.checks import check_fractions, check_not_negative
 from unlearn_jax.losses import cross_entropy
-from unlearn_jax.methods.base import FineTuning, check_numbers, finetune_on, forward_fn
+from unlearn_jax.methods.base import FineTuning, finetune_on, forward_fn
 from unlearn_jax.train import epoch_order, fetch_from, steps_per_epoch
 from unlearn_jax.types import (
     Array,
@@ -77,8 +78,8 @@ class MaskedSmallGradients(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(low=0, high=1, init_rate=self.init_rate)
-        check_numbers(low=0, gradient_scale=self.gradient_scale)
+        check_fractions(init_rate=self.init_rate)
+        check_not_negative(gradient_scale=self.gradient_scale)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Redraw entries of the kernels and fine-tune.

@@ -5,11 +5,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts, check_fractions
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_batch_size,
-    check_numbers,
     forward_fn,
 )
 from unlearn_jax.methods.passes import PassLoss, finetune_on_pairs
@@ -50,8 +49,9 @@ class NegGradPlus(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(low=0, high=1, alpha=self.alpha)
-        check_batch_size("forget_batch_size", self.forget_batch_size)
+        check_fractions(alpha=self.alpha)
+        if self.forget_batch_size is not None:
+            check_counts(forget_batch_size=self.forget_batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Train on the difference of the two losses.

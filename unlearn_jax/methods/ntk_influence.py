@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from unlearn_jax.checks import check_counts, check_finite, check_positive
 from unlearn_jax.influence import CG, Dense, OutputFn, outputs_of, remove
 from unlearn_jax.layers import Layer, head, layers, with_kernels
 from unlearn_jax.methods.base import (
-    check_numbers,
-    check_positive,
-    is_zero,
     num_classes,
 )
 from unlearn_jax.methods.gradients import members
@@ -19,7 +17,6 @@ from unlearn_jax.methods.similarity import sample_features
 from unlearn_jax.train import predict
 from unlearn_jax.types import (
     Array,
-    InputError,
     Params,
     Problem,
     UnlearnInfo,
@@ -94,13 +91,9 @@ class NTKInfluence:
 
     def __post_init__(self) -> None:
         """Raise on values that no step could use."""
-        check_numbers(low=0, ridge=self.ridge)
-        check_numbers(alpha=self.alpha)
-        check_positive("tol", self.tol)
-        if is_zero(self.ridge) or self.num_cg_steps < 1 or self.batch_size < 1:
-            raise InputError(
-                "ridge, num_cg_steps and batch_size of a method must be positive"
-            )
+        check_finite(alpha=self.alpha)
+        check_positive(ridge=self.ridge, tol=self.tol)
+        check_counts(num_cg_steps=self.num_cg_steps, batch_size=self.batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Take the step.

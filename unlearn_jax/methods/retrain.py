@@ -17,9 +17,11 @@ from unlearn_jax.values import value
 class Retrain(FineTuning):
     """Training from scratch on the retained samples.
 
-    Reads neither the forget samples nor the original's variables. The result equals,
-    bit for bit, that of :func:`unlearn_jax.train.fit` on the mask ``problem.retain``
-    with the same key and the recipe ``Retrain(...).recipe(problem.num_retain)``.
+    Reads neither the forget samples nor the original's variables; only a mask of
+    ``constraints`` reads both, and sets the entries outside it to the original's before
+    training. The result without constraints equals, bit for bit, that of
+    :func:`unlearn_jax.train.fit` on the mask ``problem.retain`` with the same key and
+    the recipe ``Retrain(...).recipe(problem.num_retain)``.
     """
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
@@ -32,11 +34,13 @@ class Retrain(FineTuning):
         num_batches = steps_per_epoch(problem.num_retain, self.batch_size)
         restriction = self.restriction(problem)
         tx = restriction.wrap(self.tx(num_batches))
+        state = init_state(key, problem.model, tx)
+        state = state._replace(variables=restriction.project(state.variables))
         state, losses = train_epochs(
             default_loss(problem.model, self),
             tx,
             fetch_from(self.augmentation),
-            init_state(key, problem.model, tx),
+            state,
             key,
             problem.train,
             problem.retain,

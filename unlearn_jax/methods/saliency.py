@@ -7,15 +7,14 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from unlearn_jax.checks import check_fractions, check_positive
 from unlearn_jax.methods.base import (
     Restriction,
-    check_numbers,
     forget_rows,
-    is_zero,
 )
 from unlearn_jax.methods.gradients import batches_of, weighted_gradient
 from unlearn_jax.transforms import freeze_outside
-from unlearn_jax.types import InputError, Params, Problem, PyTree, Variables, value_of
+from unlearn_jax.types import Params, Problem, PyTree, Variables, value_of
 from unlearn_jax.values import Real, value
 
 
@@ -128,9 +127,5 @@ def check_fraction(fraction: Real) -> None:
     Raises:
       InputError: a fraction out of range.
     """
-    check_numbers(low=0, high=1, fraction=fraction)
-    if is_zero(fraction):
-        raise InputError(
-            "a fraction of 0 of the parameters would change nothing: choose one in"
-            " (0, 1]"
-        )
+    check_fractions(fraction=fraction)
+    check_positive(fraction=fraction)

@@ -11,12 +11,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import (
+    check_counts,
+    check_fractions,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.layers import head
 from unlearn_jax.losses import kl_from_logits
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
-    check_positive,
     forget_rows,
     forward_fn,
     num_classes,
@@ -28,7 +32,6 @@ from unlearn_jax.optimizers import Adam, Optimizer
 from unlearn_jax.train import Batch, fetch_from
 from unlearn_jax.types import (
     Array,
-    InputError,
     ModelState,
     Problem,
     UnlearnInfo,
@@ -68,7 +71,7 @@ class SCAR(FineTuning):
     classes from 0, so that it excludes the class after a sample's own instead of its
     own; it stops when the accuracy on D_F falls below 1% (here training runs to the
     end); it combines each forget batch with six surrogate batches in turn (here an
-    epoch reads D_F ``num_repeats`` times).
+    epoch has as many steps as ``num_repeats`` passes over D_F fill).
 
     Published settings: Adam at 5e-4, batches of 1024, at most 30 epochs, T 1, weights 1
     and 5 (the code's defaults and example for CIFAR-10); a script in the same
@@ -84,7 +87,9 @@ class SCAR(FineTuning):
       shrink_others: shrinkage of the other entries, not negative.
       surrogate: ``retain`` reads images of D_R; ``noise`` draws
         ``N(0.5, 0.25)``, clipped to [0, 1].
-      num_repeats: passes over D_F per epoch.
+      num_repeats: passes over D_F that set the steps of an epoch, ``num_repeats |D_F| /
+        batch_size`` rounded up. Every step reads a whole batch, so all numbers that
+        give one step are the same.
       num_epochs: number of epochs.
       batch_size: forget samples per step, and surrogates per step.
       learning_rate: learning rate of the optimizer.
@@ -109,18 +114,15 @@ class SCAR(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(
-            low=0,
+        check_not_negative(
             forget_weight=self.forget_weight,
             distill_weight=self.distill_weight,
             shrink_diagonal=self.shrink_diagonal,
             shrink_others=self.shrink_others,
         )
-        check_positive("temperature", self.temperature)
-        check_positive("power", self.power)
-        check_numbers(high=1, power=self.power)
-        if self.num_repeats < 1:
-            raise InputError("SCAR's num_repeats must be positive")
+        check_positive(temperature=self.temperature, power=self.power)
+        check_fractions(power=self.power)
+        check_counts(num_repeats=self.num_repeats)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Fit the classes' distributions and fine-tune.

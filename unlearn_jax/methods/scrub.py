@@ -4,18 +4,16 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from unlearn_jax.checks import check_counts, check_not_negative, check_positive
 from unlearn_jax.losses import cross_entropy, kl_from_logits
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
-    check_positive,
     forward_fn,
 )
 from unlearn_jax.methods.passes import Pass, finetune_passes
 from unlearn_jax.train import Batch, LossFn, fetch_from
 from unlearn_jax.types import (
     Array,
-    InputError,
     ModelState,
     Problem,
     UnlearnInfo,
@@ -80,13 +78,10 @@ class SCRUB(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(low=0, gamma=self.gamma, alpha=self.alpha)
-        check_positive("temperature", self.temperature)
-        if self.num_max_epochs < 0 or self.forget_batch_size < 1:
-            raise InputError(
-                "SCRUB's num_max_epochs must not be negative, and forget_batch_size"
-                " must be positive"
-            )
+        check_not_negative(gamma=self.gamma, alpha=self.alpha)
+        check_positive(temperature=self.temperature)
+        check_counts(0, num_max_epochs=self.num_max_epochs)
+        check_counts(forget_batch_size=self.forget_batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Alternate max and min passes.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import check_choice
 from unlearn_jax.filters import class_means
 from unlearn_jax.layers import features, head_kernel
 from unlearn_jax.losses.tilted import class_similarity, cosine, sharpen
@@ -127,7 +128,7 @@ def similarity_scores(
         )
     elif kind == "fitted":
         descriptors = pair_descriptors(problem, excluded, batch_size=batch_size)
-        scores = descriptors @ jnp.asarray(coefficients)
+        scores = _matmul(descriptors, jnp.asarray(coefficients))
     else:
         scores = _feature_scores(
             problem,
@@ -227,7 +228,7 @@ def fit_tilt(
     known = jnp.where(excluded[..., None], 0.0, descriptors)
 
     def objective(coefficients: Array) -> Array:
-        tilted = jnp.where(excluded, -jnp.inf, logits + known @ coefficients)
+        tilted = jnp.where(excluded, -jnp.inf, logits + _matmul(known, coefficients))
         log_probs = jnp.where(excluded, 0.0, jax.nn.log_softmax(tilted))
         ridge = 1e-6 * jnp.sum(coefficients**2)  # for uninformative descriptors
         return ridge - jnp.mean(jnp.sum(weights * log_probs, -1))
@@ -242,6 +243,11 @@ def fit_tilt(
 
     start = jnp.zeros(descriptors.shape[-1])
     return lax.scan(step, start, None, length=num_steps)[0]
+
+
+def _matmul(left: Array, right: Array) -> Array:
+    # accelerators would round to fewer bits
+    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 def _feature_scores(
@@ -360,11 +366,7 @@ def perturb_similarity(
     Raises:
       InputError: unknown kind.
     """
-    if kind not in _CHANGES:
-        *first, last = _CHANGES
-        raise InputError(
-            f"unknown perturb {kind!r}: choose {', '.join(first)} or {last}"
-        )
+    check_choice("perturb", kind, tuple(_CHANGES))
     num_classes = similarity.shape[-1]
     rows = similarity.reshape(-1, num_classes)
     masks = jnp.broadcast_to(excluded, similarity.shape).reshape(-1, num_classes)

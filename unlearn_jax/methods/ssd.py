@@ -5,11 +5,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from unlearn_jax.methods.base import check_numbers
+from unlearn_jax.checks import check_counts, check_not_negative
 from unlearn_jax.methods.gradients import batches_of, fisher_diagonal, members
 from unlearn_jax.types import (
     Array,
-    InputError,
     Params,
     Problem,
     UnlearnInfo,
@@ -61,11 +60,9 @@ class SSD:
 
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
-        check_numbers(low=0, alpha=self.alpha, dampening=self.dampening)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(
-                f"a method's batch_size must be positive, got {self.batch_size}"
-            )
+        check_not_negative(alpha=self.alpha, dampening=self.dampening)
+        if self.batch_size is not None:
+            check_counts(batch_size=self.batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Dampen the original's parameters.

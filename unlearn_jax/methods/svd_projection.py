@@ -6,11 +6,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from unlearn_jax import linalg
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.layers import Layer, by_path, layers, with_kernels
-from unlearn_jax.methods.base import check_numbers
 from unlearn_jax.methods.gradients import Batches, batches_of
 from unlearn_jax.types import (
     Array,
@@ -93,15 +95,17 @@ class SVDProjection:
 
     def __post_init__(self) -> None:
         """Raise on values that no projection could use."""
-        check_numbers(
-            low=1e-3, alpha_retain=self.alpha_retain, alpha_forget=self.alpha_forget
+        alphas = {"alpha_retain": self.alpha_retain, "alpha_forget": self.alpha_forget}
+        check_positive(**alphas)
+        for name, alpha in alphas.items():
+            if not isinstance(alpha, Tracer) and np.min(alpha) < 1e-3:
+                raise InputError(f"{name} must be at least 1e-3, got {alpha}")
+        check_counts(
+            num_retain=self.num_retain,
+            num_forget=self.num_forget,
+            num_patches=self.num_patches,
+            batch_size=self.batch_size,
         )
-        counts = (self.num_retain, self.num_forget, self.num_patches, self.batch_size)
-        if min(counts) < 1:
-            raise InputError(
-                "num_retain, num_forget, num_patches and batch_size of a method must be"
-                " positive"
-            )
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Project all layers.

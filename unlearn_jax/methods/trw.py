@@ -6,12 +6,16 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unlearn_jax.checks import (
+    check_counts,
+    check_finite,
+    check_not_negative,
+    check_positive,
+)
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.losses.tilted import tilted_target
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
-    check_positive,
     finetune_on,
     forget_rows,
     forward_fn,
@@ -117,31 +121,28 @@ class TRW(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no target could use."""
         super().__post_init__()
-        check_numbers(
-            low=0,
+        check_not_negative(
             beta=self.beta,
             retain_weight=self.retain_weight,
             noise=self.noise,
         )
         if self.temperature is not None:
-            check_positive("temperature", self.temperature)
+            check_positive(temperature=self.temperature)
         if len(self.coefficients) != 3:
             raise InputError(
                 "coefficients of a method must be three numbers, one per descriptor of"
                 " a pair of classes"
             )
         for coefficient in self.coefficients:
-            check_numbers(coefficients=coefficient)
+            check_finite(coefficients=coefficient)
         if self.num_components is not None and self.similarity != "weights":
             raise InputError(
                 "num_components projects the weights: leave it None with"
                 f" similarity={self.similarity!r}"
             )
-        has_components = self.num_components is None or self.num_components > 0
-        if self.num_neighbors < 1 or not has_components:
-            raise InputError(
-                "num_components and num_neighbors of a method must be positive"
-            )
+        check_counts(num_neighbors=self.num_neighbors)
+        if self.num_components is not None:
+            check_counts(num_components=self.num_components)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Compute the similarities and fine-tune.

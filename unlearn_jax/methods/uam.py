@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from unlearn_jax.checks import check_counts, check_not_negative
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_batch_size,
-    check_numbers,
     forward_fn,
 )
 from unlearn_jax.methods.passes import PassLoss, finetune_on_pairs
@@ -73,8 +72,9 @@ class UAM(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(low=0, rho=self.rho)
-        check_batch_size("forget_batch_size", self.forget_batch_size)
+        check_not_negative(rho=self.rho)
+        if self.forget_batch_size is not None:
+            check_counts(forget_batch_size=self.forget_batch_size)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Descend on the retained samples from perturbed parameters.

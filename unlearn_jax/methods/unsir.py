@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from unlearn_jax.checks import check_counts, check_not_negative, check_positive
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.bad_teacher import draw_members
 from unlearn_jax.methods.base import (
     FineTuning,
-    check_numbers,
-    check_positive,
     finetune_on,
 )
 from unlearn_jax.optimizers import Adam, Optimizer
@@ -24,7 +23,6 @@ from unlearn_jax.train import Batch, FetchFn, epoch_order, fetch_from
 from unlearn_jax.types import (
     Array,
     Dataset,
-    InputError,
     Problem,
     UnlearnInfo,
     Variables,
@@ -113,18 +111,14 @@ class UNSIR(FineTuning):
     def __post_init__(self) -> None:
         """Raise on values that no run could use."""
         super().__post_init__()
-        check_numbers(
-            low=0, noise_rate=self.noise_rate, noise_penalty=self.noise_penalty
+        check_not_negative(noise_rate=self.noise_rate, noise_penalty=self.noise_penalty)
+        check_counts(
+            num_noise_images=self.num_noise_images,
+            num_noise_copies=self.num_noise_copies,
+            num_retain=self.num_retain,
         )
-        if (
-            min(self.num_noise_images, self.num_noise_copies, self.num_retain) < 1
-            or self.num_noise_steps < 0
-        ):
-            raise InputError(
-                "unsir's num_noise_images, num_noise_copies and num_retain must be"
-                " positive, num_noise_steps not negative"
-            )
-        check_positive("repair_rate", self.repair_rate)
+        check_counts(0, num_noise_steps=self.num_noise_steps)
+        check_positive(repair_rate=self.repair_rate)
 
     def __call__(self, key: Array, problem: Problem) -> tuple[Variables, UnlearnInfo]:
         """Train the noise, impair and repair.

@@ -2,9 +2,10 @@
 
 Each function has the name, the arguments and the equation of its counterpart in
 :mod:`unlearn_jax.audit`. The counterparts check their arguments and compute in float64
-on the host. The functions here only check shapes, at trace time, and compute **in the
-dtype of their input**: float32 on accelerators, float64 under ``jax.enable_x64``. NaN
-and empty classes are not refused; they give NaN.
+on the host. The functions here only check shapes and static options, at trace time, and
+compute **in the dtype of their input**: float32 on accelerators, float64 under
+``jax.enable_x64``. NaN, empty classes and too few models are not refused; they give
+NaN.
 
 * Every function takes one target or ``[T, N]``. It may be mapped by ``jax.vmap`` over
   runs or resamples, or sharded along targets, which needs no communication between

@@ -22,7 +22,8 @@ def roc(scores: ArrayLike, is_member: ArrayLike) -> RocCurve:
     Returns:
       The curve with ``N + 1`` points. :func:`unlearn_jax.audit.roc` has one point per
       distinct score; here the point is repeated for each sample with that score,
-      because the shapes of a compiled program cannot depend on values.
+      because the shapes of a compiled program cannot depend on values. A NaN score
+      makes rates and area NaN.
     """
     scores = floating(scores)
     member = jnp.asarray(is_member)
@@ -35,10 +36,12 @@ def roc(scores: ArrayLike, is_member: ArrayLike) -> RocCurve:
     members = jnp.cumsum(member[order], dtype=jnp.int32)
     true_positives = members[after - 1]
     false_positives = after - true_positives
-    zero = jnp.zeros(1, scores.dtype)
+    # sorting would hide a NaN score
+    is_nan = jnp.isnan(scores).any()
+    zero = jnp.where(is_nan, jnp.nan, jnp.zeros(1, scores.dtype))
     num_members = members[-1]
-    tpr = true_positives.astype(scores.dtype) / num_members
-    fpr = false_positives.astype(scores.dtype) / (scores.size - num_members)
+    tpr = zero + true_positives.astype(scores.dtype) / num_members
+    fpr = zero + false_positives.astype(scores.dtype) / (scores.size - num_members)
     return RocCurve(
         fpr=jnp.concatenate([zero, fpr]),
         tpr=jnp.concatenate([zero, tpr]),
@@ -123,7 +126,8 @@ def weighted_tpr(
       max_fpr: largest false positive rate, in [0, 1]; may be traced.
 
     Returns:
-      ``[B]``; NaN where the positives or the negatives have no weight.
+      ``[B]``; NaN where the positives or the negatives have no weight, or ``max_fpr``
+      is outside [0, 1].
     """
     scores, positive, negative, weights = _read(scores, positive, negative, weights)
     marked = jnp.where(positive | negative, -scores, jnp.inf)
@@ -137,7 +141,8 @@ def weighted_tpr(
     is_within = alarms[:, after - 1] <= max_fpr * total * (1 + tolerance)
     best = jnp.where(is_within, hits[:, after - 1], 0).max(axis=1)
     rate = best / hits[:, -1]
-    return jnp.where(total[:, 0] > 0, rate, jnp.nan)
+    is_rate = jnp.clip(max_fpr, 0, 1) == max_fpr
+    return jnp.where((total[:, 0] > 0) & is_rate, rate, jnp.nan)
 
 
 @jax.jit

@@ -86,15 +86,15 @@ def lira(
       min_std: lower limit of the standard deviations; may be traced.
 
     Returns:
-      ``[N]`` or ``[T, N]`` in the dtype of the signals; NaN for a sample without models
-      on a side.
+      ``[N]`` or ``[T, N]`` in the dtype of the signals; NaN for a sample with fewer
+      models on a side than the host function takes.
 
     >>> reference = jnp.array([[2.0, 0.0], [4.0, 2.0], [-1.0, 4.0], [1.0, 6.0]])
     >>> member = jnp.array([[True, False]] * 2 + [[False, True]] * 2)
     >>> print(lira(jnp.array([3.0, 3.0]), reference, member))
     [4.5 0. ]
     """
-    _check_options(mode, variance, center, offline_score)
+    check_options(mode, variance, center, offline_score)
     target = floating(target)
     reference = floating(reference)
     member = jnp.asarray(member)
@@ -102,8 +102,9 @@ def lira(
     chex.assert_equal_shape_suffix([target, reference], reference.ndim - 1)
     shape = target.shape[: target.ndim - reference.ndim + 1]
     values, chosen = _columns(reference, member)
-    outside = _whole(_side(values, ~chosen, center))
-    inside = _whole(_side(values, chosen, center)) if mode == "online" else None
+    side = partial(_side, values, center=center, variance=variance, left_out=0)
+    outside = _whole(side(~chosen))
+    inside = _whole(side(chosen)) if mode == "online" else None
     rows = target.reshape(-1, values.shape[1])
     scores = _score(rows, inside, outside, variance, offline_score, min_std)
     scores = scores.reshape(*shape, -1)
@@ -138,18 +139,24 @@ def lira_leave_one_out(
     Returns:
       ``[M, N]`` in the dtype of the signals.
     """
-    _check_options(mode, variance, center, offline_score)
+    check_options(mode, variance, center, offline_score)
     reference = floating(reference)
     values, chosen = _columns(reference, jnp.asarray(member))
-    outside = _without(_side(values, ~chosen, center), values, ~chosen, balance)
+    side = partial(_side, values, center=center, variance=variance, left_out=1)
+    outside = _without(side(~chosen), values, ~chosen, balance)
     inside = None
     if mode == "online":
-        inside = _without(_side(values, chosen, center), values, chosen, balance)
+        inside = _without(side(chosen), values, chosen, balance)
     scores = _score(values, inside, outside, variance, offline_score, min_std)
     return _mean_over_augmentations(scores, reference)
 
 
-def _check_options(mode: str, variance: str, center: str, offline_score: str) -> None:
+def check_options(mode: str, variance: str, center: str, offline_score: str) -> None:
+    """Raise on an unknown name of an option.
+
+    Raises:
+      InputError: such a name; the message lists the choices.
+    """
     options = (
         ("mode", mode, Mode),
         ("variance", variance, Variance),
@@ -179,11 +186,20 @@ def _mean_over_augmentations(scores: Array, reference: Array) -> Array:
     return scores.reshape(*scores.shape[:-1], *reference.shape[1:]).mean(-1)
 
 
-def _side(values: Array, chosen: Array, center: Center) -> _Side:
-    """Return the statistics of ``values [M, K]`` over the chosen models."""
+def _side(
+    values: Array, chosen: Array, *, center: Center, variance: Variance, left_out: int
+) -> _Side:
+    """Return the statistics of ``values [M, K]`` over the chosen models.
+
+    A size is NaN where the host refuses too few models.
+    """
     num_models = values.shape[0]
     count = count_over_models(chosen)
-    size = count.astype(values.dtype)
+    is_few = count < (2 if variance == "per_sample" else 1) + left_out
+    if variance != "per_sample":
+        is_centered = variance in ("fixed", "fixed_centered")
+        is_few |= (count.max() if is_centered else count.sum()) < 2 + left_out
+    size = jnp.where(is_few, jnp.nan, count.astype(values.dtype))
     mean = sum_over_models(jnp.where(chosen, values, 0)) / size
     deviation = jnp.where(chosen, values - mean[None], 0)
     squares = sum_over_models(deviation**2)

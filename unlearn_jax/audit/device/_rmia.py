@@ -1,7 +1,7 @@
 """RMIA on a device; see :func:`unlearn_jax.audit.rmia` for the attack."""
 
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import chex
 import jax
@@ -14,10 +14,39 @@ from unlearn_jax.audit.device._reductions import (
     sort_over_models,
     sum_over_models,
 )
+from unlearn_jax.audit.inputs import is_traced
 from unlearn_jax.types import Array, InputError
 
 Mode = Literal["online", "offline"]
 Comparison = Literal["product", "quotient"]
+
+
+def check_options(mode: str, offline_a: Any, trim: float) -> None:
+    """Raise on options of :func:`rmia` out of range; a traced ``offline_a`` passes.
+
+    Raises:
+      InputError: such an option; the message names it.
+    """
+    if mode not in get_args(Mode):
+        raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
+    if not 0 <= trim < 0.5:
+        raise InputError(f"trim is {trim}: pass a fraction in [0, 0.5)")
+    if mode == "online":
+        return
+    if trim:
+        raise InputError("trim applies to mode='online' only: leave it at 0")
+    if not is_traced(offline_a) and not 0 <= offline_a <= 1:
+        raise InputError(f"offline_a is {offline_a}: pass a number in [0, 1]")
+
+
+def check_gamma(gamma: Any) -> None:
+    """Raise on a factor that is not positive and finite; a traced one passes.
+
+    Raises:
+      InputError: such a factor.
+    """
+    if not is_traced(gamma) and not 0 < gamma < jnp.inf:
+        raise InputError(f"gamma is {gamma}: pass a positive number")
 
 
 @partial(jax.jit, static_argnames=("mode", "trim", "comparison"))
@@ -56,8 +85,8 @@ def rmia(
       and in float64; each such pair changes a score by 1 / (N - 1).
 
     Raises:
-      InputError: an unknown mode or comparison, or ``population`` without
-        ``reference_population`` or the reverse.
+      InputError: an unknown mode or comparison, ``trim`` out of range, or
+        ``population`` without ``reference_population`` or the reverse.
 
     >>> member = jnp.array([[True, False, False], [False, True, True]])
     >>> reference = jnp.array([[0.3, 0.6, 0.4], [0.1, 0.4, 0.4]])
@@ -102,7 +131,11 @@ def rmia_ratio(
     Returns:
       ``[N]`` or ``[T, N]``; 0 / 0 is 1, as on the host. The average is a compensated
       sum over models.
+
+    Raises:
+      InputError: an unknown mode or a ``trim`` out of range.
     """
+    check_options(mode, offline_a, trim)
     target = floating(target)
     reference = floating(reference)
     member = jnp.asarray(member)
@@ -117,12 +150,10 @@ def rmia_ratio(
         if cut:
             reference = sort_over_models(reference)[cut : num_models - cut]
         average = sum_over_models(reference) / reference.shape[0]
-    elif mode == "offline":
+    else:
         total = sum_over_models(jnp.where(member, 0, reference))
         mean = total / (num_models - count_over_models(member))
         average = ((1 + offline_a) * mean + (1 - offline_a)) / 2
-    else:
-        raise InputError(f"mode is {mode!r}: pass 'online' or 'offline'")
     average = jnp.broadcast_to(average, target.shape)
     ratio = target / average
     # Only 0 / 0 means no evidence; a NaN signal stays NaN.
@@ -153,7 +184,8 @@ def dominated_fraction(
         :func:`unlearn_jax.audit.dominated_fraction`; static.
 
     Returns:
-      ``[N]`` or ``[T, N]`` in [0, 1]; NaN where a ratio of the row is NaN.
+      ``[N]`` or ``[T, N]`` in [0, 1]; NaN where a ratio of the row is NaN, or ``gamma``
+      is not positive.
 
     Raises:
       InputError: an unknown comparison.
@@ -180,8 +212,8 @@ def dominated_fraction(
                 jnp.searchsorted(bounds, row, side="right"), num_negative
             )
             counts = counts - smaller + larger
-        is_number = ~(jnp.isnan(bounds).any() | jnp.isnan(row).any())
-        return jnp.where(is_number, counts.astype(row.dtype), jnp.nan)
+        is_nan = jnp.isnan(bounds).any() | jnp.isnan(row).any()
+        return jnp.where(~is_nan & (factor > 0), counts.astype(row.dtype), jnp.nan)
 
     counts = jnp.vectorize(count, signature="(n),(z)->(n)")(ratio, others)
     num_others = others.shape[-1]
