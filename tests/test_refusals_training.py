@@ -2,6 +2,8 @@
 that meets it.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from support.refusals import missed, refusal, sites
 
 from unlearn_jax import attacks, checks, models, replicas, spectral, train, values
 from unlearn_jax.optimizers import SGD
+from unlearn_jax.pipeline import DataConfig
 from unlearn_jax.types import AttackResult, Dataset, Variables
 from unlearn_jax.values import value
 
@@ -33,6 +36,11 @@ ROOMS = (
 X, Y = np.full((2, 2, 2, 1), 0.5, np.float32), np.array([0, 1])
 WEIGHTS = {"w": np.zeros((4, 3), np.float32)}
 POOL = Dataset(X, Y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    type: int = 3
 
 
 def key():
@@ -133,6 +141,9 @@ REFUSED = [
     ),
     # values
     (lambda: values.to_json(linear), "cannot be stored as JSON"),
+    (lambda: values.to_json(Typed()), "Typed has a field 'type'"),
+    (lambda: DataConfig(name=3), "name must be a string, got 3"),
+    (lambda: DataConfig(size=(1, 2, 3)), "size must have 2 items"),
     (
         lambda: values.from_json({"type": "attacks.PGD", "steps": 3}),
         "PGD has no field 'steps'",
