@@ -90,10 +90,15 @@ def test_intervals_hold_the_mean_and_distances_are_relative():
 def test_parts_are_named_keyed_and_checked():
     parts = make_artifacts(CONFIG)
     assert [part.name for part in parts] == [f"{arm}-plain" for arm in ARMS]
-    moved = dataclasses.replace(CONFIG, data=DataConfig(path="/elsewhere"))
+    mnist = DataConfig(source="tfds", name="mnist")
+    moved = [
+        dataclasses.replace(CONFIG, data=dataclasses.replace(mnist, path=path))
+        for path in (None, "/elsewhere")
+    ]
+    first, second = ([part.key for part in make_artifacts(config)] for config in moved)
+    assert first == second
     slower = dataclasses.replace(CONFIG, learning_rate=0.01)
     keys = [part.key for part in parts]
-    assert [part.key for part in make_artifacts(moved)] == keys
     assert not set(keys) & {part.key for part in make_artifacts(slower)}
     for changes, message in (
         ({"arms": ("nobody",)}, "unknown arm 'nobody'"),
