@@ -273,6 +273,16 @@ def test_a_constant_added_to_all_runs_moves_their_interval_along():
     assert np.allclose(shifted - [1e9, 0, 1e9, 1e9], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.37, 12.5, 1e6])
+def test_a_factor_without_an_effect_keeps_the_degrees_of_freedom_of_the_other(shift):
+    factors = [(original, one) for original in range(3) for one in range(10)]
+    values = shift + np.repeat([0.896, 0.88, 0.909], 10)
+    draws = np.random.default_rng(0).normal(values[::10], 0.01, (50, 3))
+    replicates = np.repeat(draws, 10, axis=1)
+    variance = audit.mean_variance(values, replicates, factors, num_samples=300)
+    assert 2 <= variance.df <= 2.5
+
+
 def test_crossed_runs_have_the_variance_of_the_two_way_model():
     values = np.random.default_rng(3).normal(size=(3, 4))
     variance = audit.mean_variance(

@@ -574,6 +574,8 @@ def mean_variance(
     # every form is 0 on constants, but would cancel digits of a large one
     deviations = values - values.mean()
     parts = np.array([deviations @ form @ deviations for form, _ in forms])
+    # mean squares, which rounding must not make negative
+    parts = np.maximum(parts, 0)
     expected = np.zeros(len(forms))
     sampled = 0.0
     if replicates is not None:
