@@ -22,10 +22,10 @@ from typing import Literal, Protocol, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from unlearn_jax import linalg
 from unlearn_jax.checks import check_choice, check_labels
 from unlearn_jax.types import Array, InputError
 from unlearn_jax.values import value
@@ -84,7 +84,7 @@ def class_means(
     num_classes = num_classes or probabilities.shape[1]
     check_labels(labels, len(labels), num_classes, "class_means")
     member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
-    sums = _matmul(member.T, probabilities)
+    sums = linalg.product(member.T, probabilities)
     return sums / jnp.maximum(member.sum(0), 1)[:, None]
 
 
@@ -191,12 +191,12 @@ def mpru(
         )
     directions = removed_directions(means, forget_classes, variant=variant)
     directions = directions.astype(probabilities.dtype)
-    components = _matmul(probabilities, directions.T)
-    projected = probabilities - _matmul(components, directions)
+    components = linalg.product(probabilities, directions.T)
+    projected = probabilities - linalg.product(components, directions)
     # This bounds the rounding error of the two products: a component that should be 0
     # must not become the whole prediction when it is renormalized.
-    magnitude = _matmul(probabilities, jnp.abs(directions.T))
-    magnitude = _matmul(magnitude, jnp.abs(directions))
+    magnitude = linalg.product(probabilities, jnp.abs(directions.T))
+    magnitude = linalg.product(magnitude, jnp.abs(directions))
     rounding = 4 * num_classes * jnp.finfo(probabilities.dtype).eps * magnitude
     remaining = jnp.where(projected > rounding, projected, 0)
     return _renormalize(remaining, _forget_mask(forget_classes, num_classes))
@@ -243,11 +243,6 @@ def removed_directions(
     return jnp.where(forget[:, None], _gram_schmidt(means, retained_first), 0)
 
 
-def _matmul(left: Array, right: Array) -> Array:
-    # accelerators would round to fewer bits
-    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
-
-
 @jax.jit
 def _gram_schmidt(vectors: Array, order: Array) -> Array:
     """Return orthonormal rows ``[C, C]``.
@@ -260,7 +255,7 @@ def _gram_schmidt(vectors: Array, order: Array) -> Array:
     def add(basis: Array, k: Array) -> tuple[Array, None]:
         residual = vectors[k]
         for _ in range(2):  # the second pass removes the rounding error of the first
-            residual = residual - _matmul(_matmul(basis, residual), basis)
+            residual = residual - linalg.product(linalg.product(basis, residual), basis)
         length = jnp.linalg.norm(residual)
         is_new = length > tolerance * jnp.linalg.norm(vectors[k])
         unit = residual / jnp.where(is_new, length, 1)

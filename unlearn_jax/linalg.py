@@ -1,4 +1,4 @@
-"""Factorizations of dense matrices that can safely be batched on CPU.
+"""Factorizations of dense matrices that can safely be batched, and exact products.
 
 jaxlib divides a batch over XLA's thread pool and waits for it in one of the pool's
 threads. If every thread waits for a batch, they wait forever (JAX 0.10.2; eigenvalues
@@ -50,6 +50,11 @@ def one_by_one(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return single(*primals), jax.jvp(function, primals, tangents)[1]
 
     return functools.wraps(function)(with_derivative)
+
+
+def product(left: Array, right: Array) -> Array:
+    """Return ``A B``, which accelerators would round to fewer bits by default."""
+    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 @one_by_one

@@ -344,5 +344,5 @@ def largest_singular_value(matrix: Array) -> Array:
     scale = jnp.maximum(jnp.max(jnp.abs(matrix)), jnp.finfo(matrix.dtype).tiny)
     scaled = matrix / scale
     wide = scaled if matrix.shape[0] <= matrix.shape[1] else scaled.T
-    gram = jnp.matmul(wide, wide.T, precision="highest")
+    gram = linalg.product(wide, wide.T)
     return scale * jnp.sqrt(jnp.maximum(linalg.eigvalsh(gram)[-1], 0.0))

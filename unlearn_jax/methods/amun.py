@@ -13,11 +13,7 @@ from unlearn_jax.methods.adversarial import (
     adversarial_samples,
     fetch_joined,
 )
-from unlearn_jax.methods.base import (
-    FineTuning,
-    attack_forget_set,
-    finetune_on,
-)
+from unlearn_jax.methods.base import FineTuning, attack_forget_set, finetune_on
 from unlearn_jax.train import fetch_from
 from unlearn_jax.types import Array, Problem, UnlearnInfo, Variables
 from unlearn_jax.values import value

@@ -181,9 +181,9 @@ def _solve(gram: Array, damping: Real, right: Array) -> Array:
     system = jnp.maximum(eigenvalues, 0.0) + damping
     rounding = len(gram) * jnp.finfo(gram.dtype).eps * eigenvalues[-1]
     is_above = system > rounding
-    along = jnp.matmul(right, vectors, precision=lax.Precision.HIGHEST)
+    along = linalg.product(right, vectors)
     along = jnp.where(is_above, along / jnp.where(is_above, system, 1.0), 0.0)
-    return jnp.matmul(vectors, along, precision=lax.Precision.HIGHEST)
+    return linalg.product(vectors, along)
 
 
 def _products(rows: Params, columns: Params) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.sparse.linalg import cg
 
+from unlearn_jax import linalg
 from unlearn_jax.checks import (
     check_choice,
     check_counts,
@@ -385,7 +386,7 @@ def predicted_logit_change(
         num_steps=num_removal_steps,
         num_cg_steps=num_cg_steps,
     )
-    return _product(query_phi, refitted - fitted)
+    return linalg.product(query_phi, refitted - fitted)
 
 
 def standardize(features: Array, queries: Array) -> Array:
@@ -465,9 +466,9 @@ def head_gradient(
     Returns:
       ``[D, C]``.
     """
-    probs = jax.nn.softmax(_product(phi, head))
+    probs = jax.nn.softmax(linalg.product(phi, head))
     error = weight[:, None] * (probs - jax.nn.one_hot(labels, head.shape[1]))
-    return _product(phi.T, error) + ridge * head
+    return linalg.product(phi.T, error) + ridge * head
 
 
 def _newton_step(
@@ -479,17 +480,17 @@ def _newton_step(
     num_cg_steps: int,
     floor: Array,
 ) -> Array:
-    logits = _product(phi, head)
+    logits = linalg.product(phi, head)
     slope = head_gradient(head, phi, labels, weight, ridge=ridge)
     probs = jax.nn.softmax(logits)
 
     def hessian(vector: Array) -> Array:
-        moved = _product(phi, vector)
+        moved = linalg.product(phi, vector)
         curved = probs * (moved - jnp.sum(probs * moved, -1, keepdims=True))
-        return _product(phi.T, weight[:, None] * curved) + ridge * vector
+        return linalg.product(phi.T, weight[:, None] * curved) + ridge * vector
 
     direction, _ = cg(hessian, -slope, tol=1e-6, atol=floor, maxiter=num_cg_steps)  # pyright: ignore[reportArgumentType]
-    logit_change = _product(phi, direction)
+    logit_change = linalg.product(phi, direction)
 
     def objective(size: Array) -> Array:
         losses = cross_entropy(logits + size * logit_change, labels)
@@ -503,8 +504,3 @@ def _newton_step(
     is_lower = after <= before + _ROUNDING * before + promised
     size = jnp.where(jnp.any(is_lower), sizes[jnp.argmax(is_lower)], 0.0)
     return head + size * direction
-
-
-def _product(left: Array, right: Array) -> Array:
-    # accelerators would round to fewer bits
-    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)

@@ -128,7 +128,7 @@ def similarity_scores(
         )
     elif kind == "fitted":
         descriptors = pair_descriptors(problem, excluded, batch_size=batch_size)
-        scores = _matmul(descriptors, jnp.asarray(coefficients))
+        scores = linalg.product(descriptors, jnp.asarray(coefficients))
     else:
         scores = _feature_scores(
             problem,
@@ -228,7 +228,8 @@ def fit_tilt(
     known = jnp.where(excluded[..., None], 0.0, descriptors)
 
     def objective(coefficients: Array) -> Array:
-        tilted = jnp.where(excluded, -jnp.inf, logits + _matmul(known, coefficients))
+        scores = linalg.product(known, coefficients)
+        tilted = jnp.where(excluded, -jnp.inf, logits + scores)
         log_probs = jnp.where(excluded, 0.0, jax.nn.log_softmax(tilted))
         ridge = 1e-6 * jnp.sum(coefficients**2)  # for uninformative descriptors
         return ridge - jnp.mean(jnp.sum(weights * log_probs, -1))
@@ -243,11 +244,6 @@ def fit_tilt(
 
     start = jnp.zeros(descriptors.shape[-1])
     return lax.scan(step, start, None, length=num_steps)[0]
-
-
-def _matmul(left: Array, right: Array) -> Array:
-    # accelerators would round to fewer bits
-    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 def _feature_scores(

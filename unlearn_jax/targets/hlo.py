@@ -239,8 +239,7 @@ class _Module:
     def changes_layout(self, one: _Instruction) -> bool:
         """Return whether an instruction copies an array, alone or as a kernel."""
         if one.opcode == "fusion":
-            called = _CALLED.search(one.rest)
-            inner = self.computations.get(called[1], []) if called else []
+            inner = self.computations.get(_named(one, "calls"), [])
             kinds = {part.opcode for part in inner} - {"bitcast", "parameter"}
             return bool(kinds) and kinds <= _COPIES
         return one.opcode in _COPIES
