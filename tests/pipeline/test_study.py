@@ -161,8 +161,10 @@ def test_titles_share_whole_words(variants):
     first = variants["a random tenth"]
     assert study_title(variants) == "Hard forget sets"
     assert title(first.title) == first.title
-    assert title(first.title, "Half") == "Study"
-    assert title(first.title, "Hardly") == "Study"
+    assert title(first.title, "Half") == "digits"
+    assert title(first.title, "Hardly") == "digits"
+    other = dataclasses.replace(first, title="Half", preset="")
+    assert study_title({"first": first, "other": other}) == "Study"
 
 
 def test_the_figure_has_a_panel_per_variant(variants):

@@ -331,11 +331,13 @@ def terminal_verdict(result: RunResult, *, width: int = 80) -> str:
 
 
 def study_title(results: Mapping[str, RunResult]) -> str:
-    """Return the words that the titles of all variants start with."""
+    """Return the words that the titles of all variants start with, or the preset."""
     titles = [result.title.split() for result in results.values()]
     shared = []
     for words in zip(*titles, strict=False):
         if len(set(words)) > 1:
             break
         shared.append(words[0])
-    return " ".join(shared).strip(" :,") or "Study"
+    presets = {result.preset for result in results.values()}
+    name = presets.pop() if len(presets) == 1 else ""
+    return " ".join(shared).strip(" :,") or name or "Study"
