@@ -49,13 +49,17 @@ def tiny(tmp_path):
 
 
 def shell(*args, cwd):
+    return python("-m", "unlearn_jax", *args, cwd=cwd)
+
+
+def python(*args, cwd):
     env = {
         **os.environ,
         "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1]),
         "UNLEARN_JAX_CACHE": str(cwd / "cache"),
     }
     return subprocess.run(
-        [sys.executable, "-m", "unlearn_jax", *args],
+        [sys.executable, *args],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -476,15 +480,7 @@ def test_a_finished_run_imports_what_it_needs(tiny, tmp_path):
         "heavy = {'flax', 'orbax', 'matplotlib', 'sklearn'} & set(sys.modules); "
         "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
     )
-    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(cli.__file__).parents[1])}
-    again = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=env,
-        check=False,
-    )
+    again = python("-c", code, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout == first.stdout
     (tmp_path / "out" / "table.md").write_text("damaged")

@@ -123,7 +123,7 @@ def test_nnx_and_transposed_weights_are_found_and_put_back():
 
 
 def test_walking_can_be_jitted_mapped_and_differentiated_through_a_custom_gradient():
-    model, variables = made("cnn", widths=(4,))
+    model, variables = made("cnn", widths=(4,), conv="canonical")
     plain = jax.grad(lambda v: jnp.sum(model.apply(v, IMAGES) ** 2))(variables)
     kernel = lambda v: head_kernel(model.apply, v, IMAGES)
 
