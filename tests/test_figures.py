@@ -67,6 +67,13 @@ def test_a_forest_without_numbers_has_a_dash_and_no_band():
     assert names == ["mean and 95 % interval"]
 
 
+def test_a_forest_of_one_infinite_mean_has_a_dash():
+    estimates = [[np.inf, 0.0, 1.0]]
+    styles = uj.figures.row_styles(["method"])
+    figure = uj.figures.forest_plot(["lost"], estimates, styles=styles)
+    assert [text.get_text() for text in drawn(figure).axes[0].texts] == ["–"]
+
+
 def test_forests_share_a_figure():
     figure = Figure()
     panels = figure.subplots(1, 2, sharey=True)

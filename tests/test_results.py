@@ -118,6 +118,42 @@ def test_another_layout_is_refused(tmp_path):
             published.read_result(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"title"', '"tilte"'),
+        ('"units"', '"unit"'),
+        ('"mean"', '"men"'),
+        ('"name": "digits",', ""),
+    ],
+)
+def test_a_misspelled_field_is_one_line(tmp_path, old, new):
+    source = ROOT / "experiments" / "results" / "digits.json"
+    text = source.read_text()
+    assert old in text
+    (tmp_path / "x.json").write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=r"x\.json: a field is missing, misspelled"):
+        published.read_result(tmp_path / "x.json")
+
+
+def test_damaged_bytes_are_one_line(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(InputError, match=r"x\.json is damaged"):
+        published.read_result(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1,234", 1234), ("-12,345.5", -12345.5), ("7", 7)]
+)
+def test_numbers_of_cells(text, number):
+    assert published.parse_cell(text).mean == number
+
+
+@pytest.mark.parametrize("text", ["1,2", "0,1", "1,23", "12,3456"])
+def test_lists_of_numbers_are_text(text):
+    assert published.parse_cell(text) == text
+
+
 def test_a_page_without_markers_is_refused():
     with pytest.raises(InputError, match="no marker <!-- results: generated -->"):
         pages.between_markers("# Title\n", "results", "x")
@@ -307,9 +343,12 @@ def test_an_experiment_is_published_as_shown(tmp_path):
         "versions": {"unlearn_jax": "0.2.0", "python": "3.11", "jax": "0.10.2"},
         "config": {},
         "config_digest": "0123456789abcdef",
+        "command": "unlearn-jax run rbm_bars --workdir x --seeds 9",
     }
     (tmp_path / "results.json").write_text(json.dumps(data))
     path, result = publish.publish(tmp_path, tmp_path / "bars.json")
+    command = "unlearn-jax run rbm_bars --workdir runs/rbm_bars --seeds 9"
+    assert result.command == command
     assert published.read_result(path) == result
     (table,) = result.tables
     assert table.columns == ("row", "KL", "seeds")
@@ -377,12 +416,24 @@ def write_run(folder, name="digits", **changes):
     (folder / "results.json").write_text(json.dumps(run.to_json()))
 
 
-def test_folders_of_a_machine_are_not_published(tmp_path):
-    command = "unlearn-jax run digits --workdir /home/me/x --data.path=/home/me/data"
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            "unlearn-jax run digits --workdir /home/me/x --data.path=/home/me/data",
+            "unlearn-jax run digits --workdir runs/digits --data.path=DATA_DIR",
+        ),
+        (
+            "unlearn-jax run /home/me/mine.py --workdir=x --data.path /home/me/data",
+            "unlearn-jax run mine.py --workdir=runs/digits --data.path DATA_DIR",
+        ),
+        ("unlearn_jax.pipeline.run(...)", "unlearn_jax.pipeline.run(...)"),
+    ],
+)
+def test_folders_of_a_machine_are_not_published(tmp_path, command, shown):
     write_run(tmp_path, command=command)
     _, result = publish.publish(tmp_path, tmp_path / "tiny.json")
-    command = "unlearn-jax run digits --workdir runs/digits --data.path=DIR"
-    assert result.command == command
+    assert result.command == shown
 
 
 def test_a_run_is_published_as_shown(tmp_path):

@@ -347,6 +347,11 @@ def compile_preset(arguments: list[str]) -> int:
         raise InputError(
             f"--only is no regular expression: {error}: {options.only!r}"
         ) from None
+    counts = [*options.devices]
+    if options.per_host is not None:
+        counts.append(options.per_host)
+    if min(counts, default=1) < 1:
+        raise InputError("--devices and --per-host count devices: 1 or more")
     if options.json is not None and not options.json.absolute().parent.is_dir():
         raise InputError(f"--json: there is no folder {options.json.parent}")
     preset = presets.load(name)
@@ -371,16 +376,16 @@ def compile_preset(arguments: list[str]) -> int:
         )
     print(report.text())
     numbers = report.numbers()
+    if options.json is not None:
+        plain = dataclasses.asdict(numbers)
+        text = json.dumps(plain, indent=1, allow_nan=False)
+        write_text(options.json, text + "\n")
     if options.devices:
         plans = [
             pods.plan_pod(numbers, count, per_host=options.per_host)
             for count in options.devices
         ]
         print(f"\n{pods.plan_text(plans)}")
-    if options.json is not None:
-        plain = dataclasses.asdict(numbers)
-        text = json.dumps(plain, indent=1, allow_nan=False)
-        write_text(options.json, text + "\n")
     return int(any(row.compiled.error for row in report.rows))
 
 
@@ -540,7 +545,7 @@ def publish(run: pathlib.Path, /, *, to: pathlib.Path | None = None) -> int:
     missing = [name for name, text in parts.items() if not text]
     advice = f"; write its {' and '.join(missing)} into it" if missing else ""
     print(f"{path}: written{advice}")
-    if path.parent == published.folder():
+    if path.resolve().parent == published.folder():
         pages.write_pages()
     return 0
 

@@ -313,6 +313,22 @@ def test_a_plan_is_as_by_hand():
     assert "planned from compiled programs, not measured" in text
 
 
+@pytest.mark.parametrize(
+    ("items", "advice"),
+    [(3, "replicas.split=2 would use 6"), (5, "8 devices: 3 have none")],
+)
+def test_advice_to_divide_batches_is_what_devices_it_uses(items, advice):
+    few = made_up(items=items, pieces=1, calls=10, size=items, devices=1)
+    assert pods.plan_pod(few, 8, per_host=8).breaks.endswith(advice)
+
+
+def test_one_device_shares_no_model_with_others():
+    alone = made_up(items=1, pieces=1, calls=10, size=1, devices=1)
+    alone = dataclasses.replace(alone, across_hosts=True)
+    hours = [pods.plan_pod(alone, n).hours for n in (1, 8, 64)]
+    assert hours[0] == hours[1] == hours[2]
+
+
 def test_a_plan_of_divided_batches_and_of_what_does_not_fit():
     """One model on all four devices of a host, a call each."""
     split = made_up(split=4, size=1, pieces=128, calls=1280)
@@ -427,6 +443,10 @@ def test_the_command_compiles_and_writes_json(tmp_path, capsys):
     assert "what breaks first" in printed
     names = [row["program"] for row in json.loads(file.read_text())["programs"]]
     assert names == ["rmia", "lira"]
+    for option in ("--devices", "--per-host"):
+        words = ["compile", "digits", "--target", "cpu", option, "0"]
+        assert cli.main(words) == 2
+        assert "count devices: 1 or more" in capsys.readouterr().err
     assert cli.main(["compile", "digits", "--target", "b900"]) == 2
     assert "unknown target" in capsys.readouterr().err
     assert cli.main(["compile"]) == 2

@@ -107,6 +107,11 @@ def test_folders_that_are_no_finished_run(folder, tmp_path):
     shutil.copy(folder / "unlearn_jax.json", started)
     with pytest.raises(InputError, match="run the same command again to finish"):
         uj.open(started)
+    variant = started / "variant"
+    variant.mkdir()
+    shutil.copy(folder / "results.json", variant)
+    with pytest.raises(InputError, match="study or an experiment: open one of its"):
+        uj.open(started)
     (started / "results.json").write_text('{"tables": []}')
     with pytest.raises(InputError, match="study or an experiment"):
         uj.open(started)

@@ -185,6 +185,10 @@ def test_notes_cover_the_search_and_the_choice_of_hard_samples(splits, tmp_path)
     assert "12% of the samples of those sets" in notes
     assert "Hyperparameters were chosen" in notes
     assert "Hyperparameters were chosen" not in " ".join(make_notes(plan, None))
+    for mis in (True, False):
+        audit = dataclasses.replace(plan.audit, mis=mis)
+        plain = " ".join(make_notes(dataclasses.replace(plan, audit=audit), None))
+        assert ("MIS: a machine is fitted" in plain) == mis
     hard = dataclasses.replace(
         TINY, forget=ForgetConfig(kind="uncertain", fraction=0.2)
     )

@@ -150,6 +150,10 @@ def test_a_diverged_row_stays_in_every_table(result, arrays, tmp_path):
     assert f"Fine-tune diverged {count} diverged {count}" in words
     assert f"Diverged, a result like any other: Fine-tune in {count} runs." in words
     assert "Where a row diverged" in words
+    table = report.run_page(result, arrays).blocks[0].blocks[0]
+    labels = [cells[0].value for _, cells in table.body]
+    assert labels == [row.label for row in result.rows]
+    assert "methods the" not in table.caption, "none is left out"
     for key in ("method0", "method1"):
         result = change_row(result, key, **lost)
     assert f"AMUN in {count} runs, AMUN without D_R in {count} runs and" in " ".join(

@@ -265,6 +265,15 @@ def test_refits_of_the_audit_are_none_of_the_searchs(splits, tmp_path):
     assert own.audit.refits == 0
 
 
+def test_columns_of_the_audit_are_none_of_the_searchs(splits, tmp_path):
+    """One that fails for a model must not end the search."""
+    audit = dataclasses.replace(TINY.audit, columns=("some_package:COLUMN",))
+    plan = make_plan(TINY, tmp_path, splits=splits)
+    assert (
+        tuning.tuning_plan(dataclasses.replace(plan, audit=audit)).audit.columns == ()
+    )
+
+
 def test_the_search_uses_nothing_that_is_reported(finished, splits):
     folder, _ = finished
     plan = make_plan(TINY, folder.parent / "banks", splits=splits, workdir=folder)

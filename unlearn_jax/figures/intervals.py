@@ -226,5 +226,7 @@ def _limits(
         return None
     inside = cells[~is_far]
     inside = inside[np.isfinite(inside)]
+    if not inside.size:
+        return None
     margin = 0.06 * np.ptp(inside) + 1e-9
     return float(inside.min() - margin), float(inside.max() + margin)

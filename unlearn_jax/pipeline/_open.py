@@ -363,7 +363,10 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
     """
     folder = pathlib.Path(os.path.expanduser(path)).resolve()
     file = folder / "results.json"
+    holds_runs = f"{folder} holds a study or an experiment: open one of its runs"
     if not file.is_file():
+        if any(folder.glob("*/results.json")):
+            raise InputError(holds_runs)
         if (folder / folders.Workdir.MARK).is_file():
             raise InputError(
                 f"{folder} holds no results yet: run the same command again to finish"
@@ -372,9 +375,7 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
         raise InputError(f"{folder} is not the working directory of a run")
     stored = read_record(file)
     if "tables" in stored and "rows" not in stored:
-        raise InputError(
-            f"{folder} holds a study or an experiment: open one of its runs"
-        )
+        raise InputError(holds_runs)
     check_finished(folder, stored)
     try:
         results = RunResult.from_json(stored)

@@ -726,8 +726,9 @@ def _run_rows(
             label = f"{variant}: {artifact.name}" if variant else artifact.name
             artifacts[label] = artifact
         yield from _rows(plan.runner, artifacts, target, only, progress)
-        if re.search(only, "audit"):
-            progress("audit")
+        label = f"{variant}: audit" if variant else "audit"
+        if re.search(only, label):
+            progress(label)
             yield from _audit_rows(variant, plan, target)
 
 

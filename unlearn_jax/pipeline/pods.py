@@ -126,8 +126,8 @@ class ProgramNumbers:
                 data_parts=self.data_parts / ratio,
                 memory_bytes=memory,
             )
-        if self.split == self.devices:
-            # all devices share a model
+        if self.split == self.devices > 1:
+            # all devices share a model; on one device it cannot be told
             program = dataclasses.replace(
                 program, split=devices, bound_seconds=self.bound_seconds * ratio
             )
@@ -402,10 +402,12 @@ def _breaks(
             f" {plan.hosts - main.hosts} have none"
         )
     if main.busy < plan.devices:
-        split = max(1, plan.devices // main.busy)
+        split = plan.devices // main.busy
+        advice = f"{plan.devices - main.busy} have none"
+        if split > 1:
+            advice = f"replicas.split={split} would use {split * main.busy}"
         return (
-            f"{main.items} models of {main.stage} for {plan.devices} devices:"
-            f" replicas.split={split} would use all"
+            f"{main.items} models of {main.stage} for {plan.devices} devices: {advice}"
         )
     if plan.memory > 0.9 * chip.memory:
         return f"memory: {plan.memory / chip.memory:.0%} of it is taken"

@@ -168,7 +168,9 @@ def _from_experiment(record: ExperimentResult) -> Result:
         name=name,
         group="Neighboring systems",
         title=record.title.rstrip(".") + ".",
-        command=f"unlearn-jax run {name} --workdir runs/{name}",
+        command=_portable_command(
+            record.command or f"unlearn-jax run {name} --workdir runs/{name}", name
+        ),
         date=record.date[:10],
         device=record.versions.get("devices", ""),
         versions=_main_versions(record.versions),
@@ -225,7 +227,7 @@ def _from_runs(runs: Mapping[str, RunResult]) -> Result:
         name=first.preset,
         group="Forgetting classes" if forgets_classes else "Forgetting samples",
         title=first.title.rstrip(".") + ".",
-        command=_portable_command(first),
+        command=_portable_command(first.command, first.preset),
         date=first.date[:10],
         device=first.device,
         versions=_main_versions(first.versions),
@@ -487,15 +489,25 @@ def _targets_tables(targets: Targets) -> list[ResultTable]:
     return [table, less]
 
 
-def _portable_command(run: RunResult) -> str:
-    """Return the command of a run without the folders of its machine."""
-    words = shlex.split(run.command)
+def _portable_command(command: str, preset: str) -> str:
+    """Return the command of a run without the folders of its machine.
+
+    Args:
+      command: command line; a call from Python stays as it is.
+      preset: name of the preset.
+    """
+    words = shlex.split(command)
+    if words[:1] != ["unlearn-jax"]:
+        return command
     for i, word in enumerate(words):
         flag, _, value = word.rpartition("=")
-        if i and words[i - 1] == "--workdir":
-            words[i] = f"runs/{run.preset}"
+        path = pathlib.PurePath(value)
+        if words[i - 1] == "--workdir":
+            words[i] = f"runs/{preset}"
         elif flag == "--workdir":
-            words[i] = f"--workdir=runs/{run.preset}"
-        elif pathlib.PurePath(value).is_absolute():
-            words[i] = f"{flag}=DIR" if flag else "DIR"
+            words[i] = f"--workdir=runs/{preset}"
+        elif i == 2 and path.suffix == ".py":
+            words[i] = path.name
+        elif path.is_absolute():
+            words[i] = f"{flag}=DATA_DIR" if flag else "DATA_DIR"
     return shlex.join(words)

@@ -171,20 +171,25 @@ def read_result(path: pathlib.Path) -> Result:
     Raises:
       InputError: the file is damaged or has another layout.
     """
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         data = json.loads(text, parse_float=Decimal, parse_int=Decimal)
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}: restore it") from None
     if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise InputError(f"{path} is not a published result of layout {SCHEMA}")
-    tables = tuple(_table_from_json(table) for table in data.pop("tables", ()))
-    system = data.pop("system", None)
-    for name in ("published", "reading", "notes"):
-        data[name] = tuple(data.get(name, ()))
-    return Result(
-        **data, tables=tables, system=None if system is None else System(**system)
-    )
+    try:
+        tables = tuple(_table_from_json(table) for table in data.pop("tables", ()))
+        system = data.pop("system", None)
+        for name in ("published", "reading", "notes"):
+            data[name] = tuple(data.get(name, ()))
+        return Result(
+            **data, tables=tables, system=None if system is None else System(**system)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: a field is missing, misspelled or of another type: {error!r}"
+        ) from None
 
 
 def published_time(name: str) -> str:
@@ -319,7 +324,7 @@ def read_results(path: pathlib.Path | None = None) -> dict[str, Result]:
     return {file.stem: read_result(file) for file in files}
 
 
-_NUMBER = r"-?\d[\d,]*\.?\d*(?:e[-+]?\d+)?"
+_NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?(?:e[-+]?\d+)?"
 _CELL = re.compile(rf"({_NUMBER})(?: ± ({_NUMBER}))?(?: \[({_NUMBER}), ({_NUMBER})\])?")
 
 

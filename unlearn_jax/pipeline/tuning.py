@@ -84,6 +84,7 @@ def tuning_plan(plan: Plan) -> Plan | None:
         num_bootstrap=REPLICATES,
         refits=0,
         soft_margin="never",
+        columns=(),
         **dict.fromkeys(optional, False),
     )
     tuning_run = dataclasses.replace(

@@ -652,6 +652,7 @@ class ExperimentResult:
       versions: versions of the packages, and the devices.
       config: configuration as plain values.
       config_digest: digest of the configuration.
+      command: command line of the experiment; empty if it was called from Python.
     """
 
     experiment: str
@@ -664,6 +665,7 @@ class ExperimentResult:
     versions: Mapping[str, str]
     config: Plain
     config_digest: str
+    command: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for ``json.dumps(..., allow_nan=False)``."""

@@ -1,8 +1,6 @@
 """Results of a run: audit, analyses, costs and provenance."""
 
 import dataclasses
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -99,18 +97,15 @@ def measure_run(
     stages = (*stages, watch.cost)
     costs = row_costs(plan, stages, unlearned, adversarial)
     rows = tuple(_about(plan, row, costs.get(row.key)) for row in measured.rows)
-    is_exchangeable = plan.forgetting.kind in ("random", "file")
+    is_exchangeable = plan.forgetting.kind == "random"
     origin = store.provenance()
     device = origin.device
     if isinstance(plan.model_id, list):
         device = with_convolutions(device, plan.model_id[0])
-    command = "unlearn_jax.pipeline.run(...)"
-    if preset:
-        command = shlex.join(["unlearn-jax", *sys.argv[1:]])
     result = RunResult(
         title=plan.title,
         preset=preset,
-        command=command,
+        command=origin.command or "unlearn_jax.pipeline.run(...)",
         date=origin.date,
         workdir=workdir,
         versions=origin.versions,
@@ -471,18 +466,20 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
             notes.append(
                 f"U-LiRA is left out: it needs {MIN_MODELS} originals or more."
             )
-        names = "MIA (Kodge), MIA (SalUn) and MIA-NN"
+        names = "MIA (Kodge) and MIA (SalUn)"
+        if options.mia_nn:
+            names = "MIA (Kodge), MIA (SalUn) and MIA-NN"
     else:
         notes = [
             "FT TPR and RT TPR are at a false positive rate of at most"
             f" {100 * options.max_fpr:g}%."
         ]
-        names = "MIS"
+        names = "MIS" if options.mis else ""
     svc = (
         f"{names}: a machine is fitted to every model; without refits in the bootstrap"
         " (audit.refits, 200 are enough) no interval is printed."
     )
-    if options.refits:
+    if options.refits > 1:
         svc = (
             f"{names}: the machines are fitted again in each of {options.refits}"
             " replicates. On simulated tables of one run the 95 % intervals of MIS and"
@@ -491,7 +488,7 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
     notes += [
         "Intervals are for other samples, originals and forget sets than these, where"
         " the run has several; with few originals they are wide on purpose.",
-        svc,
+        *([svc] if names else []),
         "Cost is the counted number of gradients of single samples per model, over a"
         " retraining's; it does not depend on the machine. Those that the"
         " adversarial set spent are part of it; the search is not.",

@@ -121,7 +121,7 @@ def target_distances(plan: Plan) -> Targets:
         by_name[name] = values.reshape(len(values), -1)
     rows = []
     for name, values in by_name.items():
-        rows.append(_summary(name, values, by_name[UNTILTED], plan.runs))
+        rows.append(_summary(name, values, by_name[UNTILTED], plan.runs[:, :2]))
     return Targets(betas=BETAS, rows=tuple(rows), coefficients=coefficients)
 
 

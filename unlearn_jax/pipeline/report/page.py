@@ -105,6 +105,7 @@ def _experiment_result(
         versions={**origin.versions, "devices": device},
         config=to_json(config),
         config_digest=digest(config),
+        command=origin.command,
     )
 
 

@@ -93,9 +93,12 @@ def run_page(result: RunResult, arrays: figures.Arrays) -> Page:
     """
     data = result.data
     design = result.design
+    samples = "samples"
+    if data.image_shape:
+        samples = f"images of {' × '.join(map(str, data.image_shape))}"
     about = (
-        f"{data.name}: {data.num_train:,} training and {data.num_test:,} test images of"
-        f" {' × '.join(map(str, data.image_shape))}, {data.num_classes} classes ·"
+        f"{data.name}: {data.num_train:,} training and {data.num_test:,} test"
+        f" {samples}, {data.num_classes} classes ·"
         f" {_count(design.originals, 'original')} ×"
         f" {_count(design.forget_sets, 'forget set')} ×"
         f" {_count(design.repeats, 'repeat')} · {design.references:,} reference models"
@@ -129,11 +132,10 @@ def _first_screen(result: RunResult) -> Section:
     keys = headline(result)
     key = keys[0] if keys else "ft_auc"
     caption = "Each method less the retrained models, paired run by run."
-    num_hidden = len(result.rows) - len(rows)
-    if num_hidden:
+    num_methods = sum(row.kind == "method" for row in result.rows)
+    if num_methods > MAX_METHODS:
         caption += (
-            f" Of {MAX_METHODS + num_hidden} methods the {MAX_METHODS} with the"
-            " smallest Avg Gap."
+            f" Of {num_methods} methods the {MAX_METHODS} with the smallest Avg Gap."
         )
     figure = Figure(
         "",

@@ -454,12 +454,15 @@ def join_phrases(phrases: Sequence[str]) -> str:
 
 
 def best_rows(result: RunResult, count: int) -> list[RowResult]:
-    """Return the references and the methods with the smallest Avg Gaps, in order."""
+    """Return the references and the methods with the smallest Avg Gaps, in order.
+
+    Methods without an Avg Gap, such as those that diverged, come last.
+    """
 
     def gap(row: RowResult) -> float:
         estimate = row.metrics.get("avg_gap")
         return estimate.mean if estimate and is_known(estimate.mean) else math.inf
 
-    methods = [row for row in result.rows if row.kind == "method" and row.metrics]
+    methods = [row for row in result.rows if row.kind == "method"]
     best = {row.key for row in sorted(methods, key=gap)[:count]}
     return [row for row in result.rows if row.kind != "method" or row.key in best]

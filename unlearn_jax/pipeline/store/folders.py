@@ -11,7 +11,9 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -332,19 +334,26 @@ class Provenance(NamedTuple):
       date: date and time in UTC, in the form of ISO 8601.
       device: number and kind of the devices.
       versions: versions of all that determines the result, by name.
+      command: command line of the process; empty if it is not the package's.
     """
 
     date: str
     device: str
     versions: dict[str, str]
+    command: str
 
 
 def provenance() -> Provenance:
-    """Return the date, the devices and the versions to store with a result."""
+    """Return the date, devices, versions and command to store with a result."""
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     by_name = versions()
     device = by_name.pop("devices")
-    return Provenance(date, device, by_name)
+    command = ""
+    program = pathlib.PurePath(sys.argv[0])
+    is_module = program.parts[-2:] == ("unlearn_jax", "__main__.py")
+    if is_module or program.stem == "unlearn-jax":
+        command = shlex.join(["unlearn-jax", *sys.argv[1:]])
+    return Provenance(date, device, by_name, command)
 
 
 @functools.cache
