@@ -86,6 +86,18 @@ def test_opening_writes_nothing(folder):
     assert [path.stat().st_mtime_ns for path in before] == times
 
 
+def test_arrays_to_audit_leave_out_rows_that_diverged(folder):
+    run = uj.open(folder)
+    assert list(run.audit_arrays().target) == ["finetune", "amun"]
+    rows = []
+    for row in run.results.rows:
+        lost = row.key == "finetune"
+        rows.append(dataclasses.replace(row, num_diverged=int(lost)))
+    run.results = dataclasses.replace(run.results, rows=tuple(rows))
+    assert list(run.audit_arrays().target) == ["amun"]
+    assert list(run.audit_arrays("finetune").target) == ["finetune"]
+
+
 def test_an_audit_of_the_opened_arrays_is_the_runs(folder):
     run = uj.open(folder)
     # The methods behind arrays are not known, those of the run fine-tune.

@@ -272,11 +272,13 @@ class OpenedRun(Mapping[str, OpenedRow]):
         ``unlearn-jax audit``.
 
         Args:
-          *keys: keys of methods' rows; all methods if none is given. The original and
-            the retrained models are always included.
+          *keys: keys of methods' rows; all methods that did not diverge if none is
+            given. The original and the retrained models are always included.
         """
+        if not keys:
+            keys = tuple(key for key in self if not self.results.row(key).num_diverged)
         given = (ORIGINAL, RETRAINED, RETRAINED_AGAIN)
-        methods = [key for key in keys or self if key not in given]
+        methods = [key for key in keys if key not in given]
         num_train = self.results.data.num_train
         labels = self.arrays["labels"]
         forget = self.arrays["forget"]
