@@ -106,6 +106,20 @@ def test_frozen_parameters_have_no_momentum_and_count_in_no_norm():
     np.testing.assert_allclose(optax.tree.norm(moved), 1.0, rtol=1e-5)
 
 
+def test_frozen_parameters_are_not_in_the_state():
+    """DoG keeps the initial parameters, and steps in proportion to their distance."""
+    tx = freeze_outside(optax.contrib.dog(1.0), jnp.array([True, False]))
+    moved = []
+    for frozen in (0.0, 1e4):
+        params = jnp.array([0.0, frozen])
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(params - 1, state, params)
+            params = optax.apply_updates(params, updates)
+        moved.append(params[0])
+    assert moved[0] == moved[1]
+
+
 def test_a_leak_masks_gradients_alone():
     tx = train.sgd(0.1, weight_decay=0.1)
     leaked, _ = walk(freeze_outside(tx, MASK, leak=True))

@@ -97,8 +97,8 @@ def freeze_outside(
       The transformation, with the state of ``tx``.
 
     Raises:
-      InputError: raised by ``update``, for a mask that is not of bool or of another
-        shape than the parameters.
+      InputError: raised by ``init`` and ``update``, for a mask that is not of bool or
+        of another shape than the parameters.
 
     >>> tx = freeze_outside(optax.sgd(1.0), jnp.array([True, False]))
     >>> params = jnp.zeros(2)
@@ -109,6 +109,9 @@ def freeze_outside(
 
     def masked(tree: PyTree) -> PyTree:
         return jax.tree.map(_masked, mask, tree)
+
+    def init(params: optax.Params) -> optax.OptState:
+        return inner.init(params if leak else masked(params))
 
     def update(
         updates: optax.Updates,
@@ -122,7 +125,7 @@ def freeze_outside(
         updates, state = inner.update(masked(updates), state, moving, **extra_args)
         return masked(updates), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _masked(mask: Array, leaf: Array) -> Array:

@@ -334,6 +334,8 @@ def test_unusable_input_is_refused(samples, key):
         module.autoattack_small(
             jax.random.clone(key), linear, WEIGHTS[:, :3], x, y, epsilon=0.1
         )
+    with pytest.raises(InputError, match="compares four logits, got 3"):
+        module.targeted_difference_of_logits_ratio(jnp.zeros((2, 3)), y[:2], y[:2])
     with pytest.raises(InputError, match="must be positive"):
         module.autoattack_small(key, linear, WEIGHTS, x, y, epsilon=0.0)
     with pytest.raises(InputError, match="images must lie in"):

@@ -283,6 +283,31 @@ def test_linear_steps_go_beyond_the_rounding_of_short_types(network, dtype):
     assert np.median(closest.distance) < np.median(doubled.distance)
 
 
+def test_a_class_that_is_ruled_out_changes_nothing():
+    weights = jnp.asarray(RNG.normal(size=(16, 4)), jnp.float32).at[:, 3].set(0.0)
+    x = jnp.asarray(RNG.uniform(0.2, 0.8, (12, *SHAPE)), jnp.float32)
+
+    def masked(low):
+        return lambda weights, images: linear(weights, images).at[:, 3].set(low)
+
+    y = jnp.argmax(masked(-jnp.inf)(weights, x), -1)
+    expected = search(masked(-9.0), weights, x, y, bounds=WIDE)
+    result = search(masked(-jnp.inf), weights, x, y, bounds=WIDE)
+    np.testing.assert_allclose(result.distance, expected.distance, rtol=1e-3)
+    np.testing.assert_array_equal(result.num_gradients, expected.num_gradients)
+
+
+def test_a_model_of_64_bits_takes_images_of_32():
+    with jax.enable_x64(True):
+        weights = jnp.asarray(RNG.normal(size=(16, 3)))
+        x = jnp.asarray(RNG.uniform(0.4, 0.6, (5, *SHAPE)), jnp.float32)
+        y = jnp.argmax(linear(weights, x), -1)
+        result = search(linear, weights, x, y, bounds=WIDE)
+        assert result.images.dtype == result.distance.dtype == jnp.float32
+        np.testing.assert_array_equal(result.status, Status.FOUND)
+        assert np.max(result.num_gradients) < 20, "no doubling"
+
+
 def test_linear_steps_go_beyond_the_rounding_of_a_small_margin():
     """Twice the margin's overshoot is less than what rounding needs."""
     weights = jnp.asarray(RNG.normal(size=(16, 2)), jnp.float32)

@@ -264,6 +264,41 @@ def test_legacy_protocol_moves_pixels_out_of_the_ball(key):
     assert np.max(result.distance) > 10 * 0.1 * max(std)
 
 
+def test_clipping_may_put_an_image_right(key):
+    """Class 0 has a mean above 0.3; clipping moves images of 0.2 to 0.5."""
+
+    def by_mean(least, images):
+        return jnp.stack(
+            [jnp.mean(images, (1, 2, 3)) - least, jnp.zeros(len(images))], -1
+        )
+
+    x = jnp.full((4, 2, 2, 1), 0.2).at[2:].set(0.6)
+    y = jnp.array([0, 1, 0, 1])
+    attack = attacks.LegacyPGD(mean=(0.5,), std=(0.2,), num_steps=2)
+    result = attack(by_mean, jnp.float32(0.3), x, y, key=key)
+    np.testing.assert_array_equal(result.labels, 0)
+    np.testing.assert_array_equal(
+        result.status,
+        [Status.NOT_FOUND, Status.FOUND, Status.NOT_FOUND, Status.ALREADY_WRONG],
+    )
+    np.testing.assert_array_equal(result.success, result.labels != y)
+
+
+def test_logits_that_are_not_finite_fool_a_source_as_they_fool_a_target(key):
+    def fragile(least, images):
+        mean = jnp.mean(images, (1, 2, 3))
+        logits = jnp.stack([mean - least, jnp.zeros_like(mean)], -1)
+        return jnp.where(mean[:, None] > 0.45, logits, jnp.nan)
+
+    x = jnp.full((2, 2, 2, 1), 0.5)
+    models = [(fragile, jnp.float32(0.3))]
+    y = jnp.zeros(2, jnp.int32)
+    attack = transferring(epsilon=0.2, num_steps=3)
+    outcome = attacks.transfer(key, models, None, x, y, attack=attack)
+    assert np.any(outcome.source_fooled)
+    np.testing.assert_array_equal(outcome.source_fooled, outcome.target_fooled[0])
+
+
 def test_risk_gap_bound_holds_where_the_constant_is_known(samples):
     """The Lipschitz constant is the spectral norm times cross-entropy's sqrt(2)."""
     x, y, members = samples

@@ -146,6 +146,27 @@ def test_retry_targets_the_second_class_with_the_attacks_options():
     chex.assert_trees_all_equal(retried, expected)
 
 
+@pytest.mark.parametrize("attack", EVERY_ATTACK[1::4], ids=lambda a: type(a).__name__)
+def test_arrays_of_numpy_are_attacked_inside_jit(attack):
+    images = np.asarray(IMAGES)
+    labels = np.asarray(LABELS)
+    run = jax.jit(lambda variables: attack(linear, variables, images, labels))
+    expected = jax.jit(lambda *arrays: attack(linear, *arrays))
+    chex.assert_trees_all_equal(run(WEIGHTS), expected(WEIGHTS, IMAGES, LABELS))
+
+
+def test_failures_of_numpy_arrays_are_retried_inside_jit():
+    search = attacks.Doubling(epsilon_init=0.01, num_radii=1)
+    attack = attacks.PGD(num_steps=3, search=search)
+    result = attack(linear, WEIGHTS, IMAGES, LABELS)
+    retry = jax.jit(lambda *arrays: attack.retry(linear, *arrays, result))
+    images = np.asarray(IMAGES)
+    held = jax.jit(lambda w: attack.retry(linear, w, images, LABELS, result))
+    chex.assert_trees_all_close(
+        held(WEIGHTS), retry(WEIGHTS, IMAGES, LABELS), rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize("make", [attacks.Doubling, attacks.Grid, attacks.Minimal])
 def test_radii_and_ratios_share_one_program(make):
     traces = []

@@ -22,6 +22,13 @@ def test_pool_is_train_then_test(splits):
         assert np.array_equal(joined[num_train:], test)
 
 
+def test_sets_that_repeat_different_images_are_pooled_as_others():
+    images = [np.broadcast_to(np.uint8(c), (4, 2, 2, 1)) for c in (0, 255)]
+    labels = np.arange(4) % 2
+    pooled = data.pool(data.load_arrays(images[0], labels, images[1], labels))
+    assert pooled.images[:, 0, 0, 0].tolist() == [0] * 4 + [255] * 4
+
+
 def test_masks_keep_their_places(splits):
     num_train = len(splits.train.labels)
     num_test = len(splits.test.labels)

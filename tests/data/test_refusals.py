@@ -14,6 +14,7 @@ from support.refusals import missed, refusal, sites
 
 from unlearn_jax import data
 from unlearn_jax.data import tfds_reader
+from unlearn_jax.data.stand_in import stand_in
 from unlearn_jax.types import Dataset
 
 IMAGES, LABELS = np.zeros((4, 2, 2, 1), np.uint8), np.array([0, 1, 0, 1])
@@ -121,6 +122,14 @@ REFUSED = [
         "the largest label is 100, more than there are samples",
     ),
     (
+        lambda at: data.from_iterable([(IMAGES[0], label) for label in (0, 1, 99)]),
+        "the largest label is 99, more than there are samples",
+    ),
+    (
+        arrays(*[IMAGES, LABELS] * 2, num_classes=2.5),
+        "num_classes must be an integer, 0 or more, got 2.5",
+    ),
+    (
         arrays(IMAGES, LABELS, IMAGES[:, :1], LABELS),
         "differ in shape: \\(2, 2, 1\\) and \\(1, 2, 1\\)",
     ),
@@ -144,6 +153,22 @@ REFUSED = [
     (
         lambda at: data.load_npz(put(at / "x.npz", stored(np.savez, x_train=IMAGES))),
         "x.npz: missing y_train, x_test",
+    ),
+    (
+        lambda at: data.load_npz(
+            put(
+                at / "x.npz",
+                stored(
+                    np.savez,
+                    x_train=IMAGES,
+                    y_train=LABELS,
+                    x_test=IMAGES,
+                    y_test=LABELS,
+                    class_names="ab",
+                ),
+            )
+        ),
+        "x.npz: class_names must have shape \\[any\\], got \\(\\)",
     ),
     (
         lambda at: data.load_npz(put(at / "x.npz", b"junk")),
@@ -175,7 +200,18 @@ REFUSED = [
         "must hold one folder of images per class, at least 2; found 1",
     ),
     (folder({"a/1.png": picture(), "b/1.txt": b""}), "class folder .*b holds no image"),
-    (folder(TWO, size=(0, 2)), "size must be \\(height, width\\) of at least 1 pixel"),
+    *(
+        (folder(TWO, size=size), "size must be \\(height, width\\) of at least 1 pixel")
+        for size in ((0, 2), 8, (8,), (8.0, 8.0), (8, 8, 3))
+    ),
+    (
+        lambda at: data.load_tfds("mnist", data_dir=at, size=8),
+        "size must be \\(height, width\\) of at least 1 pixel, got 8",
+    ),
+    (
+        lambda at: data.from_iterable([(Image.new("L", (2, 2)), 0)], size=(8,)),
+        "size must be \\(height, width\\) of at least 1 pixel, got \\(8,\\)",
+    ),
     (
         folder(TWO | {"b/1.png": picture((3, 2))}),
         "images differ in size: .*a/1.png is 2x2, .*b/1.png is 2x3",
@@ -233,6 +269,14 @@ REFUSED = [
         lambda at: data.select_classes(SPLITS, ["cat", "dog"]),
         "no class is called 'cat'; classes are 0, 1",
     ),
+    (
+        lambda at: data.select_classes(SPLITS, "dog"),
+        "no class is called 'dog'; classes are 0, 1",
+    ),
+    (
+        lambda at: data.select_classes(SPLITS, 1),
+        "name two or more different classes to keep, got \\[1\\]",
+    ),
     # forget sets
     (
         lambda at: data.check_forget_mask([0, 1], 2),
@@ -281,6 +325,14 @@ REFUSED = [
     ),
     (lambda at: data.forget_random(9, count=9, seed=0), "cannot forget 9 of 9 samples"),
     (
+        lambda at: data.forget_random(9.0, count=2, seed=0),
+        "num_samples must be an integer, 0 or more, got 9.0",
+    ),
+    (
+        lambda at: data.legacy_indices(9, 2.5, seed=0),
+        "count must be an integer, 0 or more, got 2.5",
+    ),
+    (
         lambda at: data.legacy_indices(9, 2, seed=2**32),
         "seed must be at least 0, and below 2\\*\\*32, got 4294967296",
     ),
@@ -303,6 +355,10 @@ REFUSED = [
     (
         lambda at: data.forget_class(LABELS, 7),
         "no training sample has class 7; the labels run from 0 to 1",
+    ),
+    (
+        lambda at: data.forget_class(LABELS, "dog"),
+        "no class has a name, so none is called 'dog': pass class_names",
     ),
     (lambda at: data.forget_file(at / "none.txt", 9), "no forget file at .*none.txt"),
     (
@@ -355,6 +411,14 @@ REFUSED = [
     (
         lambda at: data.crop(keys(2), jnp.asarray(IMAGES)),
         "keys have shape \\(2,\\) for 4 images: pass one key per image",
+    ),
+    (
+        lambda at: data.augmentation("crop+crop")(keys(1)[0], IMAGES),
+        "keys have shape \\(\\) for 4 images: pass one key per image",
+    ),
+    (
+        lambda at: stand_in("cifar10", "all"),
+        "the size of split 'all' of cifar10 is not known: write train, test",
     ),
     (
         lambda at: data.trivial_augment(keys(), IMAGES, num_bins=1),

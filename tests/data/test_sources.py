@@ -200,6 +200,14 @@ def test_npz_round_trip(tmp_path, names):
     np.testing.assert_array_equal(splits.train.labels, LABELS)
 
 
+def test_npz_class_names_may_be_bytes(tmp_path):
+    names = np.char.encode(["chat", "été", "c"], "utf-8")
+    arrays = {"x_train": some_images(), "y_train": LABELS}
+    arrays |= {"x_test": some_images(), "y_test": LABELS}
+    np.savez(tmp_path / "toy.npz", class_names=names, **arrays)
+    assert sources.load_npz(tmp_path / "toy.npz").class_names == ("chat", "été", "c")
+
+
 def test_npz_refusals(tmp_path):
     path = tmp_path / "toy.npz"
     with refuses("no data file at"):

@@ -310,13 +310,22 @@ def test_a_description_that_changed_is_another_cache_entry(mnist, monkeypatch):
         data.load_tfds("mnist", **mnist)
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning(mnist, tmp_path):
+@pytest.mark.parametrize("size", [None, (5, 6)])
+def test_a_cache_that_cannot_be_written_is_a_warning(mnist, tmp_path, size):
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="cannot keep the decoded images of mnist"):
         splits = data.load_tfds(
-            "mnist", data_dir=mnist["data_dir"], cache_dir=tmp_path / "file"
+            "mnist", data_dir=mnist["data_dir"], cache_dir=tmp_path / "file", size=size
         )
-    assert len(splits.train.labels) == ROWS["train"]
+    assert splits.train.images.shape[:3] == (ROWS["train"], *(size or (28, 28)))
+
+
+def test_images_on_a_disk_that_is_too_full_for_them_are_in_memory(mnist, monkeypatch):
+    monkeypatch.setattr(
+        os, "posix_fallocate", lambda *_: os.stat("/full/disk"), raising=False
+    )
+    splits = data.load_tfds("mnist", size=(5, 6), **mnist)
+    assert splits.train.images.shape == (ROWS["train"], 5, 6, 1)
 
 
 def test_slices_and_the_default_directory(mnist, monkeypatch):
@@ -460,6 +469,15 @@ def test_versions_and_configs(tmp_path):
         data.load_tfds("nested", **where)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_are_reordered_in_place(seed):
+    rows = np.random.default_rng(seed).permutation(12)
+    images = np.arange(24).reshape(12, 2)
+    expected = images[rows]
+    tfds_reader._reorder(images, rows)
+    np.testing.assert_array_equal(images, expected)
+
+
 def test_images_of_any_size_are_resized_into_the_cache(tmp_path, monkeypatch):
     rows = [
         toy_example(40 * i, size=size, label=i % 2, name=f"{3 - i}")
@@ -472,7 +490,13 @@ def test_images_of_any_size_are_resized_into_the_cache(tmp_path, monkeypatch):
     assert splits.train.images.dtype == np.uint8
     assert splits.train.images[:, 0, 0, 0].tolist() == [0, 40, 80]
     assert isinstance(splits.train.images.base, np.memmap)
+    write = tfds_reader._write_entry
+    written = []
+    monkeypatch.setattr(
+        tfds_reader, "_write_entry", lambda *args: (written.append(args), write(*args))
+    )
     ordered = data.load_tfds("toy", size=(6, 5), **where)
+    assert all(isinstance(decoded.images, np.memmap) for _, _, decoded in written)
     assert ordered.train.images[:, 5, 4, 0].tolist() == [80, 40, 0]
     monkeypatch.setattr(tfds_reader, "_decode_split", None)
     again = data.load_tfds("toy", size=(6, 5), **where)

@@ -90,12 +90,20 @@ def targeted_difference_of_logits_ratio(
     Returns:
       ``[...]``.
 
+    Raises:
+      InputError: fewer than four classes.
+
     >>> logits = jnp.array([4.0, 2.0, 1.0, 0.0])
     >>> float(targeted_difference_of_logits_ratio(logits, jnp.array(0), jnp.array(2)))
     -0.857...
     """
     chex.assert_rank([labels, targets], logits.ndim - 1)
     chex.assert_equal_shape_prefix([logits, labels, targets], logits.ndim - 1)
+    if logits.shape[-1] < 4:
+        raise InputError(
+            f"the targeted DLR loss compares four logits, got {logits.shape[-1]}: take"
+            " loss='log_odds' or 'cross_entropy'"
+        )
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     is_target = jax.nn.one_hot(targets, logits.shape[-1], dtype=bool)
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), -1)

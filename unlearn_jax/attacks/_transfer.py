@@ -150,7 +150,7 @@ def transfer(
         fooled.append(~right)
     return Transfer(
         source_right=jnp.stack([is_right(source, images) for source in sources]),
-        source_fooled=jnp.stack([result.labels != labels for result in crafted]),
+        source_fooled=jnp.stack([_is_fooled(result, labels) for result in crafted]),
         target_right=jnp.stack([is_right(target, images) for target in targets]),
         target_fooled=jnp.stack(fooled),
     )
@@ -234,8 +234,12 @@ def robustness(
     right = correct(apply_fn, variables, images, labels, batch_size=batch_size)
     labels = jnp.asarray(labels).astype(jnp.int32)
     result = _craft(apply_fn, _as_pytree(attack), variables, images, labels, key)
-    is_held = (result.labels == labels) & (result.status != Status.NOT_FINITE)
-    return Robustness(right, right & is_held)
+    return Robustness(right, right & ~_is_fooled(result, labels))
+
+
+def _is_fooled(result: AttackResult, labels: Array) -> Array:
+    """Return a mask of the images that are not classified correctly."""
+    return (result.labels != labels) | (result.status == Status.NOT_FINITE)
 
 
 def correct(

@@ -83,7 +83,9 @@ def legacy_pgd(
 
     Returns:
       One row per sample. ``epsilon`` and ``distance`` are both the L-infinity distance
-      in pixel units, including the effect of the clipping.
+      in pixel units, including the effect of the clipping. Images that are
+      misclassified before and after are ``ALREADY_WRONG``, and are moved, too; those
+      that the clipping puts right are ``NOT_FOUND``.
 
     Raises:
       InputError: unusable images, or a number of channels that differs from ``mean``'s.
@@ -134,13 +136,13 @@ def legacy_pgd(
         predicted = predict_class(logits)
         is_undefined = (predicted == UNDEFINED) | (predicted_clean == UNDEFINED)
         status = jnp.select(
-            [is_undefined, predicted_clean != labels, predicted != labels],
+            [is_undefined, predicted == labels, predicted_clean != labels],
             [
                 jnp.int32(Status.NOT_FINITE),
+                jnp.int32(Status.NOT_FOUND),
                 jnp.int32(Status.ALREADY_WRONG),
-                jnp.int32(Status.FOUND),
             ],
-            jnp.int32(Status.NOT_FOUND),
+            jnp.int32(Status.FOUND),
         )
         predicted = jnp.where(is_undefined, labels, predicted)
         pixels = to_pixels(values)

@@ -188,11 +188,11 @@ def linearized_set(
         points = jnp.where(per_sample(is_done, images), images[arriving], points)
         slots = _Slots(
             row=jnp.where(is_done, arriving, slots.row),
-            points=points,
+            points=points.astype(images.dtype),
             best=best,
             labels=best_labels,
             distance=jnp.where(is_done, jnp.inf, distance),
-            excess=excess,
+            excess=excess.astype(images.dtype),
             num_gradients=jnp.where(is_done, 0, num_gradients),
             num_polished=jnp.where(is_done, 0, num_polished),
             is_last=goes_deeper,
@@ -228,7 +228,9 @@ def _evaluate(
         margins = class_margin(logits, labels)
         info = jnp.finfo(logits.dtype)
         units = _ROUNDING if info.bits > 16 else _ROUNDING_OF_HALF
-        rounding = units * info.eps * jnp.max(jnp.abs(logits), -1)
+        # logits of minus infinity, which rule out their classes, are not rounded
+        sizes = jnp.where(jnp.isfinite(logits), jnp.abs(logits), 0)
+        rounding = units * info.eps * jnp.max(sizes, -1)
         predicted = predict_class(logits)
         return jnp.sum(margins), (margins, rounding, predicted)
 

@@ -260,7 +260,7 @@ def in_batches(
     position = jnp.arange(num_batches * batch_size)
     row = position % count
     padded = [images[row], jnp.where(position < count, labels[row], NO_CLASS)]
-    padded += [array[row] for array in rest]
+    padded += [jnp.asarray(array)[row] for array in rest]
     batches = [
         leaf.reshape(num_batches, batch_size, *leaf.shape[1:]) for leaf in padded
     ]
@@ -300,9 +300,9 @@ def retry_failures(
     labels = jnp.where(result.success, NO_CLASS, labels)
     retried = in_batches(
         attack_batch,
-        images[order],
+        jnp.asarray(images)[order],
         labels[order],
-        *(array[order] for array in rest),
+        *(jnp.asarray(array)[order] for array in rest),
         batch_size=batch_size,
     )
     back = jnp.argsort(order)

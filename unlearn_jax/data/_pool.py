@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_jax.data.sources import Splits
+from unlearn_jax.data.sources import Splits, join
 from unlearn_jax.types import Dataset, InputError
 
 
@@ -23,14 +23,7 @@ def pool(splits: Splits) -> Dataset:
     >>> len(splits.train.labels), len(splits.test.labels), len(pool(splits).labels)
     (900, 897, 1797)
     """
-    train = splits.train
-    test = splits.test
-    labels = np.concatenate([train.labels, test.labels])
-    if not any(train.images.strides) and not any(test.images.strides):
-        # Stand-ins repeat a single value and take no memory; so does their pool.
-        shape = (len(labels), *train.images.shape[1:])
-        return Dataset(np.broadcast_to(train.images[:1], shape), labels)
-    return Dataset(np.concatenate([train.images, test.images]), labels)
+    return join(splits.train, splits.test)
 
 
 def pool_mask(splits: Splits, mask: npt.ArrayLike | None = None) -> np.ndarray:

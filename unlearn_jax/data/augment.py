@@ -209,6 +209,7 @@ def augmentation(name: str) -> Augmentation | None:
 
 def _in_sequence(name: str, functions: list[Augmentation]) -> Augmentation:
     def augment(keys: Array, images: Array) -> Array:
+        check_keys(keys, images)
         split = jax.vmap(lambda key: jax.random.split(key, len(functions)))(keys)
         for i, function in enumerate(functions):
             images = function(split[:, i], images)

@@ -6,11 +6,12 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.types import InputError
 
 if TYPE_CHECKING:
@@ -274,6 +275,23 @@ def _decode(
         raise InputError(f"cannot read image {file}: {error}") from None
 
 
+def check_size(size: Any) -> None:
+    """Raise unless a size is None or a pair of positive integers.
+
+    Raises:
+      InputError: another value; the message shows it.
+    """
+    if size is None:
+        return
+    try:
+        height, width = size
+        check_counts(height=height, width=width)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"size must be (height, width) of at least 1 pixel, got {size!r}"
+        ) from None
+
+
 def resized_pixels(
     what: str, image: "Image.Image", size: tuple[int, int] | None
 ) -> tuple[npt.NDArray[np.uint8], bool]:
@@ -285,21 +303,17 @@ def resized_pixels(
     Args:
       what: name of the image in messages.
       image: image in any mode with 8 bits per channel.
-      size: ``(height, width)`` to resize to (bilinear), or None to keep the size.
+      size: ``(height, width)`` to resize to (bilinear), checked; None keeps the size.
 
     Returns:
       Pixels ``[H, W, 1]`` for grayscale, else ``[H, W, 3]``; and whether any pixel is
       transparent.
 
     Raises:
-      InputError: more than 8 bits per channel, or a size below 1.
+      InputError: more than 8 bits per channel.
     """
     from PIL import Image, ImageOps
 
-    if size is not None and min(size) < 1:
-        raise InputError(
-            f"size must be (height, width) of at least 1 pixel, got {size}"
-        )
     if image.mode not in _GRAY_MODES | _COLOR_MODES:
         raise InputError(
             f"{what} has more than 8 bits per channel (mode {image.mode});"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_jax.data.folder import resized_pixels, warn_of_transparency
+from unlearn_jax.data.folder import check_size, resized_pixels, warn_of_transparency
 from unlearn_jax.data.sources import Splits, load_arrays, random_splits
 from unlearn_jax.types import Dataset, InputError
 
@@ -51,7 +51,7 @@ def from_iterable(
 
     Raises:
       InputError: items that are not pairs, images of several sizes or with channels
-        first, labels that are not integers, and as :func:`load_arrays`.
+        first, labels that are not integers, a bad size, and as :func:`load_arrays`.
 
     >>> pairs = [(np.full((4, 4), i, np.uint8), i % 2) for i in range(10)]
     >>> splits = from_iterable(pairs, test_fraction=0.3)
@@ -179,6 +179,7 @@ def _collect(
     pairs: Iterable[tuple[Any, Any]], size: tuple[int, int] | None, what: str
 ) -> Dataset:
     """Return pairs as arrays; images of one channel are broadcast to the others'."""
+    check_size(size)
     images: list[np.ndarray] = []
     labels: list[Any] = []
     num_transparent = 0

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unlearn_jax.checks import check_counts, check_images, check_labels
+from unlearn_jax.checks import check_counts, check_images, check_labels, check_shape
 from unlearn_jax.data import folder
 from unlearn_jax.data.splits import check_seed, class_numbers
 from unlearn_jax.types import Dataset, InputError
@@ -66,11 +66,12 @@ def validate(dataset: Dataset, num_classes: int, what: str = "data set") -> Data
 
     Raises:
       InputError: images of another rank or type, floats that are not finite or outside
-        [0, 1], labels of another rank, number, type or range, no samples, or fewer than
-        two classes.
+        [0, 1], labels of another rank, number, type or range, no samples, fewer than
+        two classes, or a number of classes that is not an integer.
     """
     images = np.asarray(dataset.images)
     labels = np.asarray(dataset.labels)
+    check_counts(0, num_classes=num_classes)
     if num_classes < 2:
         raise InputError(
             f"{what}: a classifier needs at least 2 classes, got {num_classes}"
@@ -127,17 +128,7 @@ def load_arrays(
     train = _shaped(train_images, train_labels)
     test = _shaped(test_images, test_labels)
     if num_classes is None:
-        integral = [
-            x.labels
-            for x in (train, test)
-            if x.labels.size and x.labels.dtype.kind in "iu"
-        ]
-        num_classes = max((int(labels.max()) + 1 for labels in integral), default=2)
-        if num_classes > max(2, train.labels.size + test.labels.size):
-            raise InputError(
-                f"the largest label is {num_classes - 1}, more than there are samples:"
-                " check the labels, or pass class_names"
-            )
+        num_classes = _count_classes(train.labels, test.labels)
     train = validate(train, num_classes, "training set")
     test = validate(test, num_classes, "test set")
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -156,6 +147,18 @@ def load_arrays(
     if len(names) != num_classes:
         raise InputError(f"{len(names)} class names given for {num_classes} classes")
     return Splits(name, train, test, num_classes, names)
+
+
+def _count_classes(*labels: np.ndarray) -> int:
+    """Return the largest of several arrays of labels, plus 1."""
+    integral = [array for array in labels if array.size and array.dtype.kind in "iu"]
+    num_classes = max((int(array.max()) + 1 for array in integral), default=2)
+    if num_classes > max(2, sum(array.size for array in labels)):
+        raise InputError(
+            f"the largest label is {num_classes - 1}, more than there are samples:"
+            " check the labels, or pass class_names"
+        )
+    return num_classes
 
 
 def _shaped(images: npt.ArrayLike, labels: npt.ArrayLike) -> Dataset:
@@ -245,14 +248,15 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
       path: a file with the arrays
         ``train_images, train_labels, test_images, test_labels``, or with Keras' names
         ``x_train, y_train, x_test, y_test``, in the shapes of :func:`load_arrays`, and
-        optionally ``class_names``, strings ``[C]``. Pickled objects are refused.
+        optionally ``class_names``, strings or UTF-8 bytes ``[C]``. Pickled objects are
+        refused.
 
     Returns:
       The data set, named after the file.
 
     Raises:
       InputError: a file that does not exist or is not a readable ``.npz``, missing
-        arrays, and as :func:`load_arrays`.
+        arrays, names that are not ``[C]``, and as :func:`load_arrays`.
     """
     arrays = read_npz(path, "data file")
     plain = ("train_images", "train_labels", "test_images", "test_labels")
@@ -266,6 +270,10 @@ def load_npz(path: str | os.PathLike[str]) -> Splits:
             f" {', '.join(arrays) or 'nothing'}"
         )
     names = arrays.get("class_names")
+    if names is not None:
+        check_shape(f"{path}: class_names", names, (None,))
+        if names.dtype.kind == "S":
+            names = np.char.decode(names, "utf-8", "replace")
     train_images, train_labels, test_images, test_labels = (arrays[key] for key in keys)
     return load_arrays(
         train_images,
@@ -312,14 +320,15 @@ def load_folder(
     Raises:
       InputError: a folder that does not exist, only one of train and test, fewer than
         two classes, a class without images, classes that differ between train and test,
-        an unreadable image, images of several sizes, or a bad ``test_fraction`` or
-        seed.
+        an unreadable image, images of several sizes, or a bad ``test_fraction``, seed
+        or size.
 
     Warns:
       UserWarning: files that are not PNG, JPEG, BMP or WebP, or images outside a class
         folder; folders next to those of the splits; numbered class folders that do not
         count from 0; transparent images.
     """
+    folder.check_size(size)
     path = pathlib.Path(os.path.expanduser(path))
     if not path.is_dir():
         raise InputError(f"no image folder at {path}")
@@ -379,17 +388,48 @@ def random_splits(
       The data set.
 
     Raises:
-      InputError: a fraction or seed out of range, a single sample, and as
-        :func:`validate`.
+      InputError: a fraction or seed out of range, a single sample, a largest label
+        above the number of samples without names, and as :func:`validate`.
     """
     _check_fraction(test_fraction)
     labels = np.asarray(pool.labels)
     if class_names is None:
-        class_names = [str(c) for c in range(max(int(labels.max()) + 1, 2))]
+        class_names = [str(c) for c in range(max(_count_classes(labels), 2))]
     num_test = min(max(round(test_fraction * len(labels)), 1), len(labels) - 1)
     num_train = len(labels) - num_test
     names = tuple(class_names)
     return _draw(name, pool, num_train, num_test, seed, len(names), names)
+
+
+def join(one: Dataset, other: Dataset) -> Dataset:
+    """Return the samples of two sets as one, in order.
+
+    Images of stand-ins repeat a single value and take no memory; so do those returned.
+
+    Args:
+      one: samples in memory.
+      other: samples of the same types and image shape.
+    """
+    images = [np.asarray(one.images), np.asarray(other.images)]
+    labels = np.concatenate([one.labels, other.labels])
+    is_repeated = not any(images[0].strides + images[1].strides)
+    if is_repeated and np.array_equal(images[0][:1], images[1][:1]):
+        return Dataset(_repeated(images[0], len(labels)), labels)
+    return Dataset(np.concatenate(images), labels)
+
+
+def _take(samples: Dataset, rows: np.ndarray) -> Dataset:
+    """Return some samples; those of stand-ins take no memory."""
+    images = np.asarray(samples.images)
+    labels = np.asarray(samples.labels)[rows]
+    if any(images.strides):
+        return Dataset(images[rows], labels)
+    return Dataset(_repeated(images, len(labels)), labels)
+
+
+def _repeated(images: np.ndarray, count: int) -> np.ndarray:
+    """Return images that repeat a single value, in another number."""
+    return np.broadcast_to(images[:1], (count, *images.shape[1:]))
 
 
 def select_classes(splits: Splits, classes: Sequence[int | str]) -> Splits:
@@ -423,21 +463,20 @@ def select_classes(splits: Splits, classes: Sequence[int | str]) -> Splits:
 
     def select(samples: Dataset, title: str) -> Dataset:
         labels = numbers[np.asarray(samples.labels)]
-        is_selected = labels >= 0
         missing = np.setdiff1d(np.arange(len(wanted)), labels)
         if missing.size:
             raise InputError(
                 f"{splits.name}: no {title} sample has class {wanted[missing[0]]}"
             )
-        return Dataset(np.asarray(samples.images)[is_selected], labels[is_selected])
+        return _take(samples._replace(labels=labels), labels >= 0)
 
     names = splits.class_names
-    return Splits(
-        splits.name,
-        select(splits.train, "training"),
-        select(splits.test, "test"),
-        len(wanted),
-        tuple(names[label] for label in wanted) if names else (),
+    return dataclasses.replace(
+        splits,
+        train=select(splits.train, "training"),
+        test=select(splits.test, "test"),
+        num_classes=len(wanted),
+        class_names=tuple(names[label] for label in wanted) if names else (),
     )
 
 
@@ -463,29 +502,24 @@ def resplit(
         than exist, or sizes that cannot be balanced.
     """
     check_counts(0, num_train=num_train, num_test=num_test)
-    pool = Dataset(
-        *(
-            np.concatenate([old, new])
-            for old, new in zip(splits.train, splits.test, strict=True)
-        )
-    )
+    pool = join(splits.train, splits.test)
     if balanced:
-        order = _balanced_order(
-            splits, np.asarray(pool.labels), num_train, num_test, seed
+        order = _balanced_order(splits, pool.labels, num_train, num_test, seed)
+        train = _take(pool, order[:num_train])
+        test = _take(pool, order[num_train:])
+    else:
+        drawn = _draw(
+            splits.name,
+            pool,
+            num_train,
+            num_test,
+            seed,
+            splits.num_classes,
+            splits.class_names,
         )
-        pool = Dataset(pool.images[order], pool.labels[order])
-        train = Dataset(pool.images[:num_train], pool.labels[:num_train])
-        test = Dataset(pool.images[num_train:], pool.labels[num_train:])
-        return Splits(splits.name, train, test, splits.num_classes, splits.class_names)
-    return _draw(
-        splits.name,
-        pool,
-        num_train,
-        num_test,
-        seed,
-        splits.num_classes,
-        splits.class_names,
-    )
+        train = drawn.train
+        test = drawn.test
+    return dataclasses.replace(splits, train=train, test=test)
 
 
 def _balanced_order(
@@ -542,7 +576,7 @@ def _draw(
     check_seed(seed)
     order = np.random.default_rng(seed).permutation(total)
     train, test = (
-        validate(Dataset(pool.images[rows], pool.labels[rows]), num_classes, what)
+        validate(_take(pool, rows), num_classes, what)
         for rows, what in (
             (order[:num_train], "training set"),
             (order[num_train : num_train + num_test], "test set"),

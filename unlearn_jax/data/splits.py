@@ -130,7 +130,7 @@ def forget_random(
 
     Raises:
       InputError: both or neither of ``fraction`` and ``count``, a value out of range,
-        or an unknown generator.
+        not an integer, or an unknown generator.
 
     >>> int(forget_random(1000, fraction=0.1, seed=0).sum())
     100
@@ -145,8 +145,6 @@ def forget_random(
                 f"forget fraction must lie strictly between 0 and 1, got {fraction}"
             )
         count = round(fraction * num_samples)
-    else:
-        check_counts(0, count=count)
     assert count is not None
     if generator == "legacy":
         return forget_indices(
@@ -174,7 +172,7 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
       ``[count]`` int64, all different.
 
     Raises:
-      InputError: ``count`` or ``seed`` is out of range.
+      InputError: a number is out of range or not an integer.
 
     The 10 % forget set published with AMUN:
 
@@ -191,12 +189,13 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
 
 
 def class_numbers(
-    classes: Sequence[int | str], class_names: Sequence[str]
+    classes: int | str | Sequence[int | str], class_names: Sequence[str]
 ) -> list[int]:
     """Return classes by number, in the order given.
 
     Args:
-      classes: class numbers, which are returned unchanged, or class names.
+      classes: class numbers, which are returned unchanged, or class names; or one of
+        them.
       class_names: ``[C]``; the names in ``classes`` must be unique among them.
 
     Raises:
@@ -205,11 +204,17 @@ def class_numbers(
     >>> class_numbers(["dog", 0], ["cat", "dog"])
     [1, 0]
     """
+    chosen = [classes] if isinstance(classes, int | np.integer | str) else classes
     numbers: list[int] = []
-    for given in classes:
+    for given in chosen:
         if not isinstance(given, str):
             numbers.append(given)
             continue
+        if not len(class_names):
+            raise InputError(
+                f"no class has a name, so none is called {given!r}: pass class_names,"
+                " or the number of the class"
+            )
         matches = [label for label, name in enumerate(class_names) if name == given]
         if len(matches) != 1:
             fault = "no class is" if not matches else f"{len(matches)} classes are"
@@ -246,8 +251,6 @@ def forget_class(
     [False, True, True]
     """
     labels = np.asarray(labels)
-    if isinstance(classes, str):
-        classes = [classes]
     if isinstance(classes, Sequence):
         classes = class_numbers(classes, class_names)
     wanted = np.atleast_1d(np.asarray(classes))
@@ -407,6 +410,7 @@ def check_seed(seed: int, generator: Generator = "default") -> None:
 
 
 def _check_count(count: int, num_samples: int) -> None:
+    check_counts(0, count=count, num_samples=num_samples)
     if not 1 <= count < num_samples:
         raise InputError(
             f"cannot forget {count} of {num_samples} samples; the number must be in"
@@ -445,15 +449,12 @@ def _read_lines(path: pathlib.Path) -> npt.NDArray[np.int64]:
         text = line.strip()
         if not text or text.startswith("#"):
             continue
-        if re.fullmatch(r"[+-]?\d+", text):
-            indices.append(int(text))
-            continue
         try:
             # numpy.savetxt writes integers as floats
-            written = float(text)
+            written = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         except ValueError:
             written = math.nan
-        if not written.is_integer() or abs(written) > 2**53:
+        if abs(written) > 2**53 or not float(written).is_integer():
             raise InputError(f"{path}, line {number}: {text!r} is not an integer index")
         indices.append(int(written))
     return np.array(indices, np.int64)

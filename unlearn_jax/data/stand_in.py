@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from unlearn_jax.data.sources import Splits
-from unlearn_jax.types import Dataset
+from unlearn_jax.types import Dataset, InputError
 
 SHAPES = {
     "cifar10": (50_000, 10_000, (32, 32, 3), 10),
@@ -18,6 +18,8 @@ SHAPES = {
     "tiny_imagenet": (80_000, 20_000, (64, 64, 3), 200),
 }
 """Training samples, test samples, shape of an image, and classes, by name."""
+_EDGE = r"(-?\d+|-?\d+\.?\d*%)?"
+_SLICE = re.compile(rf"(train|test|validation)(?:\[{_EDGE}:{_EDGE}\])?")
 
 
 class _StandIn(Splits):
@@ -25,29 +27,61 @@ class _StandIn(Splits):
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 over the name and the shapes."""
+        """SHA-256 over the name, the shapes and the labels."""
         shapes = [array.shape for array in (*self.train, *self.test)]
-        return hashlib.sha256(f"stand-in {self.name} {shapes}".encode()).hexdigest()
+        sha = hashlib.sha256(f"stand-in {self.name} {shapes}".encode())
+        for part in (self.train, self.test):
+            sha.update(part.labels.tobytes())
+        return sha.hexdigest()
 
 
-def stand_in(name: str, train_split: str = "train") -> Splits:
+def stand_in(
+    name: str,
+    train_split: str = "train",
+    test_split: str = "test",
+    size: tuple[int, int] | None = None,
+) -> Splits:
     """Return black images in the shapes of a data set, with equally frequent classes.
 
     Args:
       name: a key of :data:`SHAPES`.
       train_split: TFDS split; ``train[:1000]`` gives 1000 training samples.
+      test_split: TFDS split, such as ``validation`` or ``train[80%:]``.
+      size: height and width of the images; None for those of the data set.
 
-    >>> stand_in("cifar10").train.images.shape
-    (50000, 32, 32, 3)
+    Raises:
+      InputError: a split whose number of samples is not known.
+
+    >>> stand_in("cifar10", "train[:80%]").train.images.shape
+    (40000, 32, 32, 3)
     """
     num_train, num_test, shape, num_classes = SHAPES[name]
-    first = re.search(r"\[:(\d+)\]$", train_split)
-    num_train = min(num_train, int(first[1])) if first else num_train
+    shape = (*(size or shape[:2]), shape[2])
     parts = []
-    for count in (num_train, num_test):
+    for split in (train_split, test_split):
+        count = _count(name, split, num_train, num_test)
         # broadcasting a single value takes no memory
         images = np.broadcast_to(np.zeros((), np.uint8), (count, *shape))
         labels = np.arange(count, dtype=np.int32) % num_classes
         parts.append(Dataset(images, labels))
     names = tuple(map(str, range(num_classes)))
     return _StandIn(name, parts[0], parts[1], num_classes, names)
+
+
+def _count(name: str, split: str, num_train: int, num_test: int) -> int:
+    """Return the number of samples of a TFDS split, rounded as TFDS does."""
+    total = 0
+    for part in split.split("+"):
+        sliced = _SLICE.fullmatch(part.strip())
+        if sliced is None:
+            raise InputError(
+                f"the size of split {split!r} of {name} is not known: write train, test"
+                " or validation, sliced as in train[:1000] or train[80%:], joined by +"
+            )
+        count = num_train if sliced[1] == "train" else num_test
+        edges = [
+            round(float(edge[:-1]) * count / 100) if edge.endswith("%") else int(edge)
+            for edge in (sliced[2] or "0", sliced[3] or str(count))
+        ]
+        total += len(range(count)[slice(*edges)])
+    return total

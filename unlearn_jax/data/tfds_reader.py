@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unlearn_jax.data._prepare import ARCHIVES
-from unlearn_jax.data.folder import resized_pixels
+from unlearn_jax.data.folder import check_size, resized_pixels
 from unlearn_jax.data.quiet import quiet_tfds
 from unlearn_jax.data.sources import Splits, load_arrays
 from unlearn_jax.types import DamagedFileError, InputError
@@ -89,10 +89,11 @@ def load_tfds(
     Raises:
       InputError: a data set that is not prepared (the message gives the expected path
         and the command to prepare it) or is prepared in a format without random access;
-        no such version, config, split or feature; images of different shapes; and as
-        :func:`unlearn_jax.data.validate`.
+        no such version, config, split or feature; images of different shapes; a bad
+        size; and as :func:`unlearn_jax.data.validate`.
       DamagedFileError: the data set's description or its record files cannot be read.
     """
+    check_size(size)
     builder_dir, label = _find_builder(name, data_dir)
     cache = _at_home(cache_dir) if cache_dir else cache_folder()
     keys = (image_key, label_key, order_key)
@@ -219,10 +220,7 @@ def _cached_split(
     # Written under another name and then renamed, so no partial entry is ever read.
     partial = entry.with_name(f".{entry.name}.{secrets.token_hex(6)}")
     try:
-        file = None
-        if size is not None:
-            partial.mkdir(parents=True)
-            file = partial / "images.npy"
+        file = None if size is None else partial / "images.npy"
         decoded = _decode_split(builder_dir, label, split, keys, size, file)
         try:
             _write_entry(entry, partial, decoded)
@@ -326,9 +324,24 @@ def _decode_split(
         and (order[1:] < order[:-1]).any()
     ):
         rows = np.argsort(order, kind="stable")
-        images = images[rows]
         labels = labels[rows]
+        _reorder(images, rows)
     return _Decoded(images, labels, names)
+
+
+def _reorder(images: npt.NDArray, rows: npt.NDArray[np.intp]) -> None:
+    """Replace images by ``images[rows]`` in place, so that a file stays on the disk."""
+    is_placed = np.zeros(len(rows), bool)
+    for start in range(len(rows)):
+        if is_placed[start]:
+            continue
+        first = images[start].copy()
+        row = start
+        while not is_placed[row]:
+            is_placed[row] = True
+            source = rows[row]
+            images[row] = first if source == start else images[source]
+            row = source
 
 
 def _open_source(builder: Any, label: str, split: str) -> Any:
@@ -408,15 +421,20 @@ def _decode_rows(
 def _allocate(
     shape: tuple[int, ...], dtype: np.dtype, file: pathlib.Path | None
 ) -> npt.NDArray:
-    """Return an array to fill, in memory or in a file with allocated disk space."""
-    if file is None:
-        return np.empty(shape, dtype)
-    images = np.lib.format.open_memmap(file, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):
-        # A full disk raises here; a write to the map would kill the process.
-        with file.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
-    return images
+    """Return an array to fill, in memory or in a file with allocated disk space.
+
+    It is in memory if the file cannot be written, as the cache's writer then tells.
+    """
+    if file is not None:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True)
+            images = np.lib.format.open_memmap(file, "w+", dtype, shape)
+            if hasattr(os, "posix_fallocate"):
+                # A full disk raises here; a write to the map would kill the process.
+                with file.open("r+b") as handle:
+                    os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+            return images
+    return np.empty(shape, dtype)
 
 
 def _resized(

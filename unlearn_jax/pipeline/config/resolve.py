@@ -73,7 +73,9 @@ def load_data(config: DataConfig, *, by_shape: bool = False) -> Splits:
         )
     elif (by_shape or targets.current() is not None) and config.name in SHAPES:
         # programs are compiled for another machine, from shapes alone
-        splits = stand_in(config.name, config.train_split)
+        splits = stand_in(
+            config.name, config.train_split, config.test_split, config.size
+        )
     elif config.source == "tfds":
         splits = data.load_tfds(
             config.name,
