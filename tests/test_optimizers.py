@@ -77,6 +77,10 @@ def test_optimizers_refuse_values_out_of_range():
         Adam(b2=-0.1)
     with pytest.raises(InputError, match="eps must be positive"):
         Adam(eps=0)
+    with pytest.raises(InputError, match="weight_decay must be finite and not neg"):
+        Adam()(0.1, -1.0)
+    with pytest.raises(InputError, match="learning_rate must be finite and not neg"):
+        Adam()(float("nan"), 0.0)
     with pytest.raises(InputError, match="nesterov must be True or False"):
         SGD(nesterov=1)
 

@@ -442,3 +442,18 @@ def test_local_slopes_are_those_of_the_jacobian_and_below_the_product_of_the_nor
         spectral.spectral_norms(model.apply, variables, images)
     )
     assert (slopes <= 10**product).all()
+
+
+def test_local_slopes_of_logits_in_bfloat16_and_float64(key):
+    weights = jax.random.normal(key, (6, 4))
+    expected = np.linalg.norm(np.asarray(weights), 2)
+    images = jnp.ones((2, 6))
+    short = lambda w, x: x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)
+    slopes = theory.local_slopes(short, weights, images)
+    np.testing.assert_allclose(slopes, expected, rtol=1e-2)
+    in_short = theory.local_slopes(short, weights, images.astype(jnp.bfloat16))
+    np.testing.assert_allclose(in_short, expected, rtol=1e-2)
+    with jax.enable_x64(True):
+        slopes = theory.local_slopes(lambda w, x: x @ w, weights, images)
+        assert slopes.dtype == jnp.float32
+    np.testing.assert_allclose(slopes, expected, rtol=1e-5)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import optax
 
-from unlearn_jax.checks import check_positive
+from unlearn_jax.checks import check_not_negative, check_positive
 from unlearn_jax.train import check_decay_rate, sgd
 from unlearn_jax.values import Real, value
 
@@ -84,7 +84,14 @@ class Adam:
     def __call__(
         self, learning_rate: optax.ScalarOrSchedule, weight_decay: Real
     ) -> optax.GradientTransformation:
-        """Return the transformation."""
+        """Return the transformation.
+
+        Raises:
+          InputError: a number out of range.
+        """
+        if not callable(learning_rate):
+            check_not_negative(learning_rate=learning_rate)
+        check_not_negative(weight_decay=weight_decay)
         return optax.chain(
             optax.add_decayed_weights(weight_decay),
             optax.adam(learning_rate, b1=self.b1, b2=self.b2, eps=self.eps),

@@ -296,7 +296,10 @@ def local_slopes(apply_fn: ApplyFn, variables: PyTree, images: Array) -> Array:
 
     def slope(image: Array) -> Array:
         logits, pull_back = jax.vjp(lambda x: apply_fn(variables, x[None])[0], image)
-        rows = lax.map(lambda row: pull_back(row)[0].ravel(), jnp.eye(len(logits)))
+        units = jnp.eye(len(logits), dtype=logits.dtype)
+        rows = lax.map(lambda row: pull_back(row)[0].ravel(), units)
+        # factorizations take no type of 16 bits
+        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
         return jnp.sqrt(
             jnp.maximum(
                 linalg.eigvalsh(jnp.matmul(rows, rows.T, precision="highest"))[-1],

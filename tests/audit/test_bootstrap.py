@@ -314,6 +314,36 @@ def test_crossed_runs_have_the_variance_of_the_two_way_model():
     assert by_seed.df == 2
 
 
+@pytest.mark.parametrize("runs", [(3, 3, 1), (9, 1, 1, 1), (5, 1)])
+def test_levels_with_unequal_numbers_of_runs_cover(runs):
+    rng = np.random.default_rng(0)
+    level = np.repeat(np.arange(len(runs)), runs)
+    variances = []
+    hits = []
+    for _ in range(1000):
+        values = rng.normal(size=len(runs))[level] + 0.3 * rng.normal(size=len(level))
+        variances.append(audit.mean_variance(values, factors=level[:, None]))
+        ends = audit.mean_interval(values.mean(), variances[-1])
+        hits.append(ends.low <= 0 <= ends.high)
+    fractions = np.array(runs) / len(level)
+    truth = (fractions**2).sum() + 0.3**2 / len(level)
+    assert np.mean([one.total for one in variances]) == pytest.approx(truth, rel=0.1)
+    assert 0.93 <= np.mean(hits) <= 0.98
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3, 10), (7, 3), (20, 6)])
+def test_levels_with_equal_numbers_of_runs_have_the_mean_square_to_the_bit(shape):
+    count, num_repeats = shape
+    num_runs = count * num_repeats
+    values = np.random.default_rng(0).normal(size=num_runs)
+    level = np.repeat(np.arange(count), num_repeats)
+    sums = (np.eye(num_runs) - 1 / num_runs) @ np.eye(count)[level]
+    form = count / (count - 1) / num_runs**2 * sums @ sums.T
+    deviations = values - values.mean()
+    variance = audit.mean_variance(values, factors=level[:, None])
+    assert variance.total == deviations @ form @ deviations
+
+
 def test_samples_that_all_runs_share_are_counted_once():
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(4000, 1))
@@ -454,6 +484,9 @@ def test_treating_runs_as_independent_would_be_too_short():
         (lambda r: interval([0.5], np.nan), "estimate is NaN"),
         (lambda r: interval([0.5], 0.5, level=0.0), "between 0 and 1"),
         (lambda r: interval([], 0.5), "at least one"),
+        (lambda r: interval([2.0], 2.0, bounds=(0, 1)), "2 is not within the bounds"),
+        (lambda r: interval([1.5], 2.0, bounds=(0, 1)), "2 is not within the bounds"),
+        (lambda r: interval([0.5], 0.5, bounds=(1, 0)), "not within the bounds"),
         (lambda r: summarize([0.5, np.nan], np.ones((3, 2))), "NaN or infinite"),
         (lambda r: summarize([0.5, 0.5], np.ones((3, 3))), r"\[B, 2\]"),
         (lambda r: summarize([0.5, 0.5], None, np.ones((2, 1))), "integers"),

@@ -163,17 +163,17 @@ REFUSED = [
     # bootstrap
     (
         lambda: audit.summarize_runs([95, 96, 97], bounds=(0, 1)),
-        r"the mean 96 is not within the bounds \(0, 1\): pass the smallest and the",
+        r"the estimate 96 is not within the bounds \(0, 1\): pass the smallest and the",
     ),
     (
         lambda: audit.mean_interval(
             0.5, audit.MeanVariance(0.01, 0.0, 2.0), bounds=(1, 0)
         ),
-        r"the mean 0.5 is not within the bounds \(1, 0\)",
+        r"the estimate 0.5 is not within the bounds \(1, 0\)",
     ),
     (
         lambda: audit.agreeing_interval(2.0, 10, (0, 1)),
-        r"the mean 2 is not within the bounds \(0, 1\)",
+        r"the estimate 2 is not within the bounds \(0, 1\)",
     ),
     (
         lambda: audit.summarize_runs(ONES, factors=[[0], [1]]),

@@ -423,7 +423,26 @@ def test_ensembles_refuse_bad_input(tiny, conv, blobs, key, starts):
         ensembles.Ensemble(tiny)
     with pytest.raises(InputError, match="unknown form 'scan'"):
         ensembles.Ensemble([tiny], form="scan")
+    with pytest.raises(InputError, match="each of the models must be a Model"):
+        ensembles.Ensemble([None])
     pair = ensembles.Ensemble([tiny] * 2)
+    given = {
+        "key": key,
+        "ensemble": pair,
+        "data": blobs,
+        "member": ALL,
+        "recipe": RECIPE,
+    }
+    for name, wrong in (
+        ("key", 0),
+        ("key", jax.random.PRNGKey(0)),
+        ("ensemble", [tiny] * 2),
+        ("data", tuple(blobs)),
+        ("recipe", None),
+        ("variables", [starts[0].params] * 2),
+    ):
+        with pytest.raises(InputError, match=f"^{name}.* must be an? .*, got"):
+            ensembles.fit_ensemble(**(given | {name: wrong}))
     single = ensembles.init_ensemble(
         jax.random.key(0), ensembles.Ensemble([tiny]), [RECIPE.tx], blobs.images[:1]
     )

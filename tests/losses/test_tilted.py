@@ -288,3 +288,10 @@ def test_gradient_of_similarity_is_finite_where_a_vector_is_zero():
     # equal features, centered, are zero
     slope = jax.grad(total)(jnp.ones((3, 4)))
     assert np.isfinite(slope).all()
+
+
+def test_components_of_a_head_in_bfloat16():
+    head = jnp.asarray(draw(5, 6, 4), jnp.bfloat16)
+    similarity = class_similarity(head, num_components=2)
+    single = class_similarity(head.astype(jnp.float32), num_components=2)
+    np.testing.assert_allclose(similarity, single, atol=0.02)

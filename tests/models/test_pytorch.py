@@ -179,6 +179,8 @@ def test_other_networks_take_names(key):
     expected = linear(state, "out", hidden)
     got = model.apply(variables, x.transpose(0, 2, 3, 1))
     chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match=r"divide the 12 inputs of head\.fc, got 5"):
+        models.from_torch(state, like=model, names=names, flattened_channels=5)
 
 
 class Modules(nn.Module):

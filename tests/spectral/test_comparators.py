@@ -226,3 +226,13 @@ def test_bad_input_is_refused():
 
     with pytest.raises(InputError, match="without groups or dilation"):
         project(dilated, variables, SAMPLE, sedghi(), Targets(1.0))
+
+
+@pytest.mark.parametrize("rule", [miyato(), gouk(num_iters=20), sedghi()])
+def test_kernels_of_16_bits_are_taken(rule):
+    kernel = jax.random.normal(jax.random.key(0), (6, 4), jnp.bfloat16)
+    apply = lambda w, x: x.astype(jnp.bfloat16) @ w["w"]
+    changed, _ = project(apply, {"w": kernel}, jnp.zeros((1, 6)), rule, Targets(0.7))
+    assert changed["w"].dtype == jnp.bfloat16
+    norm = np.linalg.norm(np.asarray(changed["w"], "f4"), 2)
+    assert norm == pytest.approx(0.7, rel=0.01)

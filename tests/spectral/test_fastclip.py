@@ -478,3 +478,55 @@ def test_clip_finds_directions_orthogonal_to_those_shortened():
         assert 0.99 < after[0] < 1.01
         assert state.sigma[0] <= after[0] * (1 + 1e-5)
         np.testing.assert_allclose(after[30:], 0.5, rtol=1e-3)
+
+
+def cast_product(inputs, kernel, dtype):
+    return (inputs.astype(dtype) @ kernel.astype(dtype)).astype(jnp.float32)
+
+
+def whole_and_part(weights, inputs, dtype):
+    """A whole leaf, a gain, and a part of a leaf that is used transposed."""
+    hidden = cast_product(inputs, weights["whole"], dtype) * weights["gain"][None]
+    return cast_product(hidden, weights["stack"].astype(dtype)[1, 1:6].T, dtype)
+
+
+def test_weights_that_a_network_casts_are_clipped_as_they_are_stored():
+    rng = np.random.default_rng(0)
+    shapes = {"whole": (8, 6), "gain": (6,), "stack": (2, 7, 6)}
+    draws = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    weights = {name: jnp.asarray(draw, jnp.float32) for name, draw in draws.items()}
+    short, single = (
+        lambda w, x, dtype=dtype: whole_and_part(w, x, dtype)
+        for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    inputs = jnp.zeros((1, 8))
+    chex.assert_trees_all_equal(clip(short, weights, inputs, max_norm=50.0), weights)
+    expected = clip(single, weights, inputs, max_norm=0.5)
+    clipped = clip(short, weights, inputs, max_norm=0.5)
+    chex.assert_trees_all_close(clipped, expected, rtol=1e-4, atol=1e-6)
+    tx = fastclip(short, inputs, max_norm=50.0, period=1)
+    updates = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-6), weights)
+    moved, _ = jax.jit(tx.update)(updates, tx.init(weights), weights)
+    chex.assert_trees_all_equal(moved, updates)
+
+
+GAINS = {
+    "1 + g": lambda gain: 1 + gain,
+    "exp(g)": jnp.exp,
+    "g^2": lambda gain: gain**2,
+    "turned": lambda gain: gain[::-1],
+    "1 / g": lambda gain: 1 / gain,
+}
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_composites_reach_the_target_whatever_makes_their_scale(name):
+    scale = GAINS[name]
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
+    weights = {"w": kernel, "g": jnp.linspace(0.6, 1.4, 5)}
+    apply = lambda w, x: (x @ w["w"]) * scale(w["g"])[None]
+    clipped = clip(apply, weights, jnp.zeros((1, 6)))
+    composite = np.asarray(clipped["w"] * scale(clipped["g"])[None])
+    assert np.linalg.norm(composite, 2) == pytest.approx(1, rel=6e-3)
+    is_moved = bool((clipped["g"] != weights["g"]).any())
+    assert is_moved == (name == "1 + g")

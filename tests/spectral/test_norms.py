@@ -137,6 +137,18 @@ def test_small_singular_values_keep_their_relative_precision():
     np.testing.assert_allclose(sharp[:3], sigma[:3], rtol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-15, 1e-11, 1e10, 1e15])
+@pytest.mark.parametrize("count", [1, 2])
+def test_maps_of_extreme_norms_are_measured(scale, count):
+    matrix = np.diag(np.array([1, 3, 2], "f4")) * np.float32(scale)
+    start = jax.random.normal(jax.random.key(0), (count, 3))
+    for shift in (0.0, np.float32(scale) ** 2):
+        measured = run(matrix, start, num_iters=40, shift=float(shift))
+        np.testing.assert_allclose(
+            measured.sigma, scale * np.array([3.0, 2.0][:count]), rtol=1e-4
+        )
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), log_scale=st.floats(-6, 6), steps=st.integers(1, 3))
 def test_estimates_rise_monotonically_below_the_singular_values(seed, log_scale, steps):

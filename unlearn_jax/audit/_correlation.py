@@ -38,7 +38,8 @@ def rank_correlation(
       x: ``[n]`` values; ties have their mean rank.
       y: ``[n]`` values.
       groups: ``[n]`` group of each pair; pairs of a group may share effects, for
-        example of a seed. None treats the pairs as independent.
+        example of a seed. None treats the pairs as independent, and so does a single
+        group, whose shared effects leave no trace: the interval is for that group only.
       level: confidence level, in (0, 1).
 
     Returns:

@@ -10,7 +10,7 @@ from unlearn_jax import targets
 from unlearn_jax.checks import check_choice, check_counts, check_not_negative
 from unlearn_jax.losses import LossTerm, lotos
 from unlearn_jax.losses._lotos import Convention, Which
-from unlearn_jax.train import LossFn, cross_entropy_loss
+from unlearn_jax.train import LossFn, check_type, cross_entropy_loss
 from unlearn_jax.types import ApplyFn, InputError, Model
 from unlearn_jax.values import value
 
@@ -136,8 +136,8 @@ class Ensemble:
         CPUs and GPUs.
 
     Raises:
-      InputError: no models, fewer than two with LOTOS or TRS, an unknown convention or
-        form, or ``vmap`` with different architectures.
+      InputError: no models or one that is not a model, fewer than two with LOTOS or
+        TRS, an unknown convention or form, or ``vmap`` with different architectures.
     """
 
     models: Sequence[Model]
@@ -152,6 +152,8 @@ class Ensemble:
         if isinstance(self.models, Model):
             raise InputError("models must be a sequence: pass [model] * 3, say")
         object.__setattr__(self, "models", tuple(self.models))
+        for model in self.models:
+            check_type("each of the models", model, Model)
         is_uniform = len(set(self.models)) == 1
         if not self.models or (len(self.models) < 2 and (self.lotos or self.trs)):
             raise InputError(

@@ -19,8 +19,10 @@ from unlearn_jax.train import (
     Batch,
     FetchFn,
     Recipe,
+    check_key,
     check_losses,
     check_member,
+    check_type,
     epoch_order,
     fetch_from,
     steps_per_epoch,
@@ -384,10 +386,21 @@ def fit_ensemble(
       the host.
 
     Raises:
-      InputError: unusable mask, images or labels, a wrong number of optimizers or
-        variables, a state of another ensemble, or layers that LOTOS cannot compare.
+      InputError: an argument of a wrong type, unusable mask, images or labels, a wrong
+        number of optimizers or variables, a state of another ensemble, or layers that
+        LOTOS cannot compare.
       DivergedError: a loss was not finite.
     """
+    check_key(key)
+    if not isinstance(ensemble, Ensemble):
+        raise InputError(
+            f"ensemble must be an Ensemble, got {type(ensemble).__name__}: pass"
+            " ensembles.Ensemble([model] * 3), say"
+        )
+    check_type("data", data, Dataset)
+    check_type("recipe", recipe, Recipe)
+    for one in variables or ():
+        check_type("variables of a member", one, Variables)
     member = check_member(member, len(data.labels))
     check_shape("member", member, (len(data.labels),))
     check_counts(epochs_per_call=epochs_per_call)
@@ -410,7 +423,7 @@ def fit_ensemble(
         current = jax.tree.map(jnp.copy, start)
     for model, one in zip(ensemble.models, current.variables, strict=True):
         check_samples(model.apply, one, data, "training set", member=member)
-    data = jax.tree.map(jnp.asarray, data)
+    data = Dataset(jnp.asarray(data.images), jnp.asarray(data.labels, jnp.int32))
     mask = jnp.asarray(member)
     parts = [EnsembleLosses(jnp.zeros((0, size)), jnp.zeros(0), jnp.zeros(0))]
     for epoch in range(int(current.epoch), recipe.num_epochs, epochs_per_call):

@@ -151,6 +151,8 @@ def class_similarity(
                 f"num_components must be in 1..{rank} for {len(rows)} classes of"
                 f" {rows.shape[-1]} features, got {num_components}"
             )
+        # factorizations take no type of 16 bits
+        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
         left, values, _ = linalg.svd(rows)
         rows = (left * values[None, :])[:, :num_components]
     similarity = cosine(rows, rows)

@@ -96,7 +96,7 @@ def from_torch(
     Raises:
       InputError: a file that cannot be read, weights that are missing, unexpected or of
         another shape (the message names them), or a number of channels that is not a
-        positive integer.
+        positive integer or does not divide the inputs of that layer.
 
     >>> from unlearn_jax import models
     >>> mlp = models.build("mlp", (1, 2, 1), 2, widths=())
@@ -105,7 +105,8 @@ def from_torch(
     >>> variables.params["Dense_0"]["kernel"].tolist()
     [[1.0, 3.0], [2.0, 4.0]]
     """
-    if flattened_channels is not None:
+    is_given = flattened_channels is not None
+    if is_given:
         check_counts(flattened_channels=flattened_channels)
     arrays = _state_dict(weights)
     norms: dict[str, str] = {}
@@ -136,7 +137,13 @@ def from_torch(
         if leaf == "kernel" and arrays[name].ndim == 4:
             converted[path] = arrays[name].transpose(2, 3, 1, 0)
         elif leaf == "kernel":
-            converted[path] = _rows_by_position(arrays[name].T, flattened_channels)
+            rows = arrays[name].T
+            if is_given and flattened_channels and len(rows) % flattened_channels:
+                raise InputError(
+                    f"flattened_channels must divide the {len(rows)} inputs of"
+                    f" {source}, got {flattened_channels}"
+                )
+            converted[path] = _rows_by_position(rows, flattened_channels)
             flattened_channels = None
     _subtract_biases(names, norms, arrays, converted, used)
     left = [

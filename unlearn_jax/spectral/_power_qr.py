@@ -125,9 +125,8 @@ def subspace_iteration(
 
     def iterate(_: int, block: Array) -> Array:
         images = jax.vmap(operator.matvec)(block)
-        return _orthonormal(
-            jax.vmap(operator.rmatvec)(images) + shift * block, sizes[0], draws
-        )
+        rows = jax.vmap(operator.rmatvec)(images) + shift * block
+        return _orthonormal(_near_one(rows), sizes[0], draws)
 
     with jax.default_matmul_precision("highest"):
         block = lax.fori_loop(
@@ -414,6 +413,16 @@ def _flat(
         return ravel_pytree(matvec(unravel(vector)))[0]
 
     return prepared(linear_map(apply, rows.shape[1:])), rows, unravel
+
+
+def _near_one(rows: Array) -> Array:
+    """Scale each row by the power of two that brings its largest entry near 1.
+
+    Rows of squared singular values may be so short or long that their squares leave
+    the range of float32. Powers of two round nothing.
+    """
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(rows), 1, keepdims=True))
+    return jnp.ldexp(rows, -exponent)
 
 
 def _orthonormal(rows: Array, size: Size, draws: Array) -> Array:

@@ -7,6 +7,7 @@ mode: its kernel times the scale of the output's channels. The rule gets this pr
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ from jax.extend import core
 
 from unlearn_jax.branching import cond
 from unlearn_jax.checks import check_counts, check_positive, check_shape
+from unlearn_jax.dataflow import CASTS, SHAPES, shape_of
 from unlearn_jax.layers import Layer, walk, with_kernels
 from unlearn_jax.models.adapters import is_trained, leaf_paths
 from unlearn_jax.spectral.norms import (
@@ -38,6 +40,17 @@ from unlearn_jax.types import (
 )
 
 Norm = float | Array
+_AFFINE = (
+    *CASTS,
+    *SHAPES,
+    "broadcast_in_dim",
+    "add",
+    "add_any",
+    "sub",
+    "neg",
+    "mul",
+    "div",
+)
 
 
 class Rule(Protocol):
@@ -165,9 +178,12 @@ def project(
     direction into the kernel: ``s' = s |C'| / |C|`` and ``K' = C' / s'``, so that each
     channel of the kernel keeps its length. BatchNorm would undo a shorter kernel, since
     its statistics follow the kernel within a few steps. The scale is changed through
-    the one trained leaf of its size that it depends on (BatchNorm's gamma). If there is
-    no such leaf, or if it is stacked for a scan, the whole change goes into the kernel.
-    Statistics and biases are unchanged.
+    the one trained leaf of its size that it depends on (BatchNorm's gamma), if each
+    entry of the scale is an affine function of the leaf's. If there is no such leaf, or
+    if it is stacked for a scan, the whole change goes into the kernel. Statistics and
+    biases are unchanged.
+
+    A weight that the network casts to a shorter type is changed in its stored type.
 
     When it is traced, or run without ``jit``, the function warns of trained arrays that
     it leaves unchanged because they belong to no layer or because a kernel is computed
@@ -482,15 +498,32 @@ def trained_layers(
             )
     flags = zip(leaf_paths(variables), is_trained(variables), strict=True)
     trained = {path for path, is_one in flags if is_one}
+    leaf_of = dict(zip(leaf_paths(variables), jax.tree.leaves(variables), strict=True))
     return [
-        layer
+        _as_stored(layer, leaf_of[layer.leaf_path])
         for layer in walked.layers
         if layer.store is not None and layer.leaf_path in trained
     ]
 
 
+def _as_stored(layer: Layer, leaf: Array) -> Layer:
+    """Return the layer with the kernel that its leaf holds, before any rounding cast.
+
+    The kernel in a product of 16 bits, stored again, would round the weights.
+    """
+    dtype = jnp.result_type(leaf)
+    if jnp.promote_types(dtype, layer.kernel.dtype) == layer.kernel.dtype:
+        return layer
+    assert layer.store is not None  # trained_layers leaves out computed kernels
+    form = jax.ShapeDtypeStruct(layer.kernel.shape, dtype)
+    # the transpose of a rearrangement undoes it
+    undo = jax.linear_transpose(layer.store, form)
+    (kernel,) = undo(jnp.asarray(leaf)[layer.index])
+    return dataclasses.replace(layer, kernel=kernel)
+
+
 class _Gain(NamedTuple):
-    """Trained leaf in which a layer's scale is affine.
+    """Trained leaf in which a layer's scale is affine, entry by entry.
 
     Attributes:
       path: path of the leaf.
@@ -543,8 +576,8 @@ def _factors(
 def _gains(apply_fn: ApplyFn, variables: PyTree, sample: Any) -> dict[str, _Gain]:
     """Return the one leaf through which each layer's scale is changed, by layer.
 
-    The leaf has the scale's size, and no other layer's scale depends on it. Layers
-    without such a leaf are not included.
+    The leaf has the scale's size, the scale is affine in it entry by entry, and no
+    other layer's scale depends on it. Layers without such a leaf are not included.
     """
     leaves, structure = jax.tree.flatten(variables)
     paths = leaf_paths(variables)
@@ -572,36 +605,78 @@ def _gains(apply_fn: ApplyFn, variables: PyTree, sample: Any) -> dict[str, _Gain
     trained = [leaves[place] for place in places]
     depends = _dependencies(scales, trained)
     slopes = jax.grad(total)(trained)
-    used = [i for _, indices in depends.values() for i in indices]
+    used = [i for one in depends.values() for i in one.leaves]
     gains = {}
-    for name, (size, indices) in depends.items():
+    for name, (size, indices, bent) in depends.items():
         candidates = [
             i for i in sorted(indices) if trained[i].size == size and used.count(i) == 1
         ]
-        if len(candidates) == 1:
+        if len(candidates) == 1 and candidates[0] not in bent:
             i = candidates[0]
             gains[name] = _Gain(paths[places[i]], trained[i], slopes[i].reshape(-1))
     return gains
 
 
+class _Dependence(NamedTuple):
+    """Dependence of a vector on leaves, by their positions.
+
+    Attributes:
+      size: number of entries of the vector.
+      leaves: leaves that it depends on.
+      bent: those in which it is not known to be affine, entry by entry.
+    """
+
+    size: int
+    leaves: set[int]
+    bent: set[int]
+
+
 def _dependencies(
     function: Callable[[list[Array]], dict[str, Array]], leaves: list[Array]
-) -> dict[str, tuple[int, set[int]]]:
-    """Return each output's size, and the positions of the leaves it depends on."""
+) -> dict[str, _Dependence]:
+    """Return each output's dependence on the leaves."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(leaves)
     jaxpr = closed.jaxpr
-    depends: dict[Any, set[int]] = {atom: {i} for i, atom in enumerate(jaxpr.invars)}
+    depends: dict[Any, _Dependence] = {
+        atom: _Dependence(_size_of(atom), {i}, set())
+        for i, atom in enumerate(jaxpr.invars)
+    }
 
-    def leaves_of(atom: Any) -> set[int]:
-        return set() if isinstance(atom, core.Literal) else depends.get(atom, set())
+    def dependence(atom: Any) -> _Dependence:
+        nothing = _Dependence(_size_of(atom), set(), set())
+        return nothing if isinstance(atom, core.Literal) else depends.get(atom, nothing)
 
     for eqn in jaxpr.eqns:
-        union = set().union(*map(leaves_of, eqn.invars))
-        depends |= dict.fromkeys(eqn.outvars, union)
+        depends |= _dependences_after(eqn, [dependence(atom) for atom in eqn.invars])
     names = jax.tree.leaves(
         jax.tree.unflatten(jax.tree.structure(shapes), sorted(shapes))
     )
     return {
-        name: (shapes[name].size, leaves_of(atom))
-        for name, atom in zip(names, jaxpr.outvars, strict=True)
+        name: dependence(atom) for name, atom in zip(names, jaxpr.outvars, strict=True)
     }
+
+
+def _size_of(atom: Any) -> int:
+    return math.prod(shape_of(atom))
+
+
+def _dependences_after(
+    eqn: core.JaxprEqn, inputs: Sequence[_Dependence]
+) -> dict[core.Var, _Dependence]:
+    """Return the dependences of an operation's outputs, given those of its operands."""
+    name = eqn.primitive.name
+    leaves = set().union(*(one.leaves for one in inputs))
+    bent = set().union(*(one.bent for one in inputs))
+    if name not in _AFFINE:
+        bent = leaves
+    elif name == "div":
+        bent |= inputs[1].leaves
+    elif name == "mul":
+        bent |= inputs[0].leaves & inputs[1].leaves
+    results = {}
+    for variable in eqn.outvars:
+        size = _size_of(variable)
+        # an operation that changes the size repeats entries
+        moved = set().union(*(one.leaves for one in inputs if one.size != size))
+        results[variable] = _Dependence(size, leaves, bent | moved)
+    return results

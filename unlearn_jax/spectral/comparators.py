@@ -39,13 +39,15 @@ def miyato() -> KernelRule:
     def update(
         layer: Layer, max_norm: Norm, state: tuple[()]
     ) -> tuple[Array, tuple[()]]:
-        matrix = layer.kernel.reshape(-1, layer.kernel.shape[-1])
+        kernel = _factorable(layer.kernel)
+        matrix = kernel.reshape(-1, kernel.shape[-1])
         small = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
         gram = jnp.matmul(small, small.T, precision="highest")
         # hundreds of times faster than the singular values
         square = linalg.eigvalsh(gram)[-1]
         sigma = jnp.sqrt(jnp.maximum(square, 0.0))
-        return layer.kernel * (max_norm / jnp.where(sigma > 0, sigma, 1.0)), state
+        scaled = kernel * (max_norm / jnp.where(sigma > 0, sigma, 1.0))
+        return scaled.astype(layer.kernel.dtype), state
 
     return KernelRule(lambda layer: (), update)
 
@@ -100,11 +102,12 @@ def sedghi() -> KernelRule:
     def update(
         layer: Layer, max_norm: Norm, state: tuple[()]
     ) -> tuple[Array, tuple[()]]:
+        kernel = _factorable(layer.kernel)
         if layer.kind == "dense":
-            clipped = _clip_singular_values(layer.kernel, max_norm)
+            clipped = _clip_singular_values(kernel, max_norm)
         else:
             size, strides = _torus(layer)
-            clipped = fft_clip(layer.kernel, size, strides=strides, max_norm=max_norm)
+            clipped = fft_clip(kernel, size, strides=strides, max_norm=max_norm)
         return clipped.astype(layer.kernel.dtype), state
 
     return KernelRule(lambda layer: (), update)
@@ -257,6 +260,11 @@ def _gram(kernel: Array) -> Array:
     return canonical_conv(images, taps, (1, 1), ((rows, rows), (cols, cols))).transpose(
         1, 2, 0, 3
     )
+
+
+def _factorable(kernel: Array) -> Array:
+    """Return a kernel in a type of 32 bits or more, as factorizations need it."""
+    return kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
 
 
 def _clip_singular_values(matrix: Array, max_norm: Norm) -> Array:
