@@ -434,7 +434,7 @@ def test_logits_that_are_not_finite_are_no_robustness():
     outcome = attacks.transfer(
         jax.random.key(0), [(fragile, WEIGHTS)], None, X[:1], Y[:1], attack=attack
     )
-    assert not outcome.source_fooled.any()
+    assert outcome.source_fooled.any()
 
 
 def test_classes_ruled_out_by_minus_infinity_are_attacked():

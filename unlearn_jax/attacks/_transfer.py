@@ -37,6 +37,8 @@ Condition = Literal["fooled", "right"]
 class Transfer(NamedTuple):
     """Effect of the adversarial examples of ``S`` sources on ``T`` targets, per sample.
 
+    Logits that are not finite are misclassified.
+
     Attributes:
       source_right: ``[S, B]`` bool, the source classifies the clean image correctly.
       source_fooled: ``[S, B]`` bool, the source misclassifies its own adversarial
