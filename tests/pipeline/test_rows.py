@@ -210,7 +210,7 @@ def test_the_attack_is_fair_where_it_cannot_rank_at_all():
     for retrained, is_fair in ((flat, True), (seen, False)):
         rows = {"original": [seen], "retrained": [retrained]}
         measured = measure_rows(pool, rows).rows
-        fair, power = make_checks(pool, measured, is_exchangeable=True)
+        fair, power = make_checks(pool, measured, {}, is_exchangeable=True)
         assert fair.passed == is_fair
         assert fair.name.startswith("the attack is fair: it cannot separate")
         assert power.passed, "original models are recognized"
@@ -219,6 +219,27 @@ def test_the_attack_is_fair_where_it_cannot_rank_at_all():
             width = 50 * (1 - 0.025 ** (1 / 8))
             assert (auc.mean, auc.high) == pytest.approx((50, 50 + width), abs=1e-3)
             assert "50.0 [" in fair.detail
+
+
+@pytest.mark.parametrize(
+    ("scale", "gamma", "ranks"), [(1, 2, 1), (0.01, 2, 0), (0.01, 1, 1)]
+)
+def test_an_attack_whose_scores_tie_fails_a_check(scale, gamma, ranks):
+    """Ratios of uncertain models are all near 1, and none is twice another."""
+    rows, references, member = draw_models(np.random.default_rng(9))
+    forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
+    forget[:, :8] = True
+    config = AuditConfig(num_bootstrap=5, mis=False, gamma=gamma)
+    references = [scale * logits for logits in references]
+    pool = make_pool(config, LABELS, forget, RUNS, references, member)
+    small = {name: [scale * logits for logits in one] for name, one in rows.items()}
+    measured = measure_rows(pool, small)
+    checks = make_checks(pool, measured.rows, measured.arrays, is_exchangeable=True)
+    check = checks[-1]
+    assert check.name == "the attack's scores tell samples apart"
+    assert check.passed == bool(ranks)
+    assert ("100% of the scores" in check.detail) == (not ranks)
+    assert ("audit.gamma is 2: try a smaller one" in check.detail) == (not ranks)
 
 
 def test_the_papers_signatures_of_failure_are_checks():
@@ -239,7 +260,7 @@ def test_the_papers_signatures_of_failure_are_checks():
             measured["mine"], metrics=estimates, attack="", options=options
         )
         table = [measured["original"], measured["retrained"], row]
-        found = make_checks(pool, table, is_exchangeable=is_exchangeable)
+        found = make_checks(pool, table, {}, is_exchangeable=is_exchangeable)
         return [one for one in found if one.name.startswith("adversarial sets")]
 
     goal = measured["retrained"].metrics["ft_auc"].mean

@@ -217,7 +217,11 @@ def audit_arrays(
         ),
         stages=(watch.cost,),
         faults=tuple(pool.faults.values()),
-        checks=tuple(make_checks(pool, rows, is_exchangeable=not arrays.is_class)),
+        checks=tuple(
+            make_checks(
+                pool, rows, measured.arrays, is_exchangeable=not arrays.is_class
+            )
+        ),
         vulnerability=analyses.vulnerability,
         confusion=analyses.confusion,
         klom=analyses.klom,

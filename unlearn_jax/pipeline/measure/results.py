@@ -51,6 +51,8 @@ MAX_LEFT = 10.0
 """Excess of FT AUC over retraining's above which adversarial sets failed, in points."""
 MAX_LOST = 5.0
 """Loss of test accuracy above which adversarial sets failed, in points."""
+MAX_TIED = 0.5
+"""Fraction of equal scores above which the attack cannot rank samples."""
 _MAX_MEASURED = 1000
 """Number of adversarial examples whose distances are compared with those of images."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -136,7 +138,9 @@ def measure_run(
             for o, s, repeat in plan.runs
         ),
         stages=stages,
-        checks=tuple(make_checks(pool, rows, is_exchangeable=is_exchangeable)),
+        checks=tuple(
+            make_checks(pool, rows, measured.arrays, is_exchangeable=is_exchangeable)
+        ),
         notes=tuple(make_notes(plan, tuning)),
         faults=tuple(pool.faults.values()),
         attacks={
@@ -522,13 +526,18 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
 
 
 def make_checks(
-    pool: AuditPool, rows: Sequence[RowResult], *, is_exchangeable: bool
+    pool: AuditPool,
+    rows: Sequence[RowResult],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    is_exchangeable: bool,
 ) -> list[Check]:
     """Test whether the numbers can be trusted, on models with known answers.
 
     Args:
       pool: pool of the table.
       rows: rows of the table; checks of original and retrained models need their rows.
+      arrays: arrays of the rows (see :class:`Measurements`).
       is_exchangeable: whether the forget set and the test samples have the same
         distribution, so that no attack separates them on retrained models. For whole
         classes and hard samples this is False: their goal is the retrained models'
@@ -581,7 +590,31 @@ def make_checks(
             checks.append(Check(name=name, passed=False, detail=detail))
     if pool.classes is None:
         checks += _signature_checks(rows)
+        if f"scores/{ORIGINAL}" in arrays:
+            checks.append(_tie_check(pool, arrays[f"scores/{ORIGINAL}"]))
     return checks
+
+
+def _tie_check(pool: AuditPool, scores: np.ndarray) -> Check:
+    """Check that the attack can rank samples at all.
+
+    RMIA's score is the fraction of samples that a sample's ratio exceeds by a factor
+    gamma. Where predictions are so uncertain that no ratio differs from another by as
+    much, all scores are 0 and every AUC is 50%, whatever the models have memorized.
+
+    Args:
+      pool: pool of the table.
+      scores: ``[R, N]`` scores of the original models.
+    """
+    counts = [np.unique(row, return_counts=True)[1].max() for row in scores]
+    fraction = float(np.mean(counts)) / scores.shape[1]
+    advice = f"; audit.gamma is {pool.config.gamma:g}: try a smaller one, such as 1"
+    return Check(
+        name="the attack's scores tell samples apart",
+        passed=fraction <= MAX_TIED,
+        detail=f"{100 * fraction:.0f}% of the scores of the originals are equal"
+        f"{advice if fraction > MAX_TIED else ''}",
+    )
 
 
 def _signature_checks(rows: Sequence[RowResult]) -> list[Check]:
