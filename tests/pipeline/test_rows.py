@@ -22,20 +22,20 @@ TRAIN = np.arange(NUM_TRAIN + NUM_TEST) < NUM_TRAIN
 RUNS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
 
 
-def draw_logits(rng, num_models):
+def draw_logits(rng, num_models, scale=1.0):
     shape = (num_models, len(LABELS), NUM_CLASSES)
     logits = rng.normal(size=shape) + 1.5 * np.eye(NUM_CLASSES)[LABELS]
-    return list(logits.astype(np.float32))
+    return list((scale * logits).astype(np.float32))
 
 
-def draw_models(rng):
+def draw_models(rng, scale=1.0):
     """Return logits of the rows and the references, and the references' members."""
     names = ("original", "retrained", "retrained_again", "mine")
-    rows = {name: draw_logits(rng, len(RUNS)) for name in names}
+    rows = {name: draw_logits(rng, len(RUNS), scale) for name in names}
     member = np.zeros((6, len(LABELS)), bool)
     for sample in range(len(LABELS)):
         member[rng.permutation(6)[:3], sample] = True
-    logits = draw_logits(rng, 6)
+    logits = draw_logits(rng, 6, scale)
     signal = audit.model_signals("taylor_softmax", logits, LABELS)
     soft = audit.model_signals("soft_margin", logits, LABELS)
     return rows, ReferenceSignals(signal, margins(logits, LABELS), soft), member
@@ -226,14 +226,12 @@ def test_the_attack_is_fair_where_it_cannot_rank_at_all():
 )
 def test_an_attack_whose_scores_tie_fails_a_check(scale, gamma, ranks):
     """Ratios of uncertain models are all near 1, and none is twice another."""
-    rows, references, member = draw_models(np.random.default_rng(9))
+    rows, references, member = draw_models(np.random.default_rng(9), scale)
     forget = np.zeros((len(RUNS), NUM_TRAIN), bool)
     forget[:, :8] = True
     config = AuditConfig(num_bootstrap=5, mis=False, gamma=gamma)
-    references = [scale * logits for logits in references]
     pool = make_pool(config, LABELS, forget, RUNS, references, member)
-    small = {name: [scale * logits for logits in one] for name, one in rows.items()}
-    measured = measure_rows(pool, small)
+    measured = measure_rows(pool, rows)
     checks = make_checks(pool, measured.rows, measured.arrays, is_exchangeable=True)
     check = checks[-1]
     assert check.name == "the attack's scores tell samples apart"
