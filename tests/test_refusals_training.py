@@ -609,6 +609,12 @@ REFUSED = [
         "the DLR loss compares three logits, got 2: take loss='log_odds'",
     ),
     (
+        lambda: attacks.targeted_difference_of_logits_ratio(
+            jnp.ones((1, 3)), jnp.zeros(1, int), jnp.ones(1, int)
+        ),
+        "the targeted DLR loss compares four logits, got 3: take loss='log_odds'",
+    ),
+    (
         lambda: train.Recipe(1, 4, SGD()),
         r"tx must be an optax transformation, got SGD: pass train.sgd\(0.1\)",
     ),

@@ -295,8 +295,9 @@ def test_hard_forget_sets_are_chosen_by_the_references(kind, splits, tmp_path):
     chosen = plan.forget[0]
     assert chosen.sum() == 12
     assert hardness[chosen].min() >= hardness[~chosen].max() - 1e-6
-    (check,) = results.checks
+    check, ties = results.checks
     assert check.name.startswith("the attack has power"), "no check of fairness"
+    assert ties.name == "the attack's scores tell samples apart"
     originals = results.row("original").differences["ft_auc"]["oracle"]
     assert check.passed == (originals.low > 0)
     assert f"{originals.mean:.1f} [{originals.low:.1f}" in check.detail
