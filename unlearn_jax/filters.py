@@ -271,7 +271,7 @@ def _as_float(array: ArrayLike) -> Array:
         raise InputError(
             "got a single number: pass an array whose last axis is the classes"
         )
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return linalg.at_least_float32(array)
 
 
 def _check_distributions(name: str, given: ArrayLike) -> None:

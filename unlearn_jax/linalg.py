@@ -57,6 +57,11 @@ def product(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
+def at_least_float32(array: Array) -> Array:
+    """Return an array in 32 bits or more: factorizations take no type of 16 bits."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
 @one_by_one
 def eigh(matrix: Array) -> tuple[Array, Array]:
     """Return eigenvalues ``[n]``, ascending, and eigenvectors ``[n, n]``.

@@ -268,8 +268,7 @@ def log10_lipschitz_bound(params: Params) -> Array:
         if leaf.ndim == 3 or leaf.ndim > 4:
             return jnp.full((), jnp.nan)
         if leaf.ndim > 1:
-            # factorizations take no type of 16 bits
-            leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            leaf = linalg.at_least_float32(leaf)
             bound += jnp.log10(
                 largest_singular_value(leaf) if leaf.ndim == 2 else conv_bound(leaf)
             )
@@ -298,14 +297,9 @@ def local_slopes(apply_fn: ApplyFn, variables: PyTree, images: Array) -> Array:
         logits, pull_back = jax.vjp(lambda x: apply_fn(variables, x[None])[0], image)
         units = jnp.eye(len(logits), dtype=logits.dtype)
         rows = lax.map(lambda row: pull_back(row)[0].ravel(), units)
-        # factorizations take no type of 16 bits
-        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-        return jnp.sqrt(
-            jnp.maximum(
-                linalg.eigvalsh(jnp.matmul(rows, rows.T, precision="highest"))[-1],
-                0.0,
-            )
-        )
+        rows = linalg.at_least_float32(rows)
+        square = linalg.eigvalsh(linalg.product(rows, rows.T))[-1]
+        return jnp.sqrt(jnp.maximum(square, 0.0))
 
     return lax.map(slope, images)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from unlearn_jax import linalg
 from unlearn_jax.models._trained import split_trained
 from unlearn_jax.spectral import lanczos
 from unlearn_jax.types import (
@@ -268,13 +269,10 @@ def kernel_product(kernel: Array, coefficients: Array) -> Array:
     """Return ``K a [A, C]`` of a kernel of either shape and coefficients ``[B, C]``."""
     chex.assert_rank([kernel, coefficients], [{2, 4}, 2])
     chex.assert_axis_dimension(coefficients, 0, kernel.shape[kernel.ndim // 2])
-    exact = lax.Precision.HIGHEST
     if kernel.ndim == 2:
-        return jnp.matmul(kernel, coefficients, precision=exact)
+        return linalg.product(kernel, coefficients)
     rows, classes = kernel.shape[:2]
-    flat = jnp.matmul(
-        kernel.reshape(rows * classes, -1), coefficients.reshape(-1), precision=exact
-    )
+    flat = linalg.product(kernel.reshape(rows * classes, -1), coefficients.reshape(-1))
     return flat.reshape(rows, classes)
 
 

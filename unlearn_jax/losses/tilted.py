@@ -151,9 +151,7 @@ def class_similarity(
                 f"num_components must be in 1..{rank} for {len(rows)} classes of"
                 f" {rows.shape[-1]} features, got {num_components}"
             )
-        # factorizations take no type of 16 bits
-        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-        left, values, _ = linalg.svd(rows)
+        left, values, _ = linalg.svd(linalg.at_least_float32(rows))
         rows = (left * values[None, :])[:, :num_components]
     similarity = cosine(rows, rows)
     if temperature is None:
@@ -193,9 +191,8 @@ def cosine(vectors: Array, others: Array) -> Array:
       ``[..., C]``.
     """
     chex.assert_equal_shape_suffix([vectors, others], 1)
-    # accelerators would round to fewer bits, and beta magnifies the error
-    exact = lax.Precision.HIGHEST
-    return jnp.matmul(_unit(vectors), _unit(others).T, precision=exact)
+    # exact, since beta magnifies the error
+    return linalg.product(_unit(vectors), _unit(others).T)
 
 
 def _unit(vectors: Array) -> Array:

@@ -4,8 +4,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from unlearn_jax import linalg
 from unlearn_jax.checks import check_counts, check_finite, check_positive
 from unlearn_jax.influence import CG, Dense, OutputFn, outputs_of, remove
 from unlearn_jax.layers import Layer, head, layers, with_kernels
@@ -176,9 +176,7 @@ def _head(
     width = features.shape[1]
 
     def apply(weights: Params, rows: Array) -> Array:
-        moved = jnp.matmul(
-            rows[:, :width], weights - kernel, precision=lax.Precision.HIGHEST
-        )
+        moved = linalg.product(rows[:, :width], weights - kernel)
         return rows[:, width:] + moved
 
     return apply, kernel, jnp.concatenate([features, logits], 1)

@@ -324,4 +324,4 @@ def _apply_projection(moments: Array, alpha: Real, columns: Array) -> Array:
     fractions = moments / jnp.where(total > 0, total, 1.0)
     system = jnp.eye(fractions.shape[-1])[None] + (alpha - 1) * fractions
     solved = jax.vmap(linalg.solve_positive)(system, columns)
-    return alpha * jnp.matmul(fractions, solved, precision=EXACT)
+    return alpha * linalg.product(fractions, solved)

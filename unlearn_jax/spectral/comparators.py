@@ -39,10 +39,10 @@ def miyato() -> KernelRule:
     def update(
         layer: Layer, max_norm: Norm, state: tuple[()]
     ) -> tuple[Array, tuple[()]]:
-        kernel = _factorable(layer.kernel)
+        kernel = linalg.at_least_float32(layer.kernel)
         matrix = kernel.reshape(-1, kernel.shape[-1])
         small = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-        gram = jnp.matmul(small, small.T, precision="highest")
+        gram = linalg.product(small, small.T)
         # hundreds of times faster than the singular values
         square = linalg.eigvalsh(gram)[-1]
         sigma = jnp.sqrt(jnp.maximum(square, 0.0))
@@ -102,7 +102,7 @@ def sedghi() -> KernelRule:
     def update(
         layer: Layer, max_norm: Norm, state: tuple[()]
     ) -> tuple[Array, tuple[()]]:
-        kernel = _factorable(layer.kernel)
+        kernel = linalg.at_least_float32(layer.kernel)
         if layer.kind == "dense":
             clipped = _clip_singular_values(kernel, max_norm)
         else:
@@ -210,7 +210,7 @@ def gram_bound(kernel: Array, size: tuple[int, int], *, num_iters: int = 6) -> A
         norm = jnp.linalg.norm(gram, axis=(-2, -1))
         safe = jnp.where(norm > 0, norm, 1.0)
         gram = gram / safe[..., None, None]
-        gram = jnp.matmul(gram.conj().swapaxes(-1, -2), gram, precision="highest")
+        gram = linalg.product(gram.conj().swapaxes(-1, -2), gram)
         log_scale = 2 * (log_scale + jnp.log(safe))
     log_norm = jnp.log(jnp.linalg.norm(gram, axis=(-2, -1))) + log_scale
     return jnp.exp(jnp.max(log_norm) / 2**num_iters)
@@ -262,20 +262,14 @@ def _gram(kernel: Array) -> Array:
     )
 
 
-def _factorable(kernel: Array) -> Array:
-    """Return a kernel in a type of 32 bits or more, as factorizations need it."""
-    return kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-
-
 def _clip_singular_values(matrix: Array, max_norm: Norm) -> Array:
     factorize = linalg.svd
     for _ in matrix.shape[:-2]:
         factorize = jax.vmap(factorize)
     left, sigma, right = factorize(matrix)
     excess = jnp.maximum(sigma - max_norm, 0.0)
-    return matrix - jnp.matmul(
-        left * excess[..., None, :].astype(left.dtype), right, precision="highest"
-    )
+    excess = excess[..., None, :].astype(left.dtype)
+    return matrix - linalg.product(left * excess, right)
 
 
 def _torus(layer: Layer) -> tuple[tuple[int, int], tuple[int, int]]:
