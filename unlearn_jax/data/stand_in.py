@@ -79,9 +79,14 @@ def _count(name: str, split: str, num_train: int, num_test: int) -> int:
                 " or validation, sliced as in train[:1000] or train[80%:], joined by +"
             )
         count = num_train if sliced[1] == "train" else num_test
-        edges = [
-            round(float(edge[:-1]) * count / 100) if edge.endswith("%") else int(edge)
-            for edge in (sliced[2] or "0", sliced[3] or str(count))
-        ]
-        total += len(range(count)[slice(*edges)])
+        first = _position(sliced[2] or "0", count)
+        last = _position(sliced[3] or "100%", count)
+        total += len(range(count)[first:last])
     return total
+
+
+def _position(edge: str, count: int) -> int:
+    """Return the row at the edge of a slice, an integer or a percentage of a number."""
+    if edge.endswith("%"):
+        return round(float(edge[:-1]) * count / 100)
+    return int(edge)

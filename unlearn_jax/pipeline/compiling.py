@@ -729,7 +729,7 @@ def _run_rows(
         label = f"{variant}: audit" if variant else "audit"
         if re.search(only, label):
             progress(label)
-            yield from _audit_rows(variant, plan, target)
+            yield from _audit_rows(label, plan, target)
 
 
 def _artifacts(plan: Plan) -> list[Artifact]:
@@ -797,7 +797,7 @@ def _rows(
     yield from by_program.values()
 
 
-def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:
+def _audit_rows(stage: str, plan: Plan, target: Target) -> Iterator[ProgramRow]:
     """Yield the audit's programs, which score all runs of one row of the table."""
     num_samples = len(plan.pool.labels)
     watch = _Watch(target)
@@ -812,7 +812,6 @@ def _audit_rows(variant: str, plan: Plan, target: Target) -> Iterator[ProgramRow
             if plan.audit.lira:
                 scores = lira_scores(plan.audit, plan.num_references)
                 replicas.map_models(mapper, scores, runs, (signals, member))
-    stage = f"{variant}: audit" if variant else "audit"
     for program, calls in watch.calls.items():
         num_calls = calls * len(plan.rows)
         yield ProgramRow(stage, program.name, num_calls, program.compiled)
