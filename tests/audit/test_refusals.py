@@ -218,10 +218,16 @@ REFUSED = [
         "logits has no models: pass those of at least one model",
     ),
     (
-        lambda: audit.model_signals(
-            "operator:getitem", [LOGITS, LOGITS[:, :2]], LABELS
-        ),
-        "signal 'operator:getitem' gives float32 .* for one model and float32 .* for",
+        lambda: audit.model_signals("correctness", [LOGITS, LOGITS[:3]], LABELS[:1]),
+        "signal 'correctness' gives float32 .* for one model and float32 .* for",
+    ),
+    (
+        lambda: audit.model_signals("operator:getitem", [LOGITS], LABELS),
+        "signal 'operator:getitem' gives shape \\(6, 3\\) for logits of shape",
+    ),
+    (
+        lambda: audit.model_signals("operator:matmul", [LOGITS], LABELS[:2]),
+        "signal 'operator:matmul' fails: TypeError: ",
     ),
     (lambda: audit.interval(ONES, NAN), "the estimate is NaN"),
     (lambda: audit.interval([1, INF], 1), "the estimate or a replicate is infinite"),

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 
 from unlearn_jax import extensions
 from unlearn_jax.checks import warn_of_probabilities
-from unlearn_jax.types import Array, InputError
+from unlearn_jax.types import Array, InputError, first_line
 
 SignalFn = Callable[..., Array]
 """``(logits [..., C], labels [...]) -> scores [...]``, higher = more likely member."""
@@ -373,8 +373,8 @@ def model_signals(
       ``[M, N]``, in the order of the models.
 
     Raises:
-      InputError: an unknown signal, no model, signals of different shapes, or an error
-        of the signal itself.
+      InputError: an unknown signal, no model, a signal that raises or does not return
+        one number per sample, or models whose signals differ in shape.
 
     >>> model_signals("correctness", iter([[[2.0, 1.0]], [[0.0, 1.0]]]), [0])
     array([[1.],
@@ -395,7 +395,19 @@ def model_signals(
     count = 0
     for model_logits in logits:
         warn_of_probabilities(np.asarray(model_logits))
-        row = np.asarray(function(jnp.asarray(model_logits), labels))
+        model_logits = jnp.asarray(model_logits)
+        try:
+            row = np.asarray(function(model_logits, labels))
+        except InputError:
+            raise
+        except Exception as error:
+            # the function may be a user's, and raise any type
+            raise InputError(f"signal {signal!r} fails: {first_line(error)}") from error
+        if row.shape != model_logits.shape[:-1]:
+            raise InputError(
+                f"signal {signal!r} gives shape {row.shape} for logits of shape"
+                f" {model_logits.shape}: return one number per sample"
+            )
         if count == 0:
             num_models = len(logits) if isinstance(logits, Sized) else 1
             values = np.empty((num_models, *row.shape), row.dtype)
