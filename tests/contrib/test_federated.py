@@ -375,6 +375,13 @@ def test_projected_ascent_climbs_within_its_ball(
     )
     np.testing.assert_allclose(go(0.0, 1e6), center, atol=1e-6)
 
+    # of clients that left earlier the center has no part
+    at_center = ProjectedAscent(radius=0.0)
+    found = federated.projected_ascent(
+        jax.random.key(1), group, start, FORGET, at_center, remaining=np.arange(4) < 2
+    )
+    np.testing.assert_allclose(found.variables.params, w - update / 2, atol=1e-6)
+
 
 def test_default_radius_is_a_third_of_the_distance_to_fresh_models(
     tiny, blobs, clients
@@ -426,6 +433,9 @@ def test_default_radius_is_a_third_of_the_distance_to_fresh_models(
         ),
         lambda group, state: federated.projected_ascent(
             jax.random.key(0), group, state, ALL
+        ),
+        lambda group, state: federated.projected_ascent(
+            jax.random.key(0), group, state, FORGET, remaining=FORGET
         ),
         lambda group, state: federated.negate_first_layer(
             lambda w, x: x.mean((1, 2)) * w[None],

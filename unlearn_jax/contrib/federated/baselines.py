@@ -135,6 +135,8 @@ def projected_ascent(
     state: ServerState,
     forget: Any,
     ascent: ProjectedAscent = ProjectedAscent(),  # noqa: B008
+    *,
+    remaining: Any = None,
 ) -> ServerState:
     """Ascend the forget client's loss inside a ball (Halimi et al., arXiv 2207.05521).
 
@@ -154,6 +156,8 @@ def projected_ascent(
       state: state of the server.
       forget: ``[K]`` bool, exactly one True (if traced, the first True counts).
       ascent: the hyperparameters.
+      remaining: ``[K]`` bool, mask of the other clients, whose mean is the center; all
+        but the forget client if None. Pass it if clients left earlier.
 
     Returns:
       The state after ascent; the round is not advanced. Statistics (BatchNorm) are
@@ -174,10 +178,14 @@ def projected_ascent(
             f" {int(mask.sum())}"
         )
     client = jnp.argmax(mask)
+    others = ~mask if remaining is None else check_mask(remaining, federation.clients)
+    others = others.at[client].set(False)
+    if not isinstance(others, Tracer) and not others.any():
+        raise InputError("remaining is empty: mark at least one other client")
     before = state.variables
     key_round = jax.random.fold_in(key, state.round)
     key_ascent = jax.random.fold_in(key_round, num_clients + 1)
-    ball = _ball(key_round, federation, state, client, ascent)
+    ball = _ball(key_round, federation, state, client, others.sum(), ascent)
     tx = optax.chain(
         optax.scale(-1.0),
         optax.clip_by_global_norm(ascent.max_norm),
@@ -225,16 +233,16 @@ def _ball(
     federation: Federation,
     state: ServerState,
     client: Array,
+    num_others: Array,
     ascent: ProjectedAscent,
 ) -> _Ball:
-    num_clients = federation.num_clients
     key_client = jax.random.fold_in(key_round, client)
-    key_fresh = jax.random.fold_in(key_round, num_clients)
+    key_fresh = jax.random.fold_in(key_round, federation.num_clients)
     rate = federation.training.rate(state.round)
     before = state.variables
     local = client_update(key_client, federation, before, client, rate).params
     center = jax.tree.map(
-        lambda w, u: w + (w - u) / (num_clients - 1), before.params, local
+        lambda w, u: w + ((w - u) / num_others).astype(w.dtype), before.params, local
     )
     if ascent.radius is not None:
         return _Ball(center, ascent.radius, local)

@@ -281,7 +281,7 @@ def forget_all(
     # Projected ascent forgets one client at a time.
     if setting != "pairs":
         ascent = recovery.Ascent(model, config.local, rounds)
-        items = (keys, originals, fed.after, fed.leaving)
+        items = (keys, originals, fed.after, fed.leaving, fed.staying)
         starts["ascent"] = (run(ascent, items), rounds)
     program = recovery.Recovery(model, config.local, config.recovery, Measures(model))
     case = (fed.after, fed.staying, oracle, fed.forget, fed.removed)

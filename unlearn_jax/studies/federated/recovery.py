@@ -90,7 +90,9 @@ class Round:
 
 @dataclasses.dataclass(frozen=True)
 class Ascent:
-    """Projected gradient ascent; items are ``(key, variables, clients, leaving)``.
+    """Projected gradient ascent.
+
+    Items are ``(key, variables, clients, leaving, staying)``.
 
     Attributes:
       model: architecture of the model.
@@ -104,10 +106,13 @@ class Ascent:
 
     def __call__(self, item: Any, shared: Any) -> Variables:
         """Return the variables after the ascent."""
-        key, variables, clients, leaving = item
+        key, variables, clients, leaving, staying = item
         state = federated.init_server(variables, num_rounds=self.num_rounds)
         group = federated.Federation(self.model, self.local, shared[0], clients)
-        return federated.projected_ascent(key, group, state, leaving).variables
+        after = federated.projected_ascent(
+            key, group, state, leaving, remaining=staying
+        )
+        return after.variables
 
 
 @dataclasses.dataclass(frozen=True)
