@@ -298,12 +298,22 @@ def test_a_linear_probe_on_the_features_still_recognizes_the_class(key, digits):
         (lambda: mpru(draw(0, 3, 4), np.eye(4), 0, variant="B"), "'inductive' or"),
         (lambda: removed_directions(np.ones((3, 4)), 0), "one row per class"),
         (lambda: class_means(draw(0, 3, 4), [0, 1]), "integer labels"),
+        (
+            lambda: class_means(draw(0, 3, 4), [0, 1, 2], num_classes=0),
+            "num_classes must be a positive integer, got 0",
+        ),
         (lambda: class_means(draw(0, 3, 4), [0.0, 1.0, 2.0]), "integer labels"),
     ],
 )
 def test_unusable_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_an_empty_list_forgets_nothing():
+    probabilities = draw(0, 3, 4)
+    filtered = masked_renormalization(probabilities, [])
+    np.testing.assert_allclose(filtered, probabilities, rtol=1e-6)
 
 
 def test_concrete_probabilities_may_be_filtered_inside_jit():

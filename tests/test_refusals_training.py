@@ -642,6 +642,26 @@ REFUSED = [
         lambda: fit_many(np.ones((1, 2), bool), num_batches=1.5),
         "num_batches must be a positive integer, got 1.5",
     ),
+    (
+        lambda: fit_many(np.ones((1, 2), bool), loss_fn="ce"),
+        r"loss_fn must be a function \(variables, batch, key\), got str",
+    ),
+    (
+        lambda: fit_many(np.ones((1, 2), bool), mapper="map"),
+        r"mapper must be a Mapper, got str: pass replicas\.mapper\('map', num_models",
+    ),
+    (
+        lambda: fit_many(np.ones((1, 2), bool), state=trained(**WEIGHTS)),
+        "state must be a TrainState, got Variables: pass the state that fit_many",
+    ),
+    (
+        lambda: replicas.map_models("map", add, np.ones(2), X),
+        "mapper must be a Mapper, got str",
+    ),
+    (
+        lambda: replicas.stack([WEIGHTS, {"w": jnp.zeros((4, 3), jnp.bfloat16)}]),
+        "stack takes one or more models .* same shapes and types: got 2 models",
+    ),
     (fit_many_from_three_models, "1 keys need a state of as many models, got 3"),
     (
         lambda: replicas.predict_many(

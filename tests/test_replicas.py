@@ -308,6 +308,52 @@ def test_results_of_one_mapper_are_items_of_another(first):
         np.testing.assert_array_equal(found, np.arange(5.0) + 2)
 
 
+def test_shared_data_of_other_devices_is_moved_to_the_first(tiny, tiny_variables):
+    images = jnp.full((4, 4, 4, 1), 0.5)
+    wanted = np.asarray(tiny.apply(tiny_variables, images))
+    four = replicas.mapper("map", num_models=4)
+    spread = replicas.map_models(four, lambda item, one: item * one, images, 1.0)
+    far = jax.device_put(images, jax.devices()[1])
+    stacked = replicas.stack([tiny_variables])
+    for moved in (spread, far):
+        logits = replicas.predict_many(tiny.apply, stacked, moved)
+        np.testing.assert_allclose(logits[0], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_default_device_lasts_as_long_as_its_context():
+    double = lambda item, shared: 2 * item
+    mapper = replicas.mapper("vmap", num_models=3, devices=1)
+    items = np.arange(3.0, dtype=np.float32)
+    third = jax.devices()[2]
+    far = jax.device_put(items, jax.devices()[1])
+    with jax.default_device(third):
+        for given in (items, far):
+            result = replicas.map_models(mapper, double, given, ())
+            assert result.devices() == {third}
+    result = replicas.map_models(mapper, double, items, ())
+    assert result.devices() == {jax.devices()[0]}
+
+
+def test_keys_stay_keys_on_the_host():
+    keys = jax.random.split(jax.random.key(0), 2)
+    fetched = replicas.to_host({"keys": keys, "count": 3})
+    assert jax.random.key_impl(fetched["keys"]) == jax.random.key_impl(keys)
+    np.testing.assert_array_equal(
+        jax.random.key_data(fetched["keys"]), jax.random.key_data(keys)
+    )
+
+
+def test_logits_have_32_bits_at_least():
+    product = lambda weights, images: images.reshape(len(images), -1) @ weights
+    narrow = lambda weights, images: product(weights, images).astype(jnp.bfloat16)
+    logits = replicas.predict_many(narrow, jnp.ones((2, 4, 2)), jnp.ones((3, 2, 2, 1)))
+    assert logits.dtype == np.float32
+
+
+def test_true_is_position_one_as_in_a_list():
+    assert replicas.unstack(np.ones((3, 2)), True).shape == (2,)
+
+
 def test_models_of_different_devices_are_stacked():
     double = lambda item, shared: {"w": 2 * item}
     many, few = (

@@ -49,6 +49,18 @@ class Holder:
     shapes: tuple[tuple[int, ...], ...] = ()
     flag: bool | None = None
     anything: tuple[object, ...] = ()
+    sizes: tuple[int, ...] | int = 3
+
+
+@value
+class Span:
+    low: float = 0.0
+    high: float = 1.0
+    inner: object = None
+
+    def __post_init__(self):
+        if self.low >= self.high:
+            raise InputError("low must be below high")
 
 
 def test_equal_settings_are_equal_and_hash_alike():
@@ -97,6 +109,22 @@ def test_replace_reaches_nested_values_and_dotted_names_choose():
         values.replace(tilt, **{"extra.7.decay": 1.0})
 
 
+def test_changes_are_checked_together():
+    for changes in ({"low": 2, "high": 5}, {"high": 5, "low": 2}):
+        assert values.replace(Span(), **changes) == Span(low=2.0, high=5.0)
+        within = {f"inner.{name}": new for name, new in changes.items()}
+        assert values.replace(Span(inner=Span()), **within).inner == Span(low=2, high=5)
+    with pytest.raises(InputError, match="low must be below high"):
+        values.replace(Span(), low=2)
+    with pytest.raises(InputError, match="low must be a number, got 'a'"):
+        values.replace(Span(inner=Span()), **{"inner.low": "a"})
+    both = values.replace(Span(inner=Momentum()), inner=Span(), **{"inner.low": -1})
+    assert both.inner == Span(low=-1)
+    assert (
+        values.replace(Span(inner=Span()), **{"inner.low": 7, "inner": None}) == Span()
+    )
+
+
 def test_fields_of_lists_what_replace_reaches():
     assert values.fields_of(Tilt())["decay"] == 0.9
     assert "decay" not in values.fields_of(Tilt(extra=(Momentum(),)))
@@ -127,6 +155,11 @@ def test_json_and_back():
         ({"rate": -1.0}, "rate must not be negative"),
         ({"rate": None}, "rate must be a number, got None"),
         ({"rate": [0.1]}, "rate must be a number"),
+        ({"rate": {"a": 1}}, "rate must be a number, got {'a': 1}"),
+        ({"rate": np.True_}, "rate must be a number, got "),
+        ({"rate": 1j}, "rate must be a number, got 1j"),
+        ({"rate": jnp.ones(2, bool)}, "rate must be a number, got "),
+        ({"rate": jax.random.key(0)}, "rate must be a number, got "),
         ({"extra": Momentum()}, "extra must be a tuple"),
         ({"extra": (3,)}, r"extra\[0\] must be of type Momentum, got 3"),
     ],
@@ -156,6 +189,11 @@ def test_bad_fields_are_one_line(fields, message):
 def test_bad_parts_are_one_line(fields, message):
     with pytest.raises(InputError, match=message):
         Holder(**fields)
+
+
+def test_a_union_with_a_tuple_takes_its_other_members():
+    assert Holder(sizes=4).sizes == 4
+    assert Holder(sizes=[4]).sizes == (4,)
 
 
 def test_lists_paths_and_numbers_are_converted_inside_tuples_too():

@@ -26,7 +26,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from unlearn_jax import linalg
-from unlearn_jax.checks import check_choice, check_labels
+from unlearn_jax.checks import check_choice, check_counts, check_labels
 from unlearn_jax.types import Array, InputError
 from unlearn_jax.values import value
 
@@ -52,19 +52,20 @@ def class_means(
     """Return the mean output of a model on each class, the input of MPRU.
 
     Args:
-      probabilities: ``[N, C]`` class probabilities of a labeled sample. A few per class
-        suffice; they should be held out, because a model that has memorized its
-        training set has one-hot means there.
+      probabilities: ``[N, D]`` class probabilities of a labeled sample, or any other
+        outputs. A few per class suffice; they should be held out, because a model that
+        has memorized its training set has one-hot means there.
       labels: ``[N]`` integers.
       num_classes: number of rows of the result, one per class; None for the number of
         columns of ``probabilities``.
 
     Returns:
-      ``[C, C]``: row k is the mean over the samples of class k, or zeros if there are
+      ``[C, D]``: row k is the mean over the samples of class k, or zeros if there are
       none.
 
     Raises:
-      InputError: shapes that do not match, or labels that are not integers in 0..C-1.
+      InputError: shapes that do not match, labels that are not integers in 0..C-1, or
+        classes that are not a positive integer.
 
     >>> print(class_means([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]], [0, 0, 1]))
     [[0.625 0.375]
@@ -81,7 +82,8 @@ def class_means(
             f"probabilities have shape {probabilities.shape} and labels {labels.shape}"
             f" ({labels.dtype}): pass [N, C] probabilities and [N] integer labels"
         )
-    num_classes = num_classes or probabilities.shape[1]
+    num_classes = probabilities.shape[1] if num_classes is None else num_classes
+    check_counts(num_classes=num_classes)
     check_labels(labels, len(labels), num_classes, "class_means")
     member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
     sums = linalg.product(member.T, probabilities)
@@ -305,6 +307,9 @@ def _forget_mask(forget_classes: ArrayLike, num_classes: int) -> Array:
             )
         mask = classes
     else:
+        if classes.shape == (0,):
+            # an empty list is float64
+            classes = classes.astype(int)
         if not jnp.issubdtype(classes.dtype, jnp.integer) or classes.ndim > 1:
             raise InputError(
                 f"forget_classes is {classes.dtype} of shape {classes.shape}: pass"

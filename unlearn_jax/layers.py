@@ -334,8 +334,8 @@ def head(
       InputError: the model does not end in a linear layer, or ends in the sum of
         several.
     """
-    walked = walk(apply_fn, variables, to_float(images))
-    batch, *_, num_classes = jax.tree.leaves(walked.outputs)[0].shape
+    walked = walk(apply_fn, variables, images)
+    batch, *others = jax.tree.leaves(walked.outputs)[0].shape
     candidates = [walked.layers[place] for place in sorted(walked.source_layers)]
     heads = [
         layer
@@ -343,7 +343,7 @@ def head(
         if layer.kind == "dense"
         and layer.store is not None
         and layer.inputs.shape[:-1] == (batch,)
-        and layer.kernel.shape[-1] == num_classes
+        and [layer.kernel.shape[-1]] == others[-1:]
     ]
     if len(heads) != 1:
         raise InputError(
@@ -363,12 +363,13 @@ def walk(
     Args:
       apply_fn: ``(variables, images) -> ...``.
       variables: any pytree.
-      images: ``[B, H, W, ch]``.
+      images: ``[B, H, W, ch]``, uint8 or floating.
 
     Raises:
       InputError: a model instead of its apply function.
     """
     check_apply_fn(apply_fn)
+    images = to_float(jnp.asarray(images))
     closed, shape = jax.make_jaxpr(apply_fn, return_shape=True)(variables, images)
     leaves = jax.tree.leaves(variables)
     values = [*leaves, *jax.tree.leaves(images)]

@@ -477,16 +477,17 @@ _CURES = {
     Variables: "start from model.init(key), or from another fit's",
     Dataset: "pass types.Dataset(images, labels), such as splits.train",
     Recipe: "pass train.Recipe(num_epochs, batch_size, tx)",
+    TrainState: "pass the state that fit_many returned",
 }
 
 
 def check_type(name: str, given: Any, kind: type) -> None:
-    """Raise unless an argument is a model, its variables, a data set or a recipe.
+    """Raise unless an argument of a training has the type that it must have.
 
     Args:
       name: name of the argument in the message.
       given: the argument.
-      kind: the class of these four that it must have.
+      kind: class of the library that it must have.
 
     Raises:
       InputError: another object; the message names its type.
@@ -495,6 +496,22 @@ def check_type(name: str, given: Any, kind: type) -> None:
         raise InputError(
             f"{name} must be a {kind.__name__}, got {type(given).__name__}:"
             f" {_CURES[kind]}"
+        )
+
+
+def check_training(model: Any, data: Any, recipe: Any, loss_fn: Any) -> None:
+    """Raise on arguments of :func:`fit` that have a wrong type.
+
+    Raises:
+      InputError: such an argument; the message names it and its type.
+    """
+    check_type("model", model, Model)
+    check_type("data", data, Dataset)
+    check_type("recipe", recipe, Recipe)
+    if loss_fn is not None and not callable(loss_fn):
+        raise InputError(
+            "loss_fn must be a function (variables, batch, key), got"
+            f" {type(loss_fn).__name__}: pass objectives, or None for cross-entropy"
         )
 
 
@@ -590,14 +607,7 @@ def fit(
       DivergedError: a loss was not finite.
     """
     check_key(key)
-    check_type("model", model, Model)
-    check_type("data", data, Dataset)
-    check_type("recipe", recipe, Recipe)
-    if loss_fn is not None and not callable(loss_fn):
-        raise InputError(
-            "loss_fn must be a function (variables, batch, key), got"
-            f" {type(loss_fn).__name__}: pass objectives, or None for cross-entropy"
-        )
+    check_training(model, data, recipe, loss_fn)
     member = check_member(member, len(data.labels))
     if member.ndim != 1:
         raise InputError(

@@ -1,10 +1,10 @@
 """Values: hyperparameters as frozen dataclasses that are JAX pytrees.
 
 A value is a frozen dataclass with a typed field for every hyperparameter. It can be
-compared, hashed, printed, changed field by field, and stored as JSON. To JAX it is a
-pytree. Its float fields are leaves, so that ``jit`` compiles one program for all their
-values and ``vmap`` maps over them. Nested values are subtrees, and all other fields are
-static.
+compared, hashed (unless a field holds an array or a mapping), printed, changed field by
+field, and stored as JSON. To JAX it is a pytree. Its float fields are leaves, so that
+``jit`` compiles one program for all their values and ``vmap`` maps over them. Nested
+values are subtrees, and all other fields are static.
 
 >>> @value
 ... class Ridge:
@@ -19,6 +19,7 @@ TypeError: Ridge.__init__() got an unexpected keyword argument 'num_step'
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import importlib
@@ -30,6 +31,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax.types import Array, InputError
@@ -65,8 +67,8 @@ def value(cls: type[T]) -> type[T]:
     ``float`` or :data:`Real`, optional or not, except those made by :func:`static`.
     Construction checks the fields that hold plain types, other dataclasses, or tuples
     and mappings of them. It converts integers to floats where a float is expected, and
-    paths to strings, and then runs the class's own ``__post_init__``. JAX's
-    transformations rebuild values without these checks.
+    paths to strings, but nothing inside a mapping, and then runs the class's own
+    ``__post_init__``. JAX's transformations rebuild values without these checks.
 
     Args:
       cls: the class; its base classes must be values too.
@@ -103,6 +105,7 @@ def replace(settings: T, /, **changes: Any) -> T:
 
     A name is searched for in the value itself first, then in its nested values, level
     by level. A dotted name is a path: ``replace(amun, **{"optimizer.momentum": 0.5})``.
+    Values are checked after all changes.
 
     Args:
       settings: a value.
@@ -114,8 +117,17 @@ def replace(settings: T, /, **changes: Any) -> T:
     Raises:
       InputError: a name without a field, or with two fields on one level.
     """
+    owners: set[Path] = set()
     for name, new in changes.items():
-        settings = _replace_at(settings, _find(settings, name), new)
+        path = _find(settings, name)
+        settings = _replace_at(settings, path, new)
+        # what is replaced as a whole is checked already
+        owners = {owner for owner in owners if owner[: len(path)] != path}
+        owners |= {path[:depth] for depth in range(len(path))}
+    for owner in sorted(owners, key=len, reverse=True):
+        unchecked = _get_at(settings, owner)
+        if is_value(unchecked):
+            settings = _replace_at(settings, owner, dataclasses.replace(unchecked))
     return settings
 
 
@@ -162,8 +174,9 @@ def to_json(settings: Any) -> Any:
 
     Returns:
       Dictionaries, lists, strings and numbers. The type of a value is
-      ``subpackage.Name`` for this package's types, ``module:Name`` for others. An array
-      is stored as a nested list with its dtype.
+      ``subpackage.Name`` for this package's types, ``module:Name`` for others; a
+      mapping with a name ``type`` is read as a value. An array is stored as a nested
+      list with its dtype.
 
     Raises:
       InputError: a field that JSON cannot hold, such as a function, or one that is
@@ -289,12 +302,14 @@ def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
         return given
     options = tuple(option for option in options if option is not type(None))
     for option in options:
-        if typing.get_origin(option) is tuple:
+        is_meant = len(options) == 1 or isinstance(given, tuple | list)
+        if typing.get_origin(option) is tuple and is_meant:
             return _coerce_tuple(name, given, typing.get_args(option))
     if float in options and not _literals(options):
-        if given is None or isinstance(given, bool | str | list | tuple | type):
+        if _is_number(given):
+            return float(given) if isinstance(given, int | np.number) else given
+        if set(options) <= {float, int, Array}:
             raise InputError(f"{name} must be a number, got {_shown(given)}")
-        return float(given) if isinstance(given, int | np.number) else given
     if len(options) != 1:
         return given
     option = options[0]
@@ -323,6 +338,15 @@ def _coerce(name: str, given: Any, options: tuple[Any, ...]) -> Any:
         for key, held in typing.cast("Any", given).items():
             _coerce(f"{name}.{key}", held, item_options)
     return given
+
+
+def _is_number(given: Any) -> bool:
+    """Return whether an object is a real number or an array of them."""
+    if isinstance(given, int | float):
+        return not isinstance(given, bool)
+    # of tracers and shapes too
+    kind = getattr(given, "dtype", bool)
+    return jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)
 
 
 def _coerce_tuple(name: str, given: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -471,10 +495,13 @@ def _get_at(settings: Any, path: Path) -> Any:
 
 
 def _replace_at(settings: Any, path: Path, new: Any) -> Any:
-    name, *rest = path
+    """Return a value with one field changed, without checks."""
+    if not path:
+        return new
+    inner = _replace_at(_get_at(settings, path[:1]), path[1:], new)
     if isinstance(settings, tuple):
-        position = int(name)
-        inner = _replace_at(settings[position], tuple(rest), new) if rest else new
+        position = int(path[0])
         return (*settings[:position], inner, *settings[position + 1 :])
-    inner = _replace_at(getattr(settings, name), tuple(rest), new) if rest else new
-    return dataclasses.replace(settings, **{name: inner})
+    changed = copy.copy(settings)
+    object.__setattr__(changed, path[0], inner)
+    return changed

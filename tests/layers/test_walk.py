@@ -162,6 +162,20 @@ def test_a_model_without_a_linear_head_is_refused():
     assert layers(apply, jnp.ones(()), IMAGES) == []
     with pytest.raises(InputError, match="ends in a linear layer"):
         features(apply, jnp.ones(()), IMAGES)
+    single = lambda w, x: (x @ w)[:, 0]
+    for classes in (2, len(FLAT)):
+        with pytest.raises(InputError, match="ends in a linear layer"):
+            features(single, draw(16, classes), FLAT)
+
+
+def test_bytes_are_scaled_for_layers_as_for_the_head():
+    apply = lambda w, x: x.reshape(len(x), -1) @ w
+    images = np.full((2, 4, 4, 1), 51, np.uint8)
+    (layer,) = layers(apply, draw(16, 3), images)
+    np.testing.assert_allclose(layer.inputs, 0.2)
+    np.testing.assert_array_equal(features(apply, draw(16, 3), images), layer.inputs)
+    listed = features(apply, draw(16, 3), (images / 255).tolist())
+    np.testing.assert_allclose(listed, layer.inputs, rtol=1e-6)
 
 
 def draw(*shape):

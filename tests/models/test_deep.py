@@ -223,6 +223,13 @@ def test_vgg_head_sees_the_positions_that_five_pools_leave(side, inputs):
     assert shapes.params["Dense_0"]["kernel"].shape == (inputs, 10)
 
 
+def test_vit_keeps_float32_where_float64_is_the_default(key):
+    with jax.enable_x64(True):
+        variables = jax.eval_shape(models.build("vit", (8, 8, 1), 3, depth=1).init, key)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(variables)}
+    assert dtypes == {jnp.dtype("float32")}
+
+
 def test_bfloat16_computes_in_it_and_keeps_the_rest(key):
     for name, fields in TINY.items():
         model = models.build(name, (8, 8, 2), 3, dtype="bfloat16", **fields)

@@ -61,6 +61,34 @@ def test_two_leaves_of_one_path_are_refused(tmp_path):
     assert not (tmp_path / "m.msgpack").exists()
 
 
+@pytest.mark.parametrize(
+    ("leaves", "message"),
+    [
+        ({"a": 1.0, "a/b": 2.0}, "the path a is a leaf and a folder: rename one"),
+        ({"a/b": 1.0, "a": 2.0}, "the path a is a leaf and a folder: rename one"),
+        (
+            {"key": jax.random.key(0)},
+            r"key holds keys: save their jax\.random\.key_data",
+        ),
+    ],
+)
+def test_leaves_without_a_file_are_refused(leaves, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        models.save(tmp_path / "model.msgpack", leaves)
+    assert not (tmp_path / "model.msgpack").exists()
+
+
+def test_numbers_are_a_structure_and_large_ones_are_finite(tmp_path):
+    path = models.save(tmp_path / "model.msgpack", {"step": 3})
+    assert models.load(path, like={"step": 0})["step"] == 3
+    with jax.enable_x64(True):
+        weights = {"w": np.array([1e39])}
+        path = models.save(tmp_path / "large.msgpack", weights)
+        np.testing.assert_array_equal(models.load(path, weights)["w"], weights["w"])
+    with pytest.raises(InputError, match="w has NaN or infinity"):
+        models.load(path, weights)
+
+
 def test_the_files_open_without_the_library(trained, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     scale = np.asarray(trained.params["BatchNorm_0"]["scale"])

@@ -405,6 +405,47 @@ class NoisyNNX(nnx.Module):
         return self.scale * jnp.stack(draws, -1)
 
 
+def test_nnx_networks_that_draw_in_evaluation_are_refused():
+    model = models.from_nnx(lambda rngs: NoisyNNX())
+    variables = model.init(jax.random.key(0))
+    with pytest.raises(InputError, match="draws random numbers in evaluation: draw"):
+        model.apply(variables, jnp.ones((4, 2, 2, 1)))
+
+
+class StackedNNX(nnx.Module):
+    """Two linear layers with dropout, made by a map and applied by a scan."""
+
+    def __init__(self, rngs):
+        keys = rngs.split(2)
+        self.layers = nnx.vmap(DroppedNNX, in_axes=0, out_axes=0)(keys)
+
+    def __call__(self, images):
+        run = lambda hidden, layer: layer(hidden)
+        scan = nnx.scan(run, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        return scan(images.reshape(len(images), -1), self.layers)
+
+
+class DroppedNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, hidden):
+        return self.drop(self.linear(hidden))
+
+
+def test_nnx_layers_that_are_stacked_have_keys_of_their_own(key):
+    made = []
+    model = models.from_nnx(lambda rngs: made.append(rngs) or StackedNNX(rngs))
+    assert len(made) == 1, "nothing is initialized before init"
+    variables = model.init(jax.random.key(0))
+    images = jnp.ones((64, 2, 2, 1))
+    sure = model.apply(variables, images)
+    np.testing.assert_array_equal(sure[0], sure[1])
+    logits, _ = model.apply_train(variables, images, key)
+    assert 0.3 < np.mean(np.asarray(logits) == 0) < 0.7
+
+
 def test_nnx_streams_have_different_keys(key):
     model = models.from_nnx(lambda rngs: NoisyNNX())
     variables = model.init(jax.random.key(0))

@@ -183,6 +183,28 @@ def test_other_networks_take_names(key):
         models.from_torch(state, like=model, names=names, flattened_channels=5)
 
 
+def test_a_perceptron_of_colored_images_gives_the_logits_of_the_formula(key):
+    """In the order of the mapping, which is not that of the names."""
+    model = models.build("mlp", (2, 2, 3), 3, widths=(12, 12))
+    shapes = linear_shapes("layer_in", 12, 12) | linear_shapes("body", 12, 12)
+    state = draw_like(shapes | linear_shapes("head", 3, 12))
+    x = jax.random.uniform(key, (4, 3, 2, 2))
+    hidden = jnp.maximum(linear(state, "layer_in", x.reshape(4, -1)), 0)
+    hidden = jnp.maximum(linear(state, "body", hidden), 0)
+    expected = linear(state, "head", hidden)
+    got = model.apply(models.from_torch(state, like=model), x.transpose(0, 2, 3, 1))
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_names_of_the_alphabets_order_are_counted():
+    model = models.build("mlp", (2, 1, 1), 2, widths=(2,) * 10)
+    state = draw_like({f"fc{i}.weight": (2, 2) for i in range(11)})
+    state |= draw_like({f"fc{i}.bias": (2,) for i in range(11)})
+    variables = models.from_torch(dict(sorted(state.items())), like=model)
+    kernel = variables.params["Dense_2"]["kernel"]
+    np.testing.assert_array_equal(kernel, state["fc2.weight"].T)
+
+
 class Modules(nn.Module):
     """A 1x1 convolution without bias, BatchNorm and a head, in a given order."""
 

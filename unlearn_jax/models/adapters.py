@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from unlearn_jax.checks import check_output
 from unlearn_jax.models.conv import convolution
@@ -189,7 +190,8 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
 
     Returns:
       The model; ``params`` holds the ``nnx.Param`` leaves, ``state`` everything else
-      except random streams.
+      except random streams. Its ``apply`` raises an InputError if the logits depend on
+      random numbers in evaluation.
     """
     from flax import nnx
 
@@ -197,19 +199,16 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
         graph, params, streams, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
         return graph, params, streams, state
 
-    def template(train: bool) -> tuple[Any, Any]:
-        module = make(nnx.Rngs(0))
-        module.train() if train else module.eval()
-        graph, _, streams, _ = split(module)
-        return graph, streams
-
-    graph_train, _ = template(True)
-    graph_eval, streams_eval = template(False)
+    blank = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     tags = {
         node.key.tag
-        for _, node in nnx.iter_graph(make(nnx.Rngs(0)))
+        for _, node in nnx.iter_graph(blank)
         if isinstance(node, nnx.RngStream)
     }
+    blank.train()
+    graph_train, *_ = split(blank)
+    blank.eval()
+    graph_eval, *leaves = split(blank)
 
     def init(key: Array) -> Variables:
         _, params, _, state = split(make(nnx.Rngs(key)))
@@ -219,25 +218,39 @@ def from_nnx(make: "Callable[[nnx.Rngs], Any]") -> Model:
     def shapes() -> Variables:
         return jax.eval_shape(lambda: init(jax.random.key(0)))
 
-    def rebuild(graph: Any, variables: Variables, streams: Any) -> Any:
+    def rebuild(graph: Any, variables: Variables, key: Array) -> Any:
         _check_variables(variables, shapes())
-        _, params, _, state = nnx.split(
-            nnx.merge(graph, *abstract), nnx.Param, nnx.RngState, ...
-        )
+        # copied, because the leaves are replaced in place
+        params, streams, state = jax.tree.map(lambda leaf: leaf, leaves)
         nnx.replace_by_pure_dict(params, variables.params)
         nnx.replace_by_pure_dict(state, variables.state)
-        return nnx.merge(graph, params, streams, state, copy=True)
+        module = nnx.merge(graph, params, streams, state, copy=True)
+        nnx.reseed(module, policy="match_shape", **_stream_keys(key, tags))
+        return module
 
-    abstract = split(make(nnx.Rngs(0)))[1:]
+    def evaluate(variables: Variables, images: Array, key: Array) -> Array:
+        return rebuild(graph_eval, variables, key)(images)
+
+    @cache
+    def check_evaluation(shape: tuple[int, ...], dtype: Any) -> None:
+        images = jax.ShapeDtypeStruct(shape, dtype)
+        traced = jax.make_jaxpr(evaluate)(shapes(), images, jax.random.key(0))
+        _, is_used = dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals))
+        if is_used[-1]:
+            raise InputError(
+                "the NNX module draws random numbers in evaluation: draw them in"
+                " training alone"
+            )
 
     def apply(variables: Variables, images: Array) -> Array:
-        return rebuild(graph_eval, variables, streams_eval)(images)
+        logits = evaluate(variables, images, jax.random.key(0))
+        check_evaluation(images.shape, images.dtype)
+        return logits
 
     def apply_train(
         variables: Variables, images: Array, key: Array
     ) -> tuple[Array, Any]:
-        module = rebuild(graph_train, variables, streams_eval)
-        nnx.reseed(module, **_stream_keys(key, tags))
+        module = rebuild(graph_train, variables, key)
         logits = module(images)
         return logits, nnx.to_pure_dict(split(module)[3])
 

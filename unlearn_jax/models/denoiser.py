@@ -53,14 +53,12 @@ class ResidualDenoiser(nn.Module):
     images of 28x28 or smaller.
 
     Attributes:
-      image_shape: ``(H, W, ch)``.
       num_classes: C, not counting "no condition".
       width: units of the blocks.
       depth: number of blocks.
       embedding: E, length of the latent vector of a condition.
     """
 
-    image_shape: tuple[int, int, int]
     num_classes: int
     width: int = 256
     depth: int = 3
@@ -157,9 +155,9 @@ def build_denoiser(
             "a denoiser needs an image shape (H, W, ch), at least 2 classes and an even"
             f" width; got {image_shape}, {num_classes} and {width}"
         )
-    # A tuple, because the shape may be given as a list and has to be hashable.
+    # a tuple, because a list cannot be hashed
     shape = (image_shape[0], image_shape[1], image_shape[2])
-    module = ResidualDenoiser(shape, num_classes, width, depth, embedding)
+    module = ResidualDenoiser(num_classes, width, depth, embedding)
     sample = (
         jnp.zeros((1, *image_shape)),
         jnp.full((1,), 0.5),

@@ -62,8 +62,9 @@ def save(
       The path.
 
     Raises:
-      InputError: a path that exists, an unknown format, two leaves with one path, or
-        safetensors if it is not installed.
+      InputError: a path that exists, an unknown format, two leaves with one path, a
+        leaf whose path is another's folder, typed keys, or safetensors if it is not
+        installed.
     """
     path = pathlib.Path(os.path.expanduser(path)).absolute()
     chosen = known_format(format or _format_of(path))
@@ -76,7 +77,16 @@ def save(
             raise InputError(
                 f"two leaves have the path {name}: rename one, without a slash"
             )
+        if jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key):
+            raise InputError(
+                f"{name} holds keys: save their jax.random.key_data instead"
+            )
         arrays[name] = np.asarray(leaf, order="C")
+    for name in arrays:
+        if any(other.startswith(f"{name}/") for other in arrays):
+            raise InputError(
+                f"the path {name} is a leaf and a folder: rename one, without a slash"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     if chosen == "safetensors":
         safetensors().save_file(arrays, path)
@@ -238,21 +248,24 @@ def fit_leaves(
     leaves = []
     for name, leaf in zip(names, jax.tree.leaves(like), strict=True):
         array = given[key(name)]
-        if array.shape != leaf.shape:
+        if array.shape != np.shape(leaf):
             raise MisfitError(
                 f"{what}: {name} has shape {array.shape}, the model's has"
-                f" {tuple(leaf.shape)}"
+                f" {np.shape(leaf)}"
             )
-        is_real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        dtype = jnp.result_type(leaf)
+        is_real = jnp.issubdtype(dtype, jnp.floating)
         if jnp.issubdtype(array.dtype, jnp.floating) != is_real:
             raise InputError(
-                f"{what}: {name} has dtype {array.dtype}, the model's has {leaf.dtype}"
+                f"{what}: {name} has dtype {array.dtype}, the model's has {dtype}"
             )
-        if is_real and not np.isfinite(array.astype(np.float32)).all():
+        with np.errstate(over="ignore"):
+            is_finite = not is_real or np.isfinite(array.astype(dtype)).all()
+        if not is_finite:
             raise InputError(
                 f"{what}: {name} has NaN or infinity: the training diverged"
             )
-        leaves.append(jnp.asarray(array, leaf.dtype))
+        leaves.append(jnp.asarray(array, dtype))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

@@ -75,9 +75,11 @@ def from_torch(
     blocks ``(2, 2, 2, 2)`` and ``(3, 4, 6, 3)``. ResNets with a 3x3 stem for CIFAR,
     whose shortcuts are named ``downsample`` or ``shortcut``, are
     ``build("resnet", ...)``. In sequential networks of convolutions, BatchNorm and
-    linear layers, modules may have any name and are matched in the order of their
-    names. The plain CNN of 3x3 convolutions with padding 1, ReLU, 2x2 pooling and one
-    linear layer is ``build("cnn", ...)``, and a perceptron is ``build("mlp", ...)``.
+    linear layers, modules may have any name. They are matched in the order of the
+    ``state_dict``; where this is the alphabet's, as in safetensors files, ``conv2``
+    comes before ``conv10``. The plain CNN of 3x3 convolutions with padding 1, ReLU, 2x2
+    pooling and one linear layer is ``build("cnn", ...)``, and a perceptron is
+    ``build("mlp", ...)``.
 
     Args:
       weights: mapping from names to arrays or tensors, or a ``.pth``, ``.pt``, ``.bin``
@@ -88,7 +90,9 @@ def from_torch(
       names: mapping from the path of a module here, such as ``Conv_0``, to the name of
         its counterpart, such as ``features.0``; needed for other networks only.
       flattened_channels: number of channels of the flattened input of the first linear
-        layer; by default the output channels of the last convolution.
+        layer; 1 for rows in the order ``[H, W, ch]``. None takes the output channels of
+        the last convolution; without convolutions, those of the model's images. With
+        ``names``, None leaves the rows as they are.
 
     Returns:
       Variables that fit ``like``.
@@ -110,8 +114,9 @@ def from_torch(
         check_counts(flattened_channels=flattened_channels)
     arrays = _state_dict(weights)
     norms: dict[str, str] = {}
+    image_channels: int | None = None
     if isinstance(like, Model):
-        norms = _norms_of_convolutions(like)
+        norms, image_channels = _norms_and_channels(like)
         like = jax.eval_shape(like.init, jax.random.key(0))
     paths = leaf_paths(like)
     if names is None:
@@ -121,7 +126,7 @@ def from_torch(
         else:
             names = _sequential_names(modules, arrays)
             if flattened_channels is None:
-                flattened_channels = _last_channels(names, arrays)
+                flattened_channels = _last_channels(names, arrays) or image_channels
     converted: dict[str, np.ndarray] = {}
     used: set[str] = set()
     for path in paths:
@@ -231,9 +236,9 @@ def _natural(name: str) -> list[Any]:
 def _sequential_names(
     modules: list[str], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, str]:
-    """Match layers of each kind in the order of their names."""
+    """Match layers of each kind in the order of the mapping."""
     kinds: dict[str, list[str]] = {"Conv": [], "BatchNorm": [], "Dense": []}
-    for name in sorted(arrays, key=_natural):
+    for name in arrays:
         module, _, leaf = name.rpartition(".")
         if leaf == "running_mean":
             kinds["BatchNorm"].append(module)
@@ -249,6 +254,8 @@ def _sequential_names(
                 f"the weights have {len(sources)} {kind} layers, the model"
                 f" {len(targets)}: build the model that the weights belong to"
             )
+        if sources == sorted(sources):
+            sources.sort(key=_natural)
         names |= dict(zip(targets, sources, strict=True))
     return names
 
@@ -305,19 +312,26 @@ def _rows_by_position(kernel: np.ndarray, channels: int | None) -> np.ndarray:
     return by_channel.swapaxes(0, 1).reshape(kernel.shape)
 
 
-def _norms_of_convolutions(model: Model) -> dict[str, str]:
-    """Return the BatchNorm that takes each convolution's output, by path.
+def _norms_and_channels(model: Model) -> tuple[dict[str, str], int | None]:
+    """Return the BatchNorm of each convolution's output, and the images' channels.
 
     The model's initialization is traced, which calls every layer.
+
+    Returns:
+      Paths of BatchNorms by that of the convolution; the channels of the images, or
+      None for a network that is not Linen's.
     """
     from flax import linen as nn
 
     outputs: list[tuple[str, Any]] = []
     norms: dict[str, str] = {}
+    channels: list[int] = []
 
     def watch(call: Callable[..., Any], args: Any, options: Any, context: Any) -> Any:
         result = call(*args, **options)
         path = "/".join(context.module.path)
+        if not path and args:
+            channels.append(args[0].shape[-1])
         if isinstance(context.module, nn.Conv):
             outputs.append((path, result))
         elif isinstance(context.module, nn.BatchNorm):
@@ -327,7 +341,7 @@ def _norms_of_convolutions(model: Model) -> dict[str, str]:
     with nn.intercept_methods(watch):
         # a new function, because a trace of init itself may be stored
         jax.eval_shape(lambda key: model.init(key), jax.random.key(0))
-    return norms
+    return norms, channels[0] if channels else None
 
 
 def _subtract_biases(

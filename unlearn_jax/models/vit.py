@@ -87,6 +87,7 @@ class ViT(nn.Module):
             "positions",
             nn.initializers.normal(0.02),
             (1, tokens.shape[1], self.width),
+            jnp.float32,
         )
         tokens = tokens + positions.astype(tokens.dtype)
         made = nn.remat(Block) if self.remat else Block

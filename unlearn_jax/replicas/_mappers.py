@@ -226,7 +226,7 @@ def _on_one(form: Form, target: targets.Target | None) -> Mapper:
         # Any other one has the arrays of this machine's run, which copies them too.
         if REHEARSAL.watch is not None:
             return shared
-        return jax.tree.map(jnp.asarray, shared)
+        return on_first(jax.tree.map(jnp.asarray, shared))
 
     return Mapper(form, place, lift)
 
@@ -477,8 +477,14 @@ def _exchange(data: Dataset, index: Array) -> Array:
 
 
 def on_first(tree: PyTree) -> PyTree:
-    """Copy arrays that an earlier call left on other devices to the first device."""
-    device = jax.local_devices()[0]
+    """Copy arrays that an earlier call left on other devices to the first device.
+
+    It is that of ``jax.default_device``, if set.
+    """
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if not isinstance(device, jax.Device):
+        # None, or the name of a platform
+        device = jax.local_devices(backend=device)[0]
 
     def copy(leaf: Any) -> Any:
         if isinstance(leaf, Tracer) or not getattr(leaf, "committed", False):
@@ -488,6 +494,19 @@ def on_first(tree: PyTree) -> PyTree:
         return jax.device_put(leaf, device)
 
     return jax.tree.map(copy, tree)
+
+
+def check_mapper(mapper: Any) -> None:
+    """Raise unless an argument is a mapper.
+
+    Raises:
+      InputError: another object; the message names its type.
+    """
+    if not isinstance(mapper, Mapper):
+        raise InputError(
+            f"mapper must be a Mapper, got {type(mapper).__name__}: pass"
+            " replicas.mapper('map', num_models=M)"
+        )
 
 
 def map_models(
@@ -509,8 +528,10 @@ def map_models(
       The results, stacked: leaves ``[M, ...]``.
 
     Raises:
-      InputError: no item, or leaves of different lengths.
+      InputError: an argument that is no mapper, no item, or leaves of different
+        lengths.
     """
+    check_mapper(mapper)
     count_models(items, "items")
     return _lifted(mapper, fun)((), items, mapper.place(shared))[1]
 
@@ -525,7 +546,7 @@ def _lifted(mapper: Mapper, fun: Callable[[PyTree, PyTree], PyTree]) -> OneModel
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Return whole arrays as NumPy arrays, on every process.
+    """Return whole arrays as NumPy arrays, on every process; typed keys stay keys.
 
     Args:
       tree: pytree whose leaves are on devices of this process, or divided over the
@@ -533,7 +554,10 @@ def to_host(tree: PyTree) -> PyTree:
         case every process must call this function.
     """
 
-    def fetch(leaf: Any) -> np.ndarray:
+    def fetch(leaf: Any) -> Any:
+        if jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key):
+            data = fetch(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return multihost_utils.process_allgather(leaf, tiled=True)
         return np.asarray(leaf)

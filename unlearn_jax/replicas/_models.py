@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
+from unlearn_jax import linalg
 from unlearn_jax.checks import (
     check_counts,
     check_images,
@@ -23,6 +24,7 @@ from unlearn_jax.data import Splits, membership_design, pool
 from unlearn_jax.replicas._mappers import (
     Mapper,
     OneModel,
+    check_mapper,
     map_models,
     mapper,
     on_first,
@@ -35,6 +37,8 @@ from unlearn_jax.train import (
     TrainState,
     check_losses,
     check_member,
+    check_training,
+    check_type,
     cross_entropy_loss,
     fetch_from,
     init_state,
@@ -55,24 +59,28 @@ from unlearn_jax.types import (
 
 
 def _mapper_or_default(chosen: Mapper | None, num_models: int) -> Mapper:
-    return mapper(num_models=num_models) if chosen is None else chosen
+    if chosen is None:
+        return mapper(num_models=num_models)
+    check_mapper(chosen)
+    return chosen
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:
     """Stack models from any devices: leaves ``[M, ...]`` on the first device.
 
     Raises:
-      InputError: no model, or models of different structure or shapes.
+      InputError: no model, or models of different structure, shapes or types.
     """
 
     def kind(tree: PyTree) -> tuple[Any, ...]:
-        return jax.tree.structure(tree), list(map(np.shape, jax.tree.leaves(tree)))
+        types = map(jax.typeof, jax.tree.leaves(tree))
+        return jax.tree.structure(tree), [(one.shape, one.dtype) for one in types]
 
     trees = list(trees)
     if not trees or any(kind(tree) != kind(trees[0]) for tree in trees):
         raise InputError(
             "stack takes one or more models of one architecture, which have the same"
-            f" leaves of the same shapes: got {len(trees)} models"
+            f" leaves of the same shapes and types: got {len(trees)} models"
         )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(on_first, trees))
 
@@ -90,12 +98,14 @@ def unstack(stacked: PyTree, index: int | slice) -> PyTree:
     """
     leaves = jax.tree.leaves(stacked)
     num_models = len(leaves[0]) if leaves else 0
-    is_position = isinstance(index, int | np.integer)
-    if leaves and is_position and not -num_models <= index < num_models:
-        raise InputError(
-            f"the stack has {num_models} models, numbered from 0: there is no model"
-            f" {index}"
-        )
+    if isinstance(index, int | np.integer):
+        # as in a list: True is position 1, but would index an array as a mask
+        index = int(index)
+        if leaves and not -num_models <= index < num_models:
+            raise InputError(
+                f"the stack has {num_models} models, numbered from 0: there is no"
+                f" model {index}"
+            )
     return on_first(jax.tree.map(lambda leaf: leaf[index], stacked))
 
 
@@ -140,10 +150,14 @@ def fit_many(
       ``[M, epochs]``.
 
     Raises:
-      InputError: unusable masks, images, labels or counts, variables of another model,
-        a state of another number of models, or batches that the mapper cannot divide.
+      InputError: an argument of a wrong type, unusable masks, images, labels or counts,
+        variables of another model, a state of another number of models, or batches that
+        the mapper cannot divide.
       DivergedError: a loss of any model was not finite.
     """
+    check_training(model, data, recipe, loss_fn)
+    if state is not None:
+        check_type("state", state, TrainState)
     member = check_member(member, len(data.labels))
     if getattr(keys, "dtype", None) == jnp.uint32:
         # of jax.random.PRNGKey
@@ -315,7 +329,7 @@ def predict_many(
       batch_size: number of images at a time.
 
     Returns:
-      ``[M, N, C]`` float32, on the host.
+      ``[M, N, C]`` of the type that the model returns, float32 at least, on the host.
 
     Raises:
       InputError: a model instead of its apply function, unusable images or variables,
@@ -354,6 +368,8 @@ def predict_many(
 @lru_cache(maxsize=16)
 def _predictor(apply_fn: ApplyFn, batch_size: int) -> Callable[[PyTree, PyTree], Array]:
     def logits(variables: PyTree, images: Array) -> Array:
-        return predict(apply_fn, variables, images, batch_size=batch_size)
+        return linalg.at_least_float32(
+            predict(apply_fn, variables, images, batch_size=batch_size)
+        )
 
     return logits

@@ -26,8 +26,9 @@ _SWITCHES = (
     "jax_numpy_dtype_promotion",
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
+    "jax_default_device",
 )
-"""JAX options, set globally or for a thread, that change traced programs."""
+"""JAX options, set globally or for a thread, that change compiled programs."""
 
 _Signature = tuple[Hashable, tuple[jax.ShapeDtypeStruct, ...], tuple[Any, ...]]
 """Structure and shapes of a program's arguments, and values of the switches."""
