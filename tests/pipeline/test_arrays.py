@@ -90,6 +90,7 @@ BAD = {
         "target": np.zeros((11, C))
     },
     "target has dtype <U1": {"target": np.full((N, C), "a")},
+    "target has dtype |V2: pass or save float32": {"target": np.zeros((N, C), "V2")},
     "target has NaN": {"target": np.full((N, C), np.nan)},
     "target has 1 class": {"target": np.zeros((N, 1)), "labels": np.zeros(N, int)},
     "labels has shape (12,) and dtype float64": {"labels": np.zeros(N)},

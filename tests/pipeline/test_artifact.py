@@ -12,15 +12,17 @@ import numpy as np
 import optax
 import pytest
 
-from unlearn_jax.pipeline.store import folders, trees
+from unlearn_jax.pipeline.config.schema import digest
+from unlearn_jax.pipeline.store import clock, folders, trees
 from unlearn_jax.pipeline.store.artifact import (
     Artifact,
     Checkpoints,
     Items,
     Runner,
+    open_stored,
 )
 from unlearn_jax.train import TrainState
-from unlearn_jax.types import InputError, Variables
+from unlearn_jax.types import DamagedFileError, InputError, Variables
 
 
 def runner(folder):
@@ -97,6 +99,28 @@ def test_overlapping_pieces_are_read_once_an_item(tmp_path):
     assert sum(len(items) for items, _ in stored.pieces()) == 7
 
 
+def test_a_name_is_looked_up_without_reading_what_it_names(tmp_path, monkeypatch):
+    stored = runner(tmp_path).make(squares([]))
+    reads = []
+    monkeypatch.setattr(stored, "_read", lambda *args: reads.append(args))
+    assert "x" in stored
+    assert "models" in stored
+    assert "y" not in stored
+    assert not reads
+
+
+def test_an_opened_artifact_misses_its_lost_pieces(tmp_path):
+    path = runner(tmp_path).make(squares([])).path
+    assert len(open_stored(path, count=7)["x"]) == 7
+    folders.shutil.rmtree(path / "items-0006-0006")
+    assert len(open_stored(path)["x"]) == 6
+    with pytest.raises(DamagedFileError, match="lacks item 6: run the same command"):
+        open_stored(path, count=7)
+    folders.shutil.rmtree(path / "items-0000-0002")
+    with pytest.raises(DamagedFileError, match="lacks item 0"):
+        open_stored(path)
+
+
 def test_two_runs_with_other_groups_never_write_one_folder(tmp_path):
     calls = []
     path = runner(tmp_path).make(squares(calls, count=4, group=2)).path
@@ -169,6 +193,17 @@ def test_inputs_come_first_and_name_the_result(tmp_path):
     assert plan[4].split() == ["squares", "7", "0", "7", "-"]
 
 
+def test_switches_of_jax_are_in_keys_unless_they_are_the_defaults():
+    key = squares([]).key
+    assert key == digest(folders.FORMAT, "squares", {"power": 2}, [])
+    keys = {key}
+    for context in (jax.enable_x64(True), jax.default_matmul_precision("bfloat16")):
+        with context:
+            keys.add(squares([]).key)
+    assert len(keys) == 3
+    assert squares([]).key == key
+
+
 def test_a_dry_run_writes_nothing_and_prices(tmp_path):
     table = runner(tmp_path / "x").plan([squares([], price=50.0)], speed=10.0)
     squared, everything = table.splitlines()[-2:]
@@ -205,6 +240,21 @@ def test_files_of_killed_processes_are_removed(tmp_path):
     runner(tmp_path).make(squares([]))
     left = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
     assert left == ["items-0000-0002", "items-0003-0005", "items-0006-0006"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_moved_aside(tmp_path):
+    whole = Artifact(name="x", settings={}, compute=lambda: {"y": np.arange(3)})
+    split = squares([])
+    first = runner(tmp_path)
+    piece = first.path(split) / "items-0000-0002"
+    piece.parent.mkdir()
+    for file in (first.path(whole), piece):
+        file.touch()
+    with pytest.warns(folders.DamagedFileWarning, match="is missing, truncated"):
+        stored = first.make_all([whole, split])
+    assert stored["x"]["y"].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(stored["squares"]["x"], np.arange(7.0) ** 2)
+    assert first.path(whole).with_name(f"damaged-{first.path(whole).name}-0").is_file()
 
 
 def test_names_and_content_that_cannot_be_stored_are_refused(tmp_path):
@@ -307,6 +357,13 @@ def test_an_interrupted_piece_resumes_from_its_scratch(tmp_path):
     assert calls == [None, [5, 6]]
     assert stored["n"].tolist() == [5, 6]
     assert [folder.name for folder in stored.path.glob("[!.]*")] == ["items-0000-0001"]
+
+
+def test_a_span_of_compiling_inside_another_is_counted_once():
+    spent = clock._Compilation()
+    for begin, end in ((1, 2), (2, 2.5), (0.5, 3), (4, 5), (4.5, 6)):
+        spent.add(begin, end)
+    assert spent.seconds == 4.5
 
 
 WINDOWS = """

@@ -60,6 +60,7 @@ def test_numbers_have_units_and_intervals():
     "place",
     [
         "absent :: AMUN :: Gap",
+        "measured :: AMUN",
         "measured :: Nobody :: Gap",
         "measured :: AMUN :: Nothing",
         "measured :: AMUN :: Gap :: First",

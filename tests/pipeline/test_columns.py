@@ -1,7 +1,11 @@
 """Columns and signals that another package brings."""
 
+import hashlib
+import pathlib
 import sys
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from support.refusals import refuses
@@ -142,6 +146,43 @@ HALF = Column(label="Half", values=lambda logits, labels: np.full(len(labels), 0
     assert outside_functions(pipeline.AuditConfig()) == []
     signal = pipeline.AuditConfig(signal="outside_columns:confidence")
     assert [one.__name__ for one in outside_functions(signal)] == ["confidence"]
+
+
+class Times:
+    """A callable with a state."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, logits, labels):
+        return self.factor * labels
+
+
+def scaled(logits, labels, *, k=1, shift=None):
+    return k * labels
+
+
+@pytest.mark.parametrize(
+    ("function", "other"),
+    [
+        (Times(2), None),
+        (Times(2), Times(3)),
+        (partial(scaled, k=2), partial(scaled, k=3)),
+        (jax.jit(partial(scaled, k=2)), None),
+        (jax.jit(partial(scaled, k=2)), jax.jit(partial(scaled, k=3))),
+        (partial(np.add, scaled), partial(np.add, np.exp)),
+    ],
+)
+def test_callables_and_their_arguments_are_part_of_the_results_key(function, other):
+    digest = functions_digest([function])
+    assert digest == functions_digest([function])
+    assert digest != functions_digest([] if other is None else [other])
+
+
+def test_functions_are_known_by_their_file_alone():
+    digest = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
+    assert functions_digest([scaled]) == functions_digest([jax.jit(scaled)]) == digest
+    assert functions_digest([audit.auc]) == functions_digest([])
 
 
 def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):

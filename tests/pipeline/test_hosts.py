@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from unlearn_jax import cli
 from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import hosts
-from unlearn_jax.types import InputError
+from unlearn_jax.pipeline.store.artifact import Artifact, Items, Runner
+from unlearn_jax.types import DamagedFileError, InputError
 
 PRESET = """
 '''A tiny run in several groups.'''
@@ -77,8 +79,8 @@ EXPERIMENT = Experiment("Sums", Config(), artifacts, page)
 """
 
 
-def start(count, folder, cache, text=PRESET):
-    """The same command in ``count`` processes."""
+def start(count, folder, cache, text=PRESET, last=()):
+    """The same command in ``count`` processes, with more words in the last one."""
     (folder / "tiny.py").write_text(text)
     env = {
         **os.environ,
@@ -103,7 +105,7 @@ def start(count, folder, cache, text=PRESET):
     port = free_port()
     return [
         subprocess.Popen(
-            command + (many(i) if count > 1 else []),
+            [*command, *(many(i) if count > 1 else []), *(last if i else ())],
             cwd=folder,
             env=env,
             text=True,
@@ -222,6 +224,28 @@ def test_waiting_looks_until_it_is_there():
     hosts.Host(0, 1).wait(lambda: False)  # alone: nothing to wait for
 
 
+def test_a_process_that_waits_for_a_damaged_piece_ends(tmp_path, monkeypatch):
+    def compute(piece):
+        return {"x": np.array(piece.items, np.float32)}
+
+    artifact = Artifact(name="two", settings={}, compute=compute, items=Items(4, 2))
+    other = Runner(tmp_path / "other", progress=False).make(artifact).folders[1]
+    (other / "x.npy").write_bytes(b"")
+    runner = Runner(tmp_path / "run", progress=False)
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            shutil.copytree(other, runner.path(artifact) / other.name)
+        assert len(waits) < 9, "waits without end"
+
+    monkeypatch.setattr(hosts.time, "sleep", wait)
+    monkeypatch.setattr(hosts, "current_process", lambda: hosts.Host(0, 2))
+    with pytest.raises(DamagedFileError, match=f"{other.name} was changed or removed"):
+        runner.make(artifact)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [(("127.0.0.1:1", None, 0), "go together"), (("127.0.0.1:1", 2, 2), "from 0 to 1")],
@@ -241,9 +265,12 @@ def test_unusable_values(values, message):
             ["--coordinator=localhost", "--num-processes=2", "--process-id=0"],
             "must be ADDRESS:PORT",
         ),
-        (
-            ["--coordinator=", "--num-processes=2", "--process-id=0"],
-            "must be ADDRESS:PORT",
+        *(
+            (
+                [f"--coordinator={address}", "--num-processes=2", "--process-id=0"],
+                "must be ADDRESS:PORT",
+            )
+            for address in ("", "8476", ":8476", "127.0.0.1:99999", "127.0.0.1:0")
         ),
     ],
 )
@@ -262,6 +289,14 @@ def test_an_unusable_folder_ends_all_processes_with_one_line_each(tmp_path):
     )
     assert all(process.returncode for process in processes)
     assert not (tmp_path / "banks").exists()
+
+
+def test_processes_of_other_settings_end_with_one_line(tmp_path):
+    last = ("--seeds", "5", "6")
+    processes = start(2, tmp_path, tmp_path / "cache", EXPERIMENT, last)
+    said = [process.communicate(timeout=200) for process in processes]
+    assert "this process has other settings, or another version" in said[1][1]
+    assert all(process.returncode for process in processes)
 
 
 def test_a_killed_mark_does_not_make_a_folder_somebody_elses(tmp_path):

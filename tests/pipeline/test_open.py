@@ -20,10 +20,10 @@ from support.runs import TINY
 
 import unlearn_jax as uj
 from unlearn_jax import cli, models, pipeline
-from unlearn_jax.pipeline import ReplicasConfig
+from unlearn_jax.pipeline import ReplicasConfig, _run
 from unlearn_jax.pipeline.stages.plan import make_plan
 from unlearn_jax.replicas import predict_many
-from unlearn_jax.types import DamagedFileError, InputError
+from unlearn_jax.types import DamagedFileError, InputError, ReportError
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +180,53 @@ def test_damage_is_found_when_it_is_read(folder, tmp_path):
     shutil.rmtree(copy.parent / "banks")
     with pytest.raises(InputError, match="is missing"):
         _ = run.originals
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "read"),
+    [
+        ("retrained", 0, lambda run: run["retrained"].logits),
+        ("retrained", -1, lambda run: run["retrained_again"].models),
+        ("references", -1, lambda run: run.references.logits),
+        ("references", 0, lambda run: run.audit_arrays()),
+    ],
+)
+def test_a_missing_piece_is_named(name, position, read, folder, tmp_path):
+    copy = tmp_path / "runs" / "tiny"
+    shutil.copytree(folder, copy)
+    shutil.copytree(folder.parent / "banks", copy.parent / "banks")
+    run = uj.open(copy)
+    pieces = sorted((copy / run.results.folders[name]).resolve().glob("items-*"))
+    assert len(pieces) > 1
+    shutil.rmtree(pieces[position])
+    with pytest.raises(DamagedFileError, match=r"lacks item \d: run the same command"):
+        read(run)
+    assert run["amun"].logits.shape[0] == 4
+
+
+def test_results_that_differ_from_the_seal_are_damaged(folder, tmp_path, capsys):
+    for file in ("config.json", "results.json", "manifest.json", "arrays.npz"):
+        shutil.copy(folder / file, tmp_path)
+    results = uj.open(tmp_path).results.to_json()
+    results["rows"][0]["metrics"]["ft_auc"]["mean"] += 0.5
+    np.savez(tmp_path / "arrays.npz", labels=np.arange(3))
+    with pytest.raises(DamagedFileError, match=r"arrays\.npz is missing or damaged"):
+        _ = uj.open(tmp_path).arrays
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for words in (["publish", str(tmp_path)], ["export", str(tmp_path), "amun"]):
+        assert cli.main([*words, "--to", str(tmp_path / "to.json")]) == 1
+        assert "results.json is damaged: run the same" in capsys.readouterr().err
+    (tmp_path / "manifest.json").unlink()
+    assert uj.open(tmp_path).results.to_json() == results
+
+
+def test_a_new_result_has_no_seal_until_all_of_it_is_written(folder, tmp_path):
+    shutil.copy(folder / "manifest.json", tmp_path)
+    run = uj.open(folder)
+    lost = dataclasses.replace(run.results, faults=("one fault",))
+    with pytest.raises(ReportError, match="one fault"):
+        _run.publish(lost, run.arrays, tmp_path)
+    assert uj.open(tmp_path).results.title == run.results.title
 
 
 def command(*words):

@@ -127,6 +127,14 @@ def test_originals_that_have_learned_nothing_are_warned_of(caplog):
     assert "original 0 is right on 60% of its training set" in message
 
 
+def test_switches_of_jax_decide_whether_a_run_is_finished(splits, tmp_path):
+    plan = make_plan(TINY, tmp_path, splits=splits)
+    key = _run.results_key(plan, "tiny")
+    assert key == _run.results_key(plan, "tiny")
+    with jax.default_matmul_precision("bfloat16"):
+        assert _run.results_key(plan, "tiny") != key
+
+
 def test_results_of_other_settings_are_replaced_with_a_warning(tmp_path, caplog):
     settings = '{"title": "one"}'
     _run._warn_of_replaced_results(tmp_path, settings)
@@ -836,6 +844,14 @@ CASES = {
     "nothing to tune on": (
         {"tuning": {"trials": 2, "seeds": ()}},
         "tuning.seeds must name one seed or more",
+    ),
+    "tuned twice on one original": (
+        {"tuning": {"trials": 2, "originals": (101, 102, 102)}},
+        r"tuning.originals must be different seeds, got \(101, 102, 102\)",
+    ),
+    "tuned twice on one forget set": (
+        {"tuning": {"trials": 2, "seeds": (5, 5)}},
+        r"tuning.seeds must be different seeds, got \(5, 5\)",
     ),
     "attack of an unknown kind": (
         {"attacks": {"w": {"kind": "fgsm"}}},

@@ -87,6 +87,27 @@ def test_a_row_with_an_attack_of_its_own_is_given_its_sets():
     assert attacks["a"].attack == rows["a"].method.attack == own
 
 
+@pytest.mark.parametrize("order", [("weak", "other"), ("other", "weak")])
+def test_an_attack_of_a_row_never_replaces_one_of_the_run_with_its_name(order):
+    given = {
+        "weak": Row(method=AMUN(attack=PGD(num_steps=1))),
+        "other": Row(method=AMUN(), attack="weak"),
+    }
+    config = RunConfig(
+        attacks={"weak": AttackConfig(num_steps=40)},
+        rows={name: given[name] for name in order},
+    )
+    rows, attacks = resolve_rows(config)
+    assert {name: row.attack for name, row in rows.items()} == {
+        "weak": "own-weak",
+        "other": "weak",
+    }
+    for row in rows.values():
+        assert attacks[row.attack].attack.num_steps == row.method.attack.num_steps
+    alone, _ = resolve_rows(dataclasses.replace(config, only=("weak",)))
+    assert alone["weak"].attack == "weak"
+
+
 def test_a_weak_attack_makes_the_sets_and_descent_the_retries():
     config = RunConfig(
         attacks={"fast": AttackConfig(kind="fast", norm="linf", num_steps=4)},
@@ -297,6 +318,8 @@ def test_a_file_that_fails_is_one_line(tmp_path):
     [
         ("raise ValueError", r"broken.py cannot be read: ValueError$"),
         ("1 / 0", "broken.py cannot be read: ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit('bye')", "broken.py ends the program: call sys.exit"),
+        ("x = 1\0", "broken.py is not valid Python: source code .*null bytes$"),
         ("STUDY = [1]", "defines no PRESET that is"),
         ("STUDY = {'..': RunConfig()}", "a variant cannot be called '..'"),
         ("STUDY = {1: RunConfig()}", "a variant cannot be called 1: use letters"),

@@ -32,15 +32,17 @@ class OpenedModels:
     Attributes:
       path: folder of the models.
       index: ``[M]`` positions of the models in the folder; None for all.
+      count: number of models in the folder; None if it is not known.
     """
 
     path: pathlib.Path
     index: np.ndarray | None = None
+    count: int | None = None
 
     @cached_property
     def stored(self) -> Stored:
-        """Content of the folder, after a check of its checksums."""
-        return open_stored(self.path)
+        """Content of the folder, after a check of its checksums and its pieces."""
+        return open_stored(self.path, count=self.count)
 
     @property
     def models(self) -> Variables:
@@ -197,7 +199,8 @@ class OpenedRun(Mapping[str, OpenedRow]):
             RETRAINED_AGAIN: ("retrained", pairs + pair_of_run),
         }
         name, index = places.get(key, (f"unlearn-{key}", None))
-        return OpenedRow(self._path(name), index, run=self, result=result)
+        count = self._count(name)
+        return OpenedRow(self._path(name), index, count, run=self, result=result)
 
     def __contains__(self, key: object) -> bool:
         return key in list(self)
@@ -217,6 +220,19 @@ class OpenedRun(Mapping[str, OpenedRow]):
         pairs, pair_of_run = np.unique(numbers, axis=0, return_inverse=True)
         return numbers, len(pairs), pair_of_run.reshape(-1)
 
+    def _count(self, name: str) -> int:
+        """Return the number of models of an artifact of the run."""
+        counts = {
+            "originals": self.results.design.originals,
+            "retrained": 2 * self._positions[1],
+            "references": self.results.design.references,
+        }
+        return counts.get(name, len(self.results.runs))
+
+    def _models(self, name: str) -> OpenedModels:
+        """Return all models of an artifact of the run."""
+        return OpenedModels(self._path(name), count=self._count(name))
+
     def _path(self, name: str) -> pathlib.Path:
         """Return the folder of an artifact of the run."""
         if name not in self.results.folders:
@@ -229,17 +245,17 @@ class OpenedRun(Mapping[str, OpenedRow]):
     @property
     def originals(self) -> OpenedModels:
         """Models before unlearning, one per seed."""
-        return OpenedModels(self._path("originals"))
+        return self._models("originals")
 
     @property
     def oracles(self) -> OpenedModels:
         """Retrained models: one per original and forget set, then the second ones."""
-        return OpenedModels(self._path("retrained"))
+        return self._models("retrained")
 
     @property
     def references(self) -> OpenedModels:
         """Reference models of the membership attacks."""
-        return OpenedModels(self._path("references"))
+        return self._models("references")
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -250,6 +266,8 @@ class OpenedRun(Mapping[str, OpenedRow]):
         """
         path = self.path / "arrays.npz"
         try:
+            if not folders.is_as_sealed(path):
+                raise ValueError("changed since it was written")
             # opened explicitly, since NumPy does not close damaged files
             with path.open("rb") as file, np.load(file) as stored:
                 return {name: stored[name] for name in stored.files}
@@ -315,15 +333,18 @@ def read_record(file: pathlib.Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise DamagedFileError(
-            f"{file} is damaged: run the same command again to write it from what is"
-            " stored"
-        )
+        raise _damaged(file)
     return record
 
 
+def _damaged(file: pathlib.Path) -> DamagedFileError:
+    return DamagedFileError(
+        f"{file} is damaged: run the same command again to write it from what is stored"
+    )
+
+
 def check_finished(workdir: pathlib.Path, record: Mapping[str, object]) -> None:
-    """Raise if a later run in a folder has not replaced its results yet.
+    """Raise on changed results, or if a later run has not replaced them yet.
 
     Args:
       workdir: folder with results.
@@ -331,9 +352,12 @@ def check_finished(workdir: pathlib.Path, record: Mapping[str, object]) -> None:
 
     Raises:
       InputError: ``config.json`` is of a run that did not finish.
-      DamagedFileError: ``config.json`` is not a JSON object.
+      DamagedFileError: ``results.json`` differs from what the run has sealed, or
+        ``config.json`` is not a JSON object.
     """
     path = workdir / "config.json"
+    if not folders.is_as_sealed(workdir / "results.json"):
+        raise _damaged(workdir / "results.json")
     if not {"rows", "config"} <= set(record) or not path.is_file():
         return
     config = read_record(path)
@@ -348,8 +372,8 @@ def check_finished(workdir: pathlib.Path, record: Mapping[str, object]) -> None:
 def open(path: str | os.PathLike[str]) -> OpenedRun:
     """Open the working directory of a finished run for reading.
 
-    Nothing is computed or written. When models and logits are read, they are checked
-    against their stored checksums.
+    Nothing is computed or written. Results, and models and logits when they are read,
+    are checked against their stored checksums.
 
     Args:
       path: path of the directory.
@@ -361,7 +385,8 @@ def open(path: str | os.PathLike[str]) -> OpenedRun:
     Raises:
       InputError: not the directory of a run, a run that is not finished, or results of
         another version or an earlier run.
-      DamagedFileError: ``results.json`` or ``config.json`` is not a JSON object.
+      DamagedFileError: ``results.json`` differs from what the run wrote, or it or
+        ``config.json`` is not a JSON object.
     """
     folder = pathlib.Path(os.path.expanduser(path)).resolve()
     file = folder / "results.json"

@@ -6,6 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -94,6 +95,7 @@ def run(
         check=False,
     )
     key = results_key(plan, preset)
+    hosts.check_equal(digest(_deciding(plan)))
     finished = _finished_results(place, key) if process.first else None
     is_finished = np.array(finished is not None)
     if plan.runner.is_joint:
@@ -195,10 +197,20 @@ def results_key(plan: Plan, preset: str) -> str:
       plan: plan of the run.
       preset: name of the preset, for the report.
     """
-    methods = [row.method for row in plan.rows.values()]
-    attacks = [chosen.attack for chosen in plan.attacks.values()]
     devices = jax.devices()
     return digest(
+        *_deciding(plan),
+        # XLA's programs depend on the number of devices, not on the number of cores
+        store.versions() | {"devices": f"{len(devices)} x {devices[0].device_kind}"},
+        [preset, plan.runner.folder.name],
+    )
+
+
+def _deciding(plan: Plan) -> list[Any]:
+    """Return the settings, data and code that decide a run's results."""
+    methods = [row.method for row in plan.rows.values()]
+    attacks = [chosen.attack for chosen in plan.attacks.values()]
+    return [
         # equal models from another folder give equal results
         plan.settings | {"bank": None},
         [plan.splits.name, plan.splits.digest, list(plan.splits.class_names)],
@@ -207,10 +219,8 @@ def results_key(plan: Plan, preset: str) -> str:
         [code_digest(value) for value in (*methods, *attacks)],
         functions_digest(outside_functions(plan.audit)),
         package_digest(),
-        # XLA's programs depend on the number of devices, not on the number of cores
-        store.versions() | {"devices": f"{len(devices)} x {devices[0].device_kind}"},
-        [preset, plan.runner.folder.name],
-    )
+        store.switches(),
+    ]
 
 
 def about_data(splits: Splits) -> str:
@@ -412,6 +422,8 @@ def publish(
             _save_events(result, events)
 
     text = json.dumps(result.to_json(), indent=1, allow_nan=False)
+    # the seal of earlier results
+    (folder / store.MANIFEST).unlink(missing_ok=True)
     store.write_text(folder / "results.json", text)
     files = [folder / "results.json"]
     writers = {

@@ -296,8 +296,10 @@ def _logits(name: str, values: ArrayLike) -> np.ndarray:
     """Return logits ``[K, N, C]`` from ``[K, N, C]`` or ``[N, C]``."""
     array = np.asarray(values)
     if array.dtype.kind != "f" and array.dtype.kind not in "iu":
-        # bfloat16 and similar types have kind V
-        if array.dtype.kind != "V" or array.dtype.names:
+        # bfloat16 and similar types have kind V, and np.savez loses their names
+        if array.dtype.kind == "V" and array.dtype.type is np.void:
+            raise InputError(f"{name} has dtype {array.dtype}: pass or save float32")
+        if array.dtype.kind != "V":
             raise InputError(f"{name} has dtype {array.dtype}: pass real logits")
         array = array.astype(np.float32)
     if array.ndim == 2:

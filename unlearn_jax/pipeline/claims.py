@@ -86,10 +86,10 @@ def stored_number(place: str, results: Mapping[str, "Result"]) -> str:
     Raises:
       InputError: no such number.
     """
-    name, label, column, *titles = place.split(" :: ")
+    name, label, column, title = (*place.split(" :: "), "", "")[:4]
     tables = results[name].tables if name in results else ()
     for table in tables:
-        if titles and titles[0] != table.title:
+        if title and title != table.title:
             continue
         labels = [row[0] for row in table.rows]
         if label not in labels or column not in table.columns:

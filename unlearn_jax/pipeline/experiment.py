@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unlearn_jax.pipeline.config.schema import to_json
+from unlearn_jax.pipeline.config.schema import digest, to_json
 from unlearn_jax.pipeline.measure.records import ExperimentResult
 from unlearn_jax.pipeline.report.blocks import Page
 from unlearn_jax.pipeline.report.page import write_experiment
@@ -19,6 +19,7 @@ from unlearn_jax.pipeline.store import folders as store
 from unlearn_jax.pipeline.store import hosts
 from unlearn_jax.pipeline.store.artifact import Artifact, Runner, Stored
 from unlearn_jax.pipeline.store.events import Events
+from unlearn_jax.pipeline.store.fingerprint import package_digest
 from unlearn_jax.types import InputError
 
 
@@ -82,6 +83,8 @@ def run_experiment(
     """
     config = experiment.config if config is None else config
     artifacts = _checked(experiment.artifacts(config))
+    keys = [artifact.key for artifact in artifacts]
+    hosts.check_equal(digest(to_json(config), keys, package_digest()))
     with store.Workdir(workdir).locked() as folder:
         process = hosts.current_process()
         if process.first:

@@ -353,8 +353,12 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
+        line = "" if error.lineno is None else f" in line {error.lineno}"
+        raise InputError(f"{path} is not valid Python: {error.msg}{line}") from error
+    except SystemExit as error:
         raise InputError(
-            f"{path} is not valid Python: {error.msg} in line {error.lineno}"
+            f"{path} ends the program: call sys.exit only under"
+            ' if __name__ == "__main__"'
         ) from error
     except (InputError, OSError):
         raise

@@ -71,7 +71,7 @@ def publish(
 
     Raises:
       InputError: ``workdir`` has no finished results, or results of another version.
-      DamagedFileError: ``results.json`` or ``config.json`` is not a JSON object.
+      DamagedFileError: ``results.json`` or ``config.json`` is damaged.
     """
     records = _read_records(pathlib.Path(os.path.expanduser(workdir)))
     first = next(iter(records.values()))

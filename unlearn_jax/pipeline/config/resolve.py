@@ -391,6 +391,9 @@ def resolve_rows(
 ) -> tuple[dict[str, ResolvedRow], dict[str, ResolvedAttack]]:
     """Return the rows to run, and the attacks that they need, by name.
 
+    An attack that a row's method sets itself has the row's name, or ``own-ROW`` if
+    other rows follow an attack of the run with that name.
+
     Args:
       config: configuration of the run.
 
@@ -400,6 +403,8 @@ def resolve_rows(
     rows = {}
     attacks = {}
     training = config.training
+    chosen_rows = [config.rows[name] for name in config.only or config.rows]
+    taken = {row.attack for row in chosen_rows if "attack" in followed(row)}
     for name in config.only or config.rows:
         row = config.rows[name]
         method = _follow(config, row)
@@ -407,10 +412,14 @@ def resolve_rows(
         method = _unfiltered(method)
         attack = None
         if takes_attack(method):
-            attack = row.attack if "attack" in followed(row) else name
             if "attack" in followed(row):
+                attack = row.attack
                 attacks[attack] = resolve_attack(config.attack_named(attack))
             else:
+                attack = name
+                while attack in taken:
+                    attack = f"own-{attack}"
+                taken.add(attack)
                 pgd = values.fields_of(method)["attack"] or PGD()
                 method = values.replace(method, attack=pgd)
                 attacks[attack] = ResolvedAttack(pgd, "own", 0.0, to_json(pgd))

@@ -156,6 +156,13 @@ class DataConfig:
                 f"data.size must be a positive height and width, got {self.size}"
             )
 
+    def identity(self) -> dict[str, Any]:
+        """Return plain values that determine the images; TFDS may lie anywhere."""
+        plain = to_json(self)
+        if self.source == "tfds":
+            del plain["path"]
+        return plain
+
 
 @value
 class ModelConfig:
@@ -618,6 +625,9 @@ class TuningConfig:
             )
         if self.trials and not self.seeds:
             raise InputError("tuning.seeds must name one seed or more")
+        for name, seeds in (("originals", self.originals), ("seeds", self.seeds)):
+            if self.trials and len(set(seeds)) < len(seeds):
+                raise InputError(f"tuning.{name} must be different seeds, got {seeds}")
 
 
 @value

@@ -52,7 +52,7 @@ class Items:
 
     @cached_property
     def groups(self) -> list[list[int]]:
-        """Items of every piece; sizes are as even as possible."""
+        """Items of every piece; the last one of a shape may be smaller."""
         groups: list[list[int]] = []
         shapes = [0] * self.count if self.shapes is None else list(self.shapes)
         for shape in sorted(set(shapes)):
@@ -130,10 +130,11 @@ class Artifact:
 
     @cached_property
     def key(self) -> str:
-        """Digest of the name, the settings and the inputs' keys."""
+        """Digest of the name, the settings, the inputs' keys and JAX's switches."""
         inputs = [artifact.key for artifact in self.inputs]
         settings = to_json(dict(self.settings))
-        return digest(folders.FORMAT, self.name, settings, inputs)
+        # switches at their defaults are left out, so that older results are found
+        return digest(folders.FORMAT, self.name, settings, inputs, *folders.switches())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +267,10 @@ class Stored(Mapping[str, PyTree]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.manifest.content)
 
+    def __contains__(self, name: object) -> bool:
+        # without this, a mapping reads the content to look for its name
+        return name in self.manifest.content
+
     def __len__(self) -> int:
         return len(self.manifest.content)
 
@@ -363,25 +368,39 @@ class Rehearsed(dict[str, PyTree]):
         return list(self[name])
 
 
-def open_stored(path: pathlib.Path, like: Mapping[str, PyTree] | None = None) -> Stored:
+def open_stored(
+    path: pathlib.Path,
+    like: Mapping[str, PyTree] | None = None,
+    count: int | None = None,
+) -> Stored:
     """Return the content of a finished artifact, given only its folder.
 
     Args:
       path: folder of the artifact.
       like: structures of the stored pytrees; nested dictionaries if None.
+      count: number of the artifact's items. If None, pieces after the last one that is
+        stored are not missed.
 
     Raises:
-      DamagedFileError: a file is missing or has another checksum.
+      DamagedFileError: a file or a piece is missing, or a file has another checksum.
       InputError: no artifact is stored there.
     """
     is_whole = (path / folders.MANIFEST).is_file()
     manifests = {}
+    items: set[int] = set()
     for folder in [path] if is_whole else sorted(path.glob("items-*")):
         manifest = Manifest.read(folder)
         if manifest is not None:
             manifests[folder] = manifest
+            items.update(manifest.items)
     if not manifests:
         raise InputError(f"{path} stores nothing: run the same command again")
+    missing = set(range(max(items) + 1 if count is None else count)) - items
+    if missing and not is_whole:
+        raise DamagedFileError(
+            f"{path} lacks item {min(missing)}: run the same command again to rebuild"
+            " it"
+        )
     artifact = Artifact(
         name=next(iter(manifests.values())).artifact,
         settings={},
@@ -536,6 +555,8 @@ class Runner:
         self._made: dict[pathlib.Path, Stored] = {}
         # Folders whose checksums have been checked.
         self._sound: dict[pathlib.Path, Manifest] = {}
+        # Folders that were damaged when this process last looked for them.
+        self._damaged: set[pathlib.Path] = set()
         self._thread = futures.ThreadPoolExecutor(1)
         self._is_closed = threading.Event()
         self._ahead: dict[pathlib.Path, futures.Future[Any]] = {}
@@ -606,7 +627,7 @@ class Runner:
         process = hosts.current_process()
         if process.count > 1 and self.missing(artifact):
             self._progress.say(label, "waiting for the other processes")
-        process.wait(lambda: not self.missing(artifact))
+        process.wait(lambda: self._is_there(artifact))
         if self.missing(artifact):
             raise folders.changed(path)
         if process.first:
@@ -776,6 +797,25 @@ class Runner:
             stored.update(manifest.items)
         return [item for item in range(artifact.items.count) if item not in stored]
 
+    def _is_there(self, artifact: Artifact) -> bool:
+        """Return whether all of an artifact is stored; raise if a part is damaged.
+
+        Called again and again by a process that waits for the others. One that has just
+        found a damaged folder may still be moving it aside, so that only a folder that
+        is damaged at two calls in a row is lost.
+
+        Raises:
+          DamagedFileError: a folder cannot be read back as it was written.
+        """
+        if not self.missing(artifact):
+            return True
+        damaged = set(self._folders(artifact)) - set(self._find(artifact))
+        lost = sorted(damaged & self._damaged)
+        if lost:
+            raise folders.changed(lost[0])
+        self._damaged = damaged
+        return False
+
     def _agreed_missing(self, artifact: Artifact) -> list[int]:
         """Return the missing items; in a joint run, those of the first process."""
         missing = self.missing(artifact)
@@ -823,7 +863,7 @@ class Runner:
         """Return the folders of an artifact that exist, finished or damaged."""
         path = self.path(artifact)
         if artifact.items is None:
-            return [path] if path.is_dir() else []
+            return [path] if path.exists() else []
         return sorted(path.glob("items-*"))
 
     def _find(self, artifact: Artifact) -> dict[pathlib.Path, Manifest]:

@@ -65,7 +65,19 @@ def total(costs: Iterable[Cost], name: str = "", *, cached: bool = False) -> Cos
 class _Compilation(threading.local):
     """Seconds that this thread has spent on compiling or on waiting for a compiler."""
 
-    seconds = 0.0
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._spans: list[tuple[float, float]] = []
+
+    def add(self, begin: float, end: float) -> None:
+        """Count a span of time once, whatever other spans it contains."""
+        # tracing a function traces the functions that it calls, which end first
+        while self._spans and self._spans[-1][1] > begin:
+            inner_begin, inner_end = self._spans.pop()
+            self.seconds -= inner_end - inner_begin
+            begin = min(begin, inner_begin)
+        self._spans.append((begin, end))
+        self.seconds += end - begin
 
 
 _compilation = _Compilation()
@@ -74,7 +86,8 @@ _compilation = _Compilation()
 def _listen(event: str, duration_secs: float, **kwargs: Any) -> None:
     del kwargs
     if event.startswith("/jax/core/compile/"):
-        _compilation.seconds += duration_secs
+        end = time.perf_counter()
+        _compilation.add(end - duration_secs, end)
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

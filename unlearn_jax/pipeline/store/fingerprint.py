@@ -8,6 +8,7 @@ files that define it.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import pathlib
@@ -31,12 +32,15 @@ from unlearn_jax.types import InputError, Model, UnlearnFn
 def program_digest(fun: Callable[..., Any], *args: Any) -> str:
     """Return the SHA-256 of a function's traced program and of its constants.
 
+    The code inside of callbacks, such as ``jax.pure_callback``, is not in the program
+    and does not count.
+
     Args:
       fun: traceable function.
       *args: arguments: arrays, keys or ``jax.ShapeDtypeStruct``, in any pytree.
     """
     closed = jax.make_jaxpr(fun)(*args)
-    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed)).encode())
+    digest = hashlib.sha256(_without_addresses(str(closed)).encode())
     for constant in _constants(closed.jaxpr, closed.consts):
         array = np.asarray(trees.plain(constant))
         digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
@@ -103,8 +107,8 @@ def code_digest(value: UnlearnFn | Attack) -> str:
     """Return a hash of the files that define a user's own methods and attacks.
 
     A method of this package is identified by its hyperparameters, because the package's
-    version is part of every key. A user's code may change between two runs, so its
-    files count as well.
+    version is part of the keys of attacks and methods. A user's code may change between
+    two runs, so its files count as well.
 
     Args:
       value: method or attack; the values that it holds count as well.
@@ -130,20 +134,40 @@ def functions_digest(functions: Iterable[Callable[..., Any]]) -> str:
 
     Args:
       functions: functions, whose files count unless they belong to this package.
+        Functions inside ``jax.jit`` and ``functools.partial`` count, and so do given
+        arguments, and the class and the attributes of a callable instance.
     """
     files = set()
-    for function in functions:
-        function = getattr(function, "func", function)
+    texts = []
+    waiting = list(functions)
+    while waiting:
+        function = inspect.unwrap(waiting.pop(0))
+        if isinstance(function, functools.partial):
+            arguments = [*function.args, *function.keywords.values()]
+            waiting += [function.func, *filter(callable, arguments)]
+            texts.append(repr((function.args, sorted(function.keywords.items()))))
+            continue
+        if not isinstance(function, type) and not hasattr(function, "__name__"):
+            texts.append(repr(sorted(getattr(function, "__dict__", {}).items())))
+            function = type(function)
         # a compiled function has no file, but its package has a version
         with contextlib.suppress(TypeError):
-            files.add(inspect.getfile(inspect.unwrap(function)))
+            files.add(inspect.getfile(function))
     package = pathlib.Path(values.__file__).parent
     outside = set()
     for file in files:
         path = pathlib.Path(file)
         if path.is_file() and not path.is_relative_to(package):
             outside.add(file)
-    return _files_digest(outside)
+    if not texts:
+        return _files_digest(outside)
+    text = _without_addresses(_files_digest(outside) + "".join(texts))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_addresses(text: str) -> str:
+    """Return a text without the addresses of functions, which differ between runs."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _files_digest(files: Iterable[str]) -> str:

@@ -34,6 +34,14 @@ MANIFEST = "manifest.json"
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}
 """Names of vector instruction sets by Linux's processor flags, widest first."""
 
+SWITCHES = {
+    "jax_enable_x64": False,
+    "jax_default_matmul_precision": None,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+}
+"""JAX options that decide numbers, with their default values."""
+
 DAMAGE = (
     None,
     errno.ENOENT,
@@ -120,6 +128,16 @@ def is_sealed(folder: pathlib.Path, key: str) -> bool:
     return True
 
 
+def is_as_sealed(file: pathlib.Path) -> bool:
+    """Return False if a file differs from its checksum in its folder's manifest."""
+    try:
+        manifest = json.loads((file.parent / MANIFEST).read_text())
+        checksum = manifest["files"].get(file.name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return True
+    return checksum is None or checksum == file_sha256(file)
+
+
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
     """Return the manifest of a finished folder after a check of every file.
 
@@ -127,10 +145,10 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
       The manifest, or None if the folder does not exist.
 
     Raises:
-      DamagedFileError: a file is missing, or its checksum has changed since it was
-        written.
+      DamagedFileError: a file is missing, its checksum has changed since it was
+        written, or ``path`` is a file.
     """
-    if not path.is_dir():
+    if not path.exists():
         return None
     with reading(path / MANIFEST, path):
         manifest = json.loads((path / MANIFEST).read_text())
@@ -325,6 +343,15 @@ def versions() -> dict[str, str]:
         "platform": f"{platform.system()} {platform.machine()}",
         "devices": _device_names(),
     }
+
+
+def switches() -> list[str]:
+    """Return the JAX options of :data:`SWITCHES` that are not at their defaults."""
+    return [
+        f"{name}={getattr(jax.config, name)}"
+        for name, default in SWITCHES.items()
+        if getattr(jax.config, name) != default
+    ]
 
 
 class Provenance(NamedTuple):

@@ -1,12 +1,13 @@
 """Several processes of a run, which divide the work through a shared directory.
 
 Work comes in numbered pieces that appear as whole folders. Every process computes its
-pieces and waits until all exist. Processes do not exchange data: a lost process loses
+pieces and waits until all exist. Processes exchange no results: a lost process loses
 only its current piece, and a rerun, with any number of processes, resumes with the
 missing pieces. The result does not depend on the number of processes.
 """
 
 import dataclasses
+import itertools
 import os
 import sys
 import time
@@ -23,6 +24,8 @@ _POLL = 0.2
 
 _PATIENCE = 30 * 24 * 3600
 """Seconds that a process waits for the others before it ends."""
+
+_comparisons = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +82,35 @@ def agreed(values: PyTree) -> PyTree:
     )
 
 
+def check_equal(digest: str) -> None:
+    """Raise in a process whose settings differ from the first one's; all call this.
+
+    Processes of different settings would wait for each other's pieces without end.
+
+    Args:
+      digest: digest of the settings and of the code.
+
+    Raises:
+      InputError: the first process has another digest.
+    """
+    process = current_process()
+    if process.count == 1:
+        return
+    # imported only here, since Orbax imports TensorFlow where it is installed
+    from orbax.checkpoint import multihost
+
+    # the store of the runtime: a broadcast would open connections of devices
+    client = multihost.get_jax_distributed_client()
+    name = f"unlearn_jax/settings/{next(_comparisons)}"
+    if process.first:
+        client.key_value_set(name, digest)
+    elif client.blocking_key_value_get(name, 1000 * _PATIENCE) != digest:
+        raise InputError(
+            "this process has other settings, or another version of the code, than the"
+            " first one: start the same command in all processes"
+        )
+
+
 def current_process() -> Host:
     """Return this process of the run."""
     return Host(jax.process_index(), jax.process_count())
@@ -117,8 +149,13 @@ def join(
         raise InputError(
             f"--process-id must be from 0 to {num_processes - 1}, got {process_id}"
         )
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
-        raise InputError(f"--coordinator must be ADDRESS:PORT, got {coordinator!r}")
+    if coordinator is not None:
+        address, _, port = coordinator.rpartition(":")
+        if not address or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise InputError(
+                f"--coordinator must be ADDRESS:PORT, with a port below {2**16}, got"
+                f" {coordinator!r}"
+            )
     try:
         jax.distributed.initialize(
             coordinator, num_processes, process_id, shutdown_timeout_seconds=_PATIENCE
