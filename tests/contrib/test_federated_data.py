@@ -154,6 +154,9 @@ def test_rounds_to_reach_takes_the_first_round():
     rounds, reached = federated.rounds_to_reach(values, np.array([0.5, 0.5]))
     assert rounds.tolist() == [2, 4]
     assert reached.tolist() == [True, False]
+    rounds, reached = federated.rounds_to_reach([[np.nan, 0.9], [np.nan] * 2], 0.5)
+    assert rounds.tolist() == [2, 2]
+    assert reached.tolist() == [True, False]
 
 
 def test_every_image_has_shapes_and_styles_do_not_move_them():

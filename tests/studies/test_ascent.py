@@ -1,6 +1,7 @@
 """The studies of ascent: whole runs at their smallest, and a page of known numbers."""
 
 import dataclasses
+import warnings
 
 import jax
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from support.studies import check_study
 
 from unlearn_jax import replicas
+from unlearn_jax.audit import Estimate
 from unlearn_jax.pipeline import Experiment, run_experiment
-from unlearn_jax.pipeline.report.blocks import Check
+from unlearn_jax.pipeline.report.blocks import Check, Table
 from unlearn_jax.studies.ascent import digits, digits_page, theory, theory_page
 from unlearn_jax.types import Dataset, InputError, to_float
 
@@ -80,6 +82,52 @@ def test_gradients_are_taken_where_networks_are_trained():
     slopes = digits.margin_gradients(model, params, pool)
     expected = digits.margin_gradients(model, params, scaled)
     np.testing.assert_allclose(slopes, expected, atol=1e-6)
+
+
+def test_one_class_holds_every_set_of_one_class():
+    """The split of seed 15 has six samples of one class, fewer than a set."""
+    config = digits.Config(num_train=120, num_forget=10, num_models=2, width=8)
+    model, samples, _, _ = digits.setting(config, 15)
+    assert np.bincount(samples.labels).min() < 10
+    params = [model.init(key).params for key in jax.random.split(jax.random.key(0))]
+    models = {"models": {"params": replicas.stack(params), "state": {}}}
+    masks = digits.forget_sets(config, 15, models)["masks"]
+    chosen = masks[digits.SETS.index("one-class")]
+    assert chosen.sum() == 10
+    assert len(set(np.asarray(samples.labels)[chosen])) == 1
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_originals_at_the_floor_have_no_fraction(share):
+    """And none of the sentences and cells holds NaN, also where no run breaks."""
+    config = digits.Config(seeds=(0, 1), num_train=60, num_forget=5)
+    parts = made_up(config, np.random.default_rng(0))
+    at_floor = digits.SETS[: round(share * len(digits.SETS))]
+    for name, part in parts.items():
+        if "klom" in part:
+            if name.rsplit("-", 1)[0] in at_floor:
+                part["klom"][0] = part["again"][0] = 0.3
+            part["klom"][1:-1] = np.minimum(part["klom"][1:-1], part["klom"][0])
+    found = digits.collect(config, parts)
+    fractions = found.remaining("scrub")
+    assert np.isnan(fractions).mean() == share
+    assert (fractions[~np.isnan(fractions)] < 2).all()
+    page = digits_page.make_page(config, parts)
+    assert "nan" not in page.summary.lower()
+    assert page.summary.endswith(".")
+    assert f"of {len(found.kinds)} sets" in page.summary
+    for table in page.find(Table):
+        cells = [cell for row in table.rows for cell in row]
+        numbers = [cell.mean for cell in cells if isinstance(cell, Estimate)]
+        assert not np.isnan(numbers).any()
+
+
+def test_a_range_without_examples_has_no_percentage():
+    held = {"held": np.array([[1.0, np.nan, np.nan, 0.0]])[..., None]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = theory_page.order_table([held])
+    assert [row[-1] for row in table.rows] == [100, None, None, 0]
 
 
 def test_page_of_known_numbers():

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from unlearn_jax import audit
 from unlearn_jax.contrib import coresets
 from unlearn_jax.pipeline import Experiment, run_experiment
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Table
@@ -104,6 +105,7 @@ def test_page_from_made_up_parts(config):
     assert page.find(Check)[0].passed
     assert "Members left out of the core-set give U-LiRA an AUC of" in page.summary
     clusters, _, membership, kernels, sizes = page.find(Table)
+    assert all(0 <= cell.low <= cell.high <= 100 for cell in clusters.rows[0][6:])
     rows = {row[0]: row for row in clusters.rows}
     nothing, core, oracle, floor = (
         rows[name] for name in list(rows)[:2] + list(rows)[-2:]
@@ -123,6 +125,18 @@ def test_page_from_made_up_parts(config):
     assert not digits_page.make_page(config, broken).find(Check)[0].passed
     alone = dataclasses.replace(config, random_sets=0)
     assert len(digits_page.make_page(alone, found).find(Figure)[0].figure.axes) == 2
+
+
+def test_pairs_of_ulira_are_not_independent(config):
+    signals = np.random.default_rng(0).normal(size=(5, 15, 10))
+    part = {"among": np.ones((15, 10), bool), "signals": signals}
+    estimate = digits_page.ulira_auc([part], digits_page.ALL, removed=True)
+    areas = 100 * audit.ulira(signals[:, digits_page.ALL], signals[:, -1]).auc
+    naive = audit.summarize_runs(areas[None])
+    assert estimate.mean == naive.mean
+    assert estimate.high - estimate.low > 1.3 * (naive.high - naive.low)
+    assert estimate.low >= 0
+    assert estimate.high <= 100
 
 
 def test_orders_become_prefixes():

@@ -152,6 +152,39 @@ def test_columns_agree_with_the_librarys_transfer_rates():
         )
 
 
+@pytest.mark.parametrize(
+    ("fooled", "verdict"), [(0.1, "is contradicted"), (0.9, "holds")]
+)
+def test_percentages_have_bounds_and_a_contrary_change_is_no_open_question(
+    fooled, verdict
+):
+    config = dataclasses.replace(
+        CONFIG, seeds=(0, 1, 2), arms=("orig", "clip"), num_members=3
+    )
+    config = dataclasses.replace(
+        config, attack=dataclasses.replace(config.attack, min_transfer=0.9)
+    )
+    rng = np.random.default_rng(0)
+    parts = {}
+    for seed in config.seeds:
+        for arm, rate in (("orig", 0.5), ("clip", fooled)):
+            arrays = made_up(rng)
+            arrays["source_fooled"][:] = True
+            arrays["target_fooled"] = rng.random((3, 2, 3, 30)) < rate
+            arrays["white_fooled"] = rng.random((2, 30)) < 0.99
+            parts[f"attack-{arm}-{seed}"] = arrays
+    summary = page._Summary(config, parts)
+    columns = page.metrics(1)
+    values = {
+        arm: {name: summary.values(arm, metric) for name, metric in columns.items()}
+        for arm in config.arms
+    }
+    words = page._words(config, summary, values)
+    assert f"clipping raises transfer. At 48/255 here it {verdict} (" in words
+    cells = [summary.percentage(column) for column in values["orig"].values()]
+    assert not any(cell.low < 0 or cell.high > 100 for cell in cells if cell)
+
+
 def test_several_radii_in_one_program_are_the_attacks_one_by_one(key):
     weights = jax.random.normal(jax.random.key(1), (16, 3))
     linear = lambda w, images: (images - 0.5).reshape(len(images), -1) @ w

@@ -1,9 +1,36 @@
-"""The studies of federated unlearning, whole, at their smallest."""
+"""The studies of federated unlearning: a page of known numbers, tiny runs."""
 
+import numpy as np
 import pytest
 from support.studies import check_study
 
 from unlearn_jax.pipeline import ModelConfig, presets
+from unlearn_jax.pipeline.report.blocks import Check, Table
+from unlearn_jax.studies.federated import images, images_page
+
+
+def test_a_model_that_diverged_is_a_cell_and_not_the_end_of_the_page():
+    config = images.Config(
+        settings=("dirichlet",), seeds=(0, 1), num_cases=2, strengths=(0.5,)
+    )
+    rng = np.random.default_rng(0)
+    found = {}
+    for seed in config.seeds:
+        rows = ("natural", "more", "special", "special-0.5", "regular", "not", "ascent")
+        found[f"forget-dirichlet-{seed}"] = {
+            name: rng.random((2, 4)) for name in ("original", "retrained", "again")
+        } | {name: rng.random((2, 4, 4)) for name in rows}
+    assert images_page.make_page(config, found).find(Check)[0].passed
+    for name in ("not", "natural"):
+        found["forget-dirichlet-0"][name][0, :, 1] = np.nan
+    page = images_page.make_page(config, found)
+    methods, _, strengths = page.find(Table)
+    rows = {row[0]: row for row in methods.rows}
+    assert rows["NoT"][4] == "diverged 1 of 4"
+    assert 0 <= rows["NoT"][3].low <= rows["NoT"][3].high <= 100
+    assert "natural unknown (diverged)" in page.summary
+    assert not page.find(Check)[0].passed
+    assert [row[0] for row in strengths.rows] == ["0.5", "2"]
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_parts_are_named_keyed_and_checked():
     assert not set(keys) & {part.key for part in make_artifacts(slower)}
     for changes, message in (
         ({"arms": ("nobody",)}, "unknown arm 'nobody'"),
-        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": ()}, "seeds must have at least one"),
     ):
         with pytest.raises(InputError, match=message):
             make_artifacts(dataclasses.replace(CONFIG, **changes))

@@ -1,6 +1,7 @@
-"""Types of stored arrays and a figure legend, shared by the studies."""
+"""Types of stored arrays, cells of tables and a figure legend of all studies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -9,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
+from unlearn_jax.audit import Estimate, summarize_runs
 from unlearn_jax.figures.style import INK
-from unlearn_jax.types import PyTree, Variables
+from unlearn_jax.types import InputError, PyTree, Variables
 
 Arrays = Mapping[str, np.ndarray]
 """Arrays of one artifact, by name."""
@@ -22,6 +24,89 @@ Artifacts = Mapping[str, Arrays]
 def variables_of(tree: PyTree) -> Variables:
     """Return ``Variables`` from a stored tree, which is read back as dictionaries."""
     return Variables(tree["params"], tree.get("state", {}))
+
+
+def check_distinct(**lists: Sequence[Any]) -> None:
+    """Raise on lists that are empty or name something twice, such as a seed.
+
+    Args:
+      **lists: lists by name.
+
+    Raises:
+      InputError: such a list; the message names it.
+    """
+    for name, given in lists.items():
+        if not given or len(set(given)) < len(given):
+            raise InputError(
+                f"{name} must have at least one value, all different, got"
+                f" {tuple(given)}"
+            )
+
+
+def check_rising(**lists: Sequence[float]) -> None:
+    """Raise unless lists hold fractions between 0 and 1 that ascend.
+
+    Args:
+      **lists: lists by name.
+
+    Raises:
+      InputError: another list, or an empty one; the message names it.
+    """
+    for name, given in lists.items():
+        is_rising = all(
+            before < after for before, after in pairwise((0.0, *given, 1.0))
+        )
+        if not given or not is_rising:
+            raise InputError(
+                f"{name} must ascend and lie between 0 and 1, at least one value, got"
+                f" {tuple(given)}"
+            )
+
+
+def summarize_finite(
+    values: np.ndarray,
+    summarize: Callable[..., Estimate] = summarize_runs,
+    **options: Any,
+) -> Estimate | str:
+    """Return the summary of runs, or the number of those that diverged.
+
+    Args:
+      values: values of all runs.
+      summarize: function of finite values.
+      **options: its other arguments, such as ``bounds``.
+    """
+    num_diverged = int((~np.isfinite(values)).sum())
+    if num_diverged:
+        return f"diverged {num_diverged} of {np.size(values)}"
+    return summarize(values, **options)
+
+
+def summarize_distance(values: np.ndarray) -> Estimate | str:
+    """Return the summary of a distance, with an interval that is cut off at 0.
+
+    The estimates of a distance may be below 0 themselves, as those of a divergence are.
+    """
+    estimate = summarize_finite(values)
+    if isinstance(estimate, str):
+        return estimate
+    return estimate._replace(low=max(estimate.low, min(estimate.mean, 0.0)))
+
+
+def is_above_zero(values: np.ndarray) -> bool:
+    """Return whether the interval of the mean over runs is above 0."""
+    return bool(np.isfinite(values).all() and summarize_runs(values).low > 0)
+
+
+def in_words(estimate: Estimate, form: str) -> str:
+    """Return a mean with its interval in brackets, or alone if it has none.
+
+    Args:
+      estimate: mean and interval.
+      form: format of the numbers, such as ``.1f``.
+    """
+    if np.isnan(estimate.low):
+        return f"{estimate.mean:{form}}"
+    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def legend(

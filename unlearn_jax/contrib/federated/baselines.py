@@ -18,7 +18,6 @@ from jax.core import Tracer
 
 from unlearn_jax.checks import (
     check_counts,
-    check_fractions,
     check_not_negative,
     check_positive,
 )
@@ -32,6 +31,7 @@ from unlearn_jax.layers import layers, with_kernels
 from unlearn_jax.theory import parameter_distance
 from unlearn_jax.train import (
     TrainState,
+    check_decay_rate,
     epoch_order,
     fetch_from,
     steps_per_epoch,
@@ -88,7 +88,7 @@ class ProjectedAscent:
     Attributes:
       num_epochs: number of epochs of ascent.
       learning_rate: learning rate of ascent.
-      momentum: momentum of ascent; 0 for none.
+      momentum: momentum of ascent, in [0, 1); 0 for none.
       max_norm: largest norm of a gradient; longer gradients are clipped to it.
       radius: radius of the ball; None for a third of the mean distance from its center
         to ten fresh models.
@@ -110,7 +110,7 @@ class ProjectedAscent:
         """Check the ranges."""
         check_counts(num_epochs=self.num_epochs)
         check_positive(learning_rate=self.learning_rate, max_norm=self.max_norm)
-        check_fractions(momentum=self.momentum)
+        check_decay_rate("momentum", self.momentum)
         if self.radius is not None:
             check_not_negative(radius=self.radius)
         is_traced = isinstance(self.max_distance, Tracer)

@@ -120,7 +120,8 @@ def rounds_to_reach(
     """Return the number of rounds after which a value first reaches its target.
 
     Args:
-      values: ``[..., T]`` values after rounds 1..T, larger is better.
+      values: ``[..., T]`` values after rounds 1..T, larger is better. NaN, of a model
+        that diverged, reaches no target.
       target: ``[...]`` targets, or a scalar for all.
 
     Returns:

@@ -247,8 +247,8 @@ def pair_minimizers(
     Args:
       sizes: fixed numbers of the example.
       alpha: ``[...]``, not negative.
-      correlation: eps, in [0, 1), broadcast against alpha. (At 1 the sets would share
-        one coordinate.)
+      correlation: eps, in [0, 1 - 1e-6], broadcast against alpha. (At 1 the sets would
+        share one coordinate.)
 
     Returns:
       The weights (w1, w2).
@@ -279,7 +279,7 @@ def alpha_limit(sizes: Sizes, correlation: ArrayLike | None = None) -> np.ndarra
 
     Args:
       sizes: fixed numbers of the example.
-      correlation: eps, ``[...]`` in [0, 1); None for one shared coordinate.
+      correlation: eps, ``[...]`` in [0, 1 - 1e-6]; None for one shared coordinate.
 
     Returns:
       ``[...]`` float64, the largest alpha.
@@ -320,7 +320,7 @@ def harmful_range(
 
     Args:
       sizes: fixed numbers of the example.
-      correlation: eps, ``[...]`` in [0, 1); None for one shared coordinate.
+      correlation: eps, ``[...]`` in [0, 1 - 1e-6]; None for one shared coordinate.
 
     Returns:
       The two ends of the range.
@@ -459,7 +459,8 @@ def _lambert(value: ArrayLike) -> np.ndarray:
 
 
 def _eps(correlation: ArrayLike) -> np.ndarray:
-    return _checked(correlation, "correlation", 0.0, np.nextafter(1, 0))
+    # Nearer to 1 the height of the fold is lost to cancellation.
+    return _checked(correlation, "correlation", 0.0, 1 - 1e-6)
 
 
 def _checked(value: ArrayLike, name: str, low: float, high: float) -> np.ndarray:
@@ -471,7 +472,7 @@ def _checked(value: ArrayLike, name: str, low: float, high: float) -> np.ndarray
     check_finite(**{name: value})
     array = np.asarray(value, np.float64)
     if not (np.isfinite(array) & (array >= low) & (array <= high)).all():
-        where = "in [0, 1)" if high < 1 else "at least 0 and finite"
+        where = "in [0, 1 - 1e-6]" if high < 1 else "at least 0 and finite"
         raise InputError(
             f"{name} must be {where}, got {np.min(array):g} to {np.max(array):g}"
         )

@@ -11,10 +11,16 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from unlearn_jax import audit, data, methods, models, replicas, train
+from unlearn_jax.checks import (
+    check_counts,
+    check_fractions,
+    check_positive,
+    check_sizes,
+)
 from unlearn_jax.influence import cross_influence_norm
 from unlearn_jax.pipeline import Artifact
 from unlearn_jax.studies import common
-from unlearn_jax.studies.common import Arrays, variables_of
+from unlearn_jax.studies.common import Arrays, check_distinct, variables_of
 from unlearn_jax.types import (
     Dataset,
     InputError,
@@ -64,6 +70,8 @@ NORMS = ("|K_rf|", "|K_rf| / sqrt(|K_rr| |K_ff|)", "|T_rf|, with the inverse Hes
 
 EFFECT = 0.25
 """Change of a run's worst part, in nats, that counts as improved or broken."""
+NEAR = 0.1
+"""Least excess of an original, in nats, of which fractions are reported."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,7 +346,10 @@ def forget_sets(
             gaps = (pixels - pixels[rng.integers(num_train)]) ** 2
             chosen = np.argsort(gaps.sum(1))[:count]
         elif name == "one-class":
-            members = np.flatnonzero(np.asarray(samples.labels) == rng.integers(10))
+            members = np.arange(0)
+            # The largest class has a tenth of all samples or more, and a set less.
+            while len(members) < count:
+                members = np.flatnonzero(np.asarray(samples.labels) == rng.integers(10))
             chosen = rng.choice(members, count, replace=False)
         else:
             chosen = np.argsort(ranked[name])[:count]
@@ -412,25 +423,29 @@ def check(config: Config) -> None:
     """Raise on an unusable configuration.
 
     Raises:
-      InputError: too few seeds or models, sets of the wrong size, or an empty list.
+      InputError: too few models, sets of the wrong size, a list that is empty or names
+        something twice, or a number out of range.
     """
-    if not config.seeds or config.num_models < 2:
-        raise InputError(
-            "ascent_digits needs at least one seed and two models: set --seeds 0 1 2"
-            " --num-models 100"
-        )
+    check_distinct(seeds=config.seeds)
+    if config.num_models < 2:
+        raise InputError("ascent_digits needs two models: set --num-models 100")
+    check_counts(
+        num_epochs=config.num_epochs,
+        width=config.width,
+        num_tuning_epochs=config.num_tuning_epochs,
+    )
     if not 2 <= config.num_forget <= config.num_train // 12 or config.num_train > 1700:
         raise InputError(
             f"{config.num_forget} forget samples of {config.num_train}: pass at most"
             " 1,700 training samples, and a twelfth of them or less to forget, so that"
             " one class holds them"
         )
-    ascent = (config.ga_rates, config.ga_epochs)
-    descent_ascent = (config.gda_rates, config.gda_alphas)
-    if not all((*ascent, *descent_ascent, config.scrub_rates)):
-        raise InputError(
-            "every list of rates, epochs and alphas needs at least one value"
-        )
+    check_sizes(ga_epochs=config.ga_epochs)
+    check_fractions(gda_alphas=config.gda_alphas)
+    for name in ("ga_rates", "gda_rates", "gda_alphas", "scrub_rates"):
+        rates = {name: getattr(config, name)}
+        check_distinct(**rates)
+        check_positive(**rates)
 
 
 def make_artifacts(config: Config) -> list[Artifact]:
@@ -522,13 +537,28 @@ class Findings:
     def remaining(self, *names: str) -> np.ndarray:
         """Return the best run's excess ``[S]`` as a fraction of the original's.
 
-        Both are measured against the second oracles.
+        Both are measured against the second oracles. The fraction is NaN where the
+        original is nearer to the floor than :data:`NEAR`.
 
         Args:
           *names: methods to choose from, keys of :data:`METHODS`.
         """
         sets = np.arange(len(self.kinds))
-        return self.excess[sets, 1, self.best(*names)] / self.excess[:, 1, 0]
+        return self.excess[sets, 1, self.best(*names)] / self._original()[:, 1]
+
+    def _original(self) -> np.ndarray:
+        """Return the original's excess ``[S, 2]``, or NaN where it is at the floor."""
+        excess = self.excess[..., 0]
+        return np.where(excess > NEAR, excess, np.nan)
+
+    def is_worse(self, *names: str) -> np.ndarray:
+        """Return on which sets ``[S]`` the best run is no better than the original.
+
+        Args:
+          *names: methods to choose from, keys of :data:`METHODS`.
+        """
+        sets = np.arange(len(self.kinds))
+        return self.excess[sets, 1, self.best(*names)] >= self.excess[:, 1, 0]
 
     def remaining_elsewhere(self, *names: str) -> np.ndarray | None:
         """Return the excess ``[S]`` of the run chosen on the sets of other seeds.
@@ -539,13 +569,18 @@ class Findings:
           *names: methods to choose from, keys of :data:`METHODS`.
 
         Returns:
-          The fractions, as in :meth:`remaining`; None for a single seed.
+          The fractions, as in :meth:`remaining`; None if there are no other seeds, or
+          the original is at the floor on all of their sets.
         """
         seeds = self.factors[:, 0]
-        fractions = self.excess[:, :, self.rows_of(*names)] / self.excess[:, :, :1]
-        if len(set(seeds)) < 2:
+        rows = self.rows_of(*names)
+        fractions = self.excess[:, :, rows] / self._original()[..., None]
+        known = np.asarray(np.isfinite(fractions).all((1, 2)))
+        if any(not known[seeds != seed].any() for seed in seeds):
             return None
-        chosen = [fractions[seeds != seed, 0].mean(0).argmin() for seed in seeds]
+        chosen = [
+            fractions[known & (seeds != seed), 0].mean(0).argmin() for seed in seeds
+        ]
         return fractions[np.arange(len(seeds)), 1, chosen]
 
 

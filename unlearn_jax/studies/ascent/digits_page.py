@@ -1,5 +1,6 @@
 """Page of gradient ascent on digits."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,12 +23,13 @@ from unlearn_jax.studies.ascent.digits import (
     EFFECT,
     KINDS,
     METHODS,
+    NEAR,
     NORMS,
     Config,
     Findings,
     collect,
 )
-from unlearn_jax.studies.common import Artifacts, legend
+from unlearn_jax.studies.common import Artifacts, in_words, legend
 
 
 def outcomes(findings: Findings, *names: str) -> dict[str, np.ndarray]:
@@ -50,8 +52,10 @@ def klom_table(findings: Findings) -> Table:
     cells: list[list[Value]] = []
     for label, row in rows.items():
         values = [findings.klom[sets, 1, row, part] for part in range(3)]
-        values += [findings.tails[sets, 1, row, 0], findings.excess[sets, 1, row]]
-        cells.append([label, *_estimates(values, findings.factors)])
+        values.append(findings.tails[sets, 1, row, 0])
+        distances = _estimates(values, findings.factors, bounds=(0, math.inf))
+        excess = _estimates([findings.excess[sets, 1, row]], findings.factors)
+        cells.append([label, *distances, *excess])
     return Table(
         "KLoM to retrained models (nats)",
         [
@@ -64,22 +68,37 @@ def klom_table(findings: Findings) -> Table:
         ],
         cells,
         f"Means over the samples of a part, then over {len(sets)} forget sets, with 95"
-        " % intervals (seeds random). The best run of each set is chosen"
+        f" % intervals ({_random(findings)} random). The best run of each set is chosen"
         " after the fact, by its worst part, against one ensemble of retrained models,"
         " and shown against another: an upper limit that no user can reach.",
     )
 
 
-def _estimates(values: Sequence[np.ndarray], factors: np.ndarray) -> list[Value]:
-    return [audit.summarize_runs(value, factors=factors) for value in values]
+def _random(findings: Findings) -> str:
+    return "seeds" if len(set(findings.factors[:, 0])) > 1 else "sets"
+
+
+def _estimates(
+    values: Sequence[np.ndarray],
+    factors: np.ndarray,
+    bounds: tuple[float, float] | None = None,
+) -> list[Value]:
+    """Return estimates over the sets that have a value."""
+    cells: list[Value] = []
+    for value in values:
+        known = ~np.isnan(value)
+        estimate = None
+        if known.any():
+            estimate = audit.summarize_runs(
+                value[known], factors=factors[known], bounds=bounds
+            )
+        cells.append(estimate)
+    return cells
 
 
 def _percentages(shares: Sequence[np.ndarray], factors: np.ndarray) -> list[Value]:
     """Return estimates of shares in percent, with intervals from 0 to 100."""
-    return [
-        audit.summarize_runs(100 * share, factors=factors, bounds=(0, 100))
-        for share in shares
-    ]
+    return _estimates([100 * share for share in shares], factors, (0, 100))
 
 
 def outcome_table(findings: Findings) -> Table:
@@ -110,10 +129,10 @@ def outcome_table(findings: Findings) -> Table:
         "A run improved where its worst part (forget, retain or test) came at least"
         f" {EFFECT} nats nearer to retraining than the original is, and broke the model"
         f" where it moved at least {EFFECT} further away. Remaining: the worst part's"
-        " KLoM above the floor, as a fraction of the original's; 100 is no better than"
-        " the original, 0 is retraining. The best run is chosen after the fact on each"
-        " set; the one setting for all sets of a seed is that with the least mean on"
-        " the other seeds' sets.",
+        " KLoM above the floor, as a fraction of the original's, on sets where that is"
+        f" above {NEAR} nats; 100 is no better than the original, 0 is retraining. The"
+        " best run is chosen after the fact on each set; the one setting for all sets"
+        " of a seed is that with the least mean on the other seeds' sets.",
     )
 
 
@@ -121,14 +140,15 @@ def kind_table(findings: Findings) -> Table:
     """Return the table of outcomes by kind of forget set."""
     rows: list[list[Value]] = []
     shares = outcomes(findings, *ASCENT)
-    columns = [findings.klom[:, 1, 0, 0]]
-    columns += [100 * findings.remaining(name) for name in METHODS]
+    columns = [100 * findings.remaining(name) for name in METHODS]
     for kind, label in KINDS.items():
         chosen = findings.kinds == kind
         if chosen.any():
             values = [column[chosen] for column in columns]
             factors = findings.factors[chosen]
-            cells = _estimates(values, factors)
+            original = [findings.klom[chosen, 1, 0, 0]]
+            cells = _estimates(original, factors, (0, math.inf))
+            cells += _estimates(values, factors)
             fractions = [shares[name][chosen] for name in ("improved", "broke")]
             cells += _percentages(fractions, factors)
             rows.append([label, int(chosen.sum()), *cells])
@@ -165,13 +185,30 @@ def predictors(findings: Findings) -> dict[str, np.ndarray]:
     }
 
 
+def correlation(
+    findings: Findings, value: np.ndarray, goal: np.ndarray
+) -> audit.Estimate | None:
+    """Return the rank correlation over sets, None if either does not vary.
+
+    Args:
+      findings: numbers of the page.
+      value: ``[S]`` values of a predictor.
+      goal: ``[S]`` values of a measure of failure; sets with NaN are left out.
+    """
+    known = ~np.isnan(goal)
+    if known.sum() < 2:
+        return None
+    seeds = findings.factors[known, 0]
+    rho = audit.rank_correlation(value[known], goal[known], seeds)
+    return None if np.isnan(rho.mean) else rho
+
+
 def correlation_table(findings: Findings) -> Table:
     """Return the table of rank correlations between predictors and failures."""
     goals = targets(findings)
-    seeds = findings.factors[:, 0]
     rows: list[list[Value]] = []
     for name, value in predictors(findings).items():
-        cells = [audit.rank_correlation(value, goal, seeds) for goal in goals.values()]
+        cells = [correlation(findings, value, goal) for goal in goals.values()]
         rows.append([name, *cells])
     return Table(
         "Predictors of failure: rank correlation over forget sets",
@@ -243,8 +280,8 @@ def predictor_figure(findings: Findings) -> Drawing:
     known = predictors(findings)
     figure, panels = small_panels(len(known), share="y", height=2.9, columns=2)
     for axes, (name, value) in zip(panels, known.items(), strict=True):
-        rho = audit.rank_correlation(value, goal, findings.factors[:, 0])
-        title = f"rank correlation {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
+        rho = correlation(findings, value, goal)
+        title = f"rank correlation {in_words(rho, '.2f')}" if rho else ""
         dress(axes, title, grid="both", size=9)
         scatter(axes, findings, value, goal)
         axes.set_xlabel(name, fontsize=9)
@@ -259,39 +296,53 @@ def summary(findings: Findings) -> str:
     """Return the findings in sentences."""
     shares = outcomes(findings, *ASCENT)
     ascent = findings.remaining(*ASCENT)
-    rho, broke = (
-        audit.rank_correlation(findings.norms[:, 0], goal, findings.factors[:, 0])
-        for goal in targets(findings).values()
+    correlations = []
+    words = (
+        "remaining distance after the best run",
+        "fraction of runs that break the model",
     )
+    for name, goal in zip(words, targets(findings).values(), strict=True):
+        rho = correlation(findings, findings.norms[:, 0], goal)
+        if rho is not None:
+            correlations.append(f"{in_words(rho, '.2f')} with the {name}")
+    norms = ""
+    if correlations:
+        norms = (
+            " The cross-influence norm was conjectured to go with failure: its rank"
+            f" correlation is {' and '.join(correlations)}."
+        )
     elsewhere = findings.remaining_elsewhere("gda")
     one = ""
     if elsewhere is not None:
         one = (
             " One setting of descent-ascent for all sets, chosen on other seeds,"
-            f" leaves {100 * elsewhere.mean():.0f} %."
+            f" leaves {100 * np.nanmean(elsewhere):.0f} %."
         )
-    num_worse = int((ascent >= 1).sum())
     by_kind = {}
     for kind, label in KINDS.items():
-        chosen = findings.kinds == kind
+        chosen = (findings.kinds == kind) & ~np.isnan(ascent)
         if chosen.any():
             by_kind[label] = 100 * ascent[chosen].mean()
-    hardest = max(by_kind, key=lambda kind: by_kind[kind])
-    easiest = min(by_kind, key=lambda kind: by_kind[kind])
+    left = ""
+    end = "."
+    if by_kind:
+        hardest = max(by_kind, key=lambda kind: by_kind[kind])
+        easiest = min(by_kind, key=lambda kind: by_kind[kind])
+        left = (
+            f" leaves {100 * np.nanmean(ascent):.0f} % of the original's distance on"
+            f" average ({easiest}: {by_kind[easiest]:.0f} %, {hardest}:"
+            f" {by_kind[hardest]:.0f} %), and"
+        )
+        end = (
+            "; fine-tuning without ascent leaves"
+            f" {100 * np.nanmean(findings.remaining('finetune')):.0f} %.{one}"
+        )
     return (
         f"Of all runs with ascent {100 * shares['improved'].mean():.0f} % came nearer"
         f" to retraining, {100 * shares['unchanged'].mean():.0f} % did not move and"
         f" {100 * shares['broke'].mean():.0f} % broke the model. The best of each set,"
-        f" chosen after the fact, leaves {100 * ascent.mean():.0f} % of the original's"
-        f" distance on average ({easiest}: {by_kind[easiest]:.0f} %, {hardest}:"
-        f" {by_kind[hardest]:.0f} %), and is no better than the original on"
-        f" {num_worse} of {len(ascent)} sets; fine-tuning without ascent leaves"
-        f" {100 * findings.remaining('finetune').mean():.0f} %.{one} The"
-        " cross-influence norm was conjectured to go with failure: its rank"
-        f" correlation is {rho.mean:.2f} [{rho.low:.2f}, {rho.high:.2f}] with the"
-        f" remaining distance after the best run, and {broke.mean:.2f}"
-        f" [{broke.low:.2f}, {broke.high:.2f}] with the fraction of runs that break the"
-        " model."
+        f" chosen after the fact,{left} is no better than the original on"
+        f" {findings.is_worse(*ASCENT).sum()} of {len(ascent)} sets{end}{norms}"
     )
 
 

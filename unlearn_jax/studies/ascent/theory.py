@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.contrib import testbeds
 from unlearn_jax.contrib.testbeds import COUNTS, Sizes
 from unlearn_jax.pipeline import Artifact
-from unlearn_jax.studies.common import Arrays
+from unlearn_jax.studies.common import Arrays, check_distinct
 from unlearn_jax.types import InputError
 
 ROWS = (
@@ -325,19 +326,14 @@ def make_artifacts(config: Config) -> list[Artifact]:
     """Return sampled examples per seed, paths, a grid of paths, and the trap.
 
     Raises:
-      InputError: sizes that are too small, or a number of fine-tuning steps that is
-        not a multiple of 2,000.
+      InputError: no seeds or equal ones, numbers out of range, or a number of
+        fine-tuning steps that is not a multiple of 2,000.
     """
-    if (
-        not config.seeds
-        or config.num_examples < 1
-        or config.grid < 2
-        or config.num_steps < 1
-    ):
-        raise InputError(
-            "ascent_theory needs at least one seed, one example, a grid of 2 and one"
-            " step"
-        )
+    check_distinct(seeds=config.seeds)
+    check_counts(num_examples=config.num_examples, num_steps=config.num_steps)
+    check_positive(learning_rate=config.learning_rate)
+    if config.grid < 2:
+        raise InputError(f"ascent_theory needs a grid of 2 or more, got {config.grid}")
     if config.fine_tuning_steps < 2000 or config.fine_tuning_steps % 2000:
         raise InputError(
             f"fine_tuning_steps is {config.fine_tuning_steps}: pass a multiple of"

@@ -84,9 +84,8 @@ def order_table(samples: list[Arrays]) -> Table:
     rows = []
     for label, column in zip(labels, held.T, strict=True):
         known = column[~np.isnan(column)]
-        rows.append(
-            [label, known.size, int((known == 1).sum()), float(100 * known.mean())]
-        )
+        share = float(100 * known.mean()) if known.size else None
+        rows.append([label, known.size, int((known == 1).sum()), share])
     return Table(
         "Descent-ascent ends on the far side of the original: sampled examples",
         ["alpha in", "examples with such an alpha", "ordering holds", "%"],

@@ -16,10 +16,11 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from unlearn_jax import audit, data, models, train
+from unlearn_jax.checks import check_counts, check_not_negative, check_range
 from unlearn_jax.contrib import coresets
 from unlearn_jax.influence import ridge
 from unlearn_jax.pipeline import Artifact
-from unlearn_jax.studies.common import Arrays
+from unlearn_jax.studies.common import Arrays, check_distinct, check_rising
 from unlearn_jax.types import InputError
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -86,7 +87,8 @@ def make_artifacts(config: Config) -> list[Artifact]:
 
     Raises:
       InputError: too few seeds or worlds, a seed that both trains the curve and judges,
-        or a curve that is out of range or does not ascend.
+        a curve that is out of range or does not ascend, no sets or equal ones, or
+        numbers out of range.
     """
     num_worlds = min(config.search_worlds, config.judge_worlds)
     if min(len(config.seeds), len(config.judge_seeds), num_worlds) < 3:
@@ -98,12 +100,42 @@ def make_artifacts(config: Config) -> list[Artifact]:
         raise InputError(
             "judge_seeds must not overlap with seeds, which determine the sizes"
         )
-    is_ascending = list(config.curve) == sorted(set(config.curve))
-    if not is_ascending or not all(0 < share < 1 for share in config.curve):
+    check_rising(curve=config.curve)
+    check_distinct(
+        seeds=config.seeds, judge_seeds=config.judge_seeds, sets=set_names(config)
+    )
+    check_counts(
+        random_size=config.random_size,
+        num_features=config.num_features,
+        random_orders=config.random_orders,
+        width=config.width,
+        num_epochs=config.num_epochs,
+    )
+    check_counts(0, random_sets=config.random_sets)
+    check_range(np.array(config.cluster_classes), 10, "cluster_classes")
+    check_not_negative(
+        tolerance=config.tolerance, other_tolerances=config.other_tolerances
+    )
+    # At a tolerance of 1, removing nothing would be enough.
+    if max(config.tolerance, *config.other_tolerances, config.delta) >= 1:
         raise InputError(
-            "the curve's fractions must ascend and lie between 0 and 1, got"
-            f" {config.curve}"
+            "tolerance, other_tolerances and delta must be less than 1, got"
+            f" {config.tolerance}, {config.other_tolerances} and {config.delta}"
         )
+    # Raises on a number of training samples that the digits do not have.
+    samples = data.load_digits(num_train=config.num_train).train
+    if config.random_sets and config.random_size >= config.num_train:
+        raise InputError(
+            f"random_size is {config.random_size} of {config.num_train} training"
+            " samples: forget fewer"
+        )
+    counts = np.bincount(samples.labels, minlength=10)
+    for label in config.cluster_classes:
+        if counts[label] < 2:
+            raise InputError(
+                f"class {label} has {counts[label]} training samples, too few for"
+                " clusters: raise num_train"
+            )
 
     def take(*names: str) -> dict[str, Any]:
         return {name: getattr(config, name) for name in names}

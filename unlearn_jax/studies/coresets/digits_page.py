@@ -11,7 +11,7 @@ from unlearn_jax import audit
 from unlearn_jax.contrib import coresets
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import legend
+from unlearn_jax.studies.common import in_words, legend
 from unlearn_jax.studies.coresets.digits import (
     AGAIN,
     ALL,
@@ -29,10 +29,14 @@ from unlearn_jax.studies.coresets.digits import (
     shares_of,
 )
 
+PERCENT = (0.0, 100.0)
 
-def estimate(values: Sequence[np.ndarray]) -> audit.Estimate:
+
+def estimate(
+    values: Sequence[np.ndarray], bounds: tuple[float, float] | None = None
+) -> audit.Estimate:
     """Return the mean over forget sets and seeds, from values ``[S]`` per set."""
-    return audit.summarize_runs(np.stack(values))
+    return audit.summarize_runs(np.stack(values), bounds=bounds)
 
 
 def rate(events: np.ndarray) -> str:
@@ -148,6 +152,10 @@ def network_table(
         is_enough = is_suppressed[..., column]
         is_rest_enough = is_suppressed[..., rest]
         again = column == AGAIN
+        accuracies = []
+        for name in ("accuracy", "test_accuracy"):
+            values = [100 * part[name][:, column] for part in judged]
+            accuracies.append(estimate(values, PERCENT))
         removed = np.mean([mask.mean() for mask in removed_by(judged, column)])
         rows.append(
             [
@@ -157,8 +165,7 @@ def network_table(
                 rate(is_enough),
                 None if again else rate(~is_rest_enough),
                 None if again else rate(is_enough & ~is_rest_enough),
-                estimate([100 * part["accuracy"][:, column] for part in judged]),
-                estimate([100 * part["test_accuracy"][:, column] for part in judged]),
+                *accuracies,
             ]
         )
     return Table(
@@ -243,7 +250,17 @@ def ulira_auc(
         signals = part["signals"][:, :, mask == removed]
         if signals.size:
             areas.append(100 * audit.ulira(signals[:, column], signals[:, AGAIN]).auc)
-    return estimate(areas) if areas else None
+    if not areas:
+        return None
+    values = np.stack(areas)
+    influences = audit.pair_influences(values.T).T
+    return audit.summarize(
+        values.ravel(),
+        None,
+        np.indices(values.shape).reshape(2, -1).T,
+        bounds=PERCENT,
+        influences=influences.ravel(),
+    )
 
 
 def curve_figure(
@@ -336,8 +353,7 @@ def attack_check(config: Config, artifacts: Mapping[str, Arrays]) -> Check:
     auc = ulira_auc(judged, ALL, removed=True)
     assert auc is not None
     detail = (
-        f"AUC {auc.mean:.0f} % [{auc.low:.0f}, {auc.high:.0f}] without F against other"
-        " seeds without F"
+        f"AUC in percent {in_words(auc, '.0f')} without F against other seeds without F"
     )
     return Check(
         "U-LiRA finds no trace where all of F is removed",
@@ -401,8 +417,7 @@ def summary(config: Config, artifacts: Mapping[str, Arrays]) -> str:
         if ours is not None and random is not None:
             sentences.append(
                 "Members left out of the core-set give U-LiRA an AUC of"
-                f" {ours.mean:.0f} % [{ours.low:.0f}, {ours.high:.0f}]"
-                f" ({KINDS[kind].lower()}); as many left in at random one of"
-                f" {random.mean:.0f} % [{random.low:.0f}, {random.high:.0f}]."
+                f" {in_words(ours, '.0f')} % ({KINDS[kind].lower()}); as many left in"
+                f" at random one of {in_words(random, '.0f')} %."
             )
     return " ".join(sentences)

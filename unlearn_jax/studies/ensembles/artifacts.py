@@ -24,13 +24,8 @@ def make_artifacts(config: EnsembleConfig) -> list[Artifact]:
     check(config)
     lab = Lab(config)
     plain = to_json(config)
-    data = {
-        key: value
-        for key, value in plain["data"].items()
-        if config.data.source != "tfds" or key != "path"
-    }
     base = {
-        "data": data,
+        "data": config.data.identity(),
         "model": plain_model(config.model),
         "training": plain["training"],
     }

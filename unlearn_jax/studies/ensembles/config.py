@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from unlearn_jax.checks import check_counts
 from unlearn_jax.ensembles import Lotos, Trs
 from unlearn_jax.objectives import AdversarialTraining, CrossEntropy
 from unlearn_jax.pipeline.config.schema import DataConfig, ModelConfig, TrainingConfig
@@ -185,7 +186,9 @@ def check(config: EnsembleConfig) -> None:
         )
     if plan.every_epochs < 0:
         raise InputError("attack.every_epochs must not be negative")
-    is_rising = list(plan.radii) == sorted(plan.radii) and plan.radii[0] > 0
+    is_rising = (
+        list(plan.radii) == sorted(plan.radii) and min(plan.radii, default=0) > 0
+    )
     if plan.main_radius not in plan.radii or not is_rising:
         raise InputError(
             "attack.radii must be positive and ascending, and attack.main_radius one of"
@@ -203,6 +206,7 @@ def check(config: EnsembleConfig) -> None:
             "training.objective and training.max_norm do not apply to ensembles: name"
             " arms instead"
         )
+    check_counts(**{"clip.period": config.clip.period})
     if config.overhead_steps % config.clip.period:
         raise InputError(
             "overhead_steps must be a multiple of clip.period, so that the time per"

@@ -14,7 +14,7 @@ from unlearn_jax.attacks import risk_gap_bound
 from unlearn_jax.audit import Estimate, sample_weights, summarize
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Arrays, Artifacts, legend
+from unlearn_jax.studies.common import Arrays, Artifacts, in_words, legend
 from unlearn_jax.studies.ensembles.config import TERMS, EnsembleConfig, terms_of
 
 Metric = Callable[[Arrays, np.ndarray], np.ndarray]
@@ -174,10 +174,15 @@ class _Summary:
             [metric(self.of(arm, seed), self.weights) for seed in self.config.seeds]
         )
 
-    def estimate(self, values: np.ndarray) -> Estimate | None:
+    def estimate(
+        self, values: np.ndarray, bounds: tuple[float, float] | None = None
+    ) -> Estimate | None:
         if not np.isfinite(values[:, 0]).all():
             return None
-        return summarize(values[:, 0], values[:, 1:].T, self.seeds)
+        return summarize(values[:, 0], values[:, 1:].T, self.seeds, bounds=bounds)
+
+    def percentage(self, values: np.ndarray) -> Estimate | None:
+        return self.estimate(values, (0, 100))
 
 
 def parents(arms: Sequence[str]) -> list[tuple[str, str]]:
@@ -218,7 +223,7 @@ def make_page(config: EnsembleConfig, artifacts: Artifacts) -> Page:
     )
     rows: list[list[Any]] = []
     for arm in config.arms:
-        rows.append([label_of(arm), *map(summary.estimate, values[arm].values())])
+        rows.append([label_of(arm), *map(summary.percentage, values[arm].values())])
     main = Table(
         f"{config.num_members} members at radius {plan.main_radius:g}/255",
         ["arm", *columns],
@@ -282,12 +287,14 @@ def _words(
             verdict = "holds"
         elif sign * change.mean > 0:
             verdict = "holds in the mean, but the interval holds 0"
+        elif (change.high if sign > 0 else -change.low) < 0:
+            verdict = "is contradicted"
         elif name.startswith("transfer") and plain < 100 * plan.min_transfer:
             verdict = f"is undecided: plain members transfer {plain:.0f}% only"
-        size = f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
+        size = in_words(change, "+.1f")
         text.append(
             f"Published: {what}. At {plan.main_radius:g}/255 here it {verdict} ({name}:"
-            f" {size})."
+            f" {size} points)."
         )
         if name != "white-box PGD":
             continue
@@ -295,7 +302,7 @@ def _words(
             if radius != plan.main_radius:
                 metric = partial(_at_radius, _white, r)
                 size = _change(summary, arm, less, metric)
-                text.append(f"At {radius:g}/255: {size}.")
+                text.append(f"At {radius:g}/255: {size} points.")
     return " ".join(text)
 
 
@@ -305,7 +312,7 @@ def _change(summary: _Summary, arm: str, less: str, metric: Metric) -> str:
         summary.values(arm, metric) - summary.values(less, metric)
     )
     assert change is not None
-    return f"{change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}]"
+    return in_words(change, "+.1f")
 
 
 def _norms_table(config: EnsembleConfig, artifacts: Artifacts) -> Table:
@@ -522,7 +529,7 @@ def _curves(config: EnsembleConfig, summary: _Summary) -> Figure:
             rows = []
             for r in range(len(radii)):
                 metric = partial(_at_radius, measure, r)
-                cell = summary.estimate(summary.values(arm, metric))
+                cell = summary.percentage(summary.values(arm, metric))
                 rows.append(cell[:4] if cell else (math.nan,) * 4)
             means, _, low, high = zip(*rows, strict=True)
             color = COLORS[i % len(COLORS)]

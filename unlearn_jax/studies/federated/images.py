@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import data, train
+from unlearn_jax.checks import check_choice, check_counts, check_positive
 from unlearn_jax.contrib import federated
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.optimizers import Adam
 from unlearn_jax.pipeline import Artifact, DataConfig, ModelConfig, estimate
 from unlearn_jax.pipeline.config.resolve import build_model, load_data, plain_model
 from unlearn_jax.pipeline.config.schema import to_json
-from unlearn_jax.studies.common import variables_of
+from unlearn_jax.studies.common import check_distinct, variables_of
 from unlearn_jax.studies.federated import recovery
 from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
 
@@ -144,10 +145,14 @@ def federation(setting: str, config: Config) -> Federation:
         )
     else:
         split = federated.dirichlet_split(
-            labels, num_clients, alpha=config.alpha, min_samples=20, seed=0
+            labels,
+            num_clients,
+            alpha=config.alpha,
+            min_samples=min(20, len(labels) // num_clients),
+            seed=0,
         )
     everybody = np.arange(num_clients)
-    width = len(labels) // 2
+    width = max(len(labels) // 2, int(np.bincount(split).max()))
     real = np.arange(num_clients + 1) < num_clients
     plain = federated.gather_clients(split, width=width)
     before = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), plain)
@@ -315,8 +320,9 @@ def make_artifacts(config: Config) -> list[Artifact]:
         raise InputError(
             f"unknown setting {sorted(unknown)[0]!r}: choose {', '.join(SETTINGS)}"
         )
-    if not config.seeds or not config.settings:
-        raise InputError("give at least one seed and one setting")
+    check_distinct(seeds=config.seeds, settings=config.settings)
+    if config.num_clients < 2:
+        raise InputError(f"num_clients must be 2 or more, got {config.num_clients}")
     if config.num_clients < 10 and {"owner", "pairs"} & set(config.settings):
         raise InputError(
             "settings owner and pairs need at least 10 clients, got"
@@ -326,18 +332,16 @@ def make_artifacts(config: Config) -> list[Artifact]:
         raise InputError(
             f"setting pairs needs an even number of clients, got {config.num_clients}"
         )
-    if min(config.rounds, config.recovery) < 1:
-        raise InputError("rounds and recovery must be at least 1")
-    if config.optimizer not in ("sgd", "adam") or not config.learning_rate > 0:
-        raise InputError("optimizer must be sgd or adam, and learning_rate positive")
-    if config.num_cases < 0 or config.group < 1:
-        raise InputError("num_cases must not be negative, and group at least 1")
+    check_counts(rounds=config.rounds, recovery=config.recovery, group=config.group)
+    check_counts(0, num_cases=config.num_cases)
+    check_choice("optimizer", config.optimizer, ("sgd", "adam"))
+    check_positive(learning_rate=config.learning_rate, strengths=config.strengths)
     plain = to_json(config)
     for name in ("settings", "seeds", "group"):
         del plain[name]
     plain["model"] = plain_model(config.model)
-    if config.data is not None and config.data.source == "tfds":
-        del plain["data"]["path"]
+    if config.data is not None:
+        plain["data"] = config.data.identity()
     artifacts = []
     for setting in config.settings:
         # Raises on samples that cannot be split.

@@ -17,7 +17,7 @@ from unlearn_jax.figures.style import (
     small_panels,
 )
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Artifacts, legend
+from unlearn_jax.studies.common import Artifacts, legend, summarize_finite
 from unlearn_jax.studies.federated.images import (
     MEASURES,
     SETTINGS,
@@ -28,6 +28,7 @@ from unlearn_jax.studies.federated.images import (
 from unlearn_jax.studies.federated.recovery import (
     LABELS,
     is_finite,
+    mean_of,
     paired_change,
     percent,
     unrecovered,
@@ -69,8 +70,12 @@ def methods_table(runs: federated.RecoveryRuns, setting: str) -> Table:
             summaries[2:] = [None, None, None]
         lines.append([label, once, rounds, *summaries])
     test, forget, distance = paired_change(runs, [0, 1, 3])
-    gap = runs.summary(runs.gap("special") - runs.gap("same"))
-    yeom = runs.summary(runs.gap("special", "yeom") - runs.gap("same", "yeom"))
+    gap, yeom = (
+        summarize_finite(
+            runs.gap("special", name) - runs.gap("same", name), runs.summary
+        )
+        for name in ("forget", "yeom")
+    )
     label = "PUF special − natural, PUF's rounds (paired)"
     lines.append([label, None, None, test, forget, gap, distance, yeom])
     missed = unrecovered(runs)
@@ -122,13 +127,13 @@ def clients_table(
     ]
     rows = []
     for client in range(len(sizes)):
-        cells = [float(100 * runs.final(name)[:, client, 1].mean()) for name in names]
+        cells = [100 * runs.final(name)[:, client, 1] for name in names]
         for name in ("natural", "special", "again"):
-            cells.append(float(runs.gap(name)[:, client].mean()))
+            cells.append(runs.gap(name)[:, client])
         for name in ("natural", "special"):
-            cells.append(float(runs.rounds[name][0][:, client].mean()))
+            cells.append(runs.rounds[name][0][:, client])
         row = [str(client), int(sizes[client]), int(classes[client])]
-        rows.append([*row, *(f"{cell:.1f}" for cell in cells)])
+        rows.append([*row, *map(mean_of, cells)])
     caption = (
         "Forget accuracy in %, its gap in points, and rounds; means over seeds, after"
         " recovery. Special, regular: PUF. Classes: those that at least 5% of the"
@@ -140,7 +145,7 @@ def clients_table(
 def strength_table(runs: federated.RecoveryRuns, strengths: Sequence[float]) -> Table:
     """Return the table of strengths of PUF special, a row each."""
     rows = []
-    for eta in strengths:
+    for eta in sorted({*strengths, 2.0}):
         name = "special" if eta == 2.0 else f"special-{eta:g}"
         at_once = 100 * runs.measured[name][:, :, 0]
         final = 100 * runs.final(name)
@@ -306,10 +311,8 @@ def summary_of(recoveries: Mapping[str, federated.RecoveryRuns]) -> str:
             "special+",
             "more+",
         )
-        gap = {row: f"{runs.gap(row).mean():.1f}" for row in rows}
-        rounds = {
-            row: f"{runs.rounds[row][0].mean():.1f}" for row in ("natural", "special")
-        }
+        gap = {row: mean_of(runs.gap(row)) for row in rows}
+        rounds = {row: mean_of(runs.rounds[row][0]) for row in ("natural", "special")}
         sentences.append(
             f"{name.capitalize()}: original {gap['original']}, natural"
             f" {gap['natural']} ({rounds['natural']} rounds) or {gap['same']} (PUF's"

@@ -15,6 +15,7 @@ import numpy as np
 
 from unlearn_jax import audit, replicas
 from unlearn_jax.contrib import federated
+from unlearn_jax.studies.common import summarize_finite
 from unlearn_jax.types import Array, Model, PyTree, Variables
 
 Measure = Callable[[Any, Any], Array]
@@ -253,9 +254,15 @@ def repeat(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: np.stack([leaf] * count), tree)
 
 
-def percent(runs: federated.RecoveryRuns, values: np.ndarray) -> audit.Estimate:
-    """Return the summary of percentages ``[S, L]``."""
-    return runs.summary(values, bounds=(0, 100))
+def percent(runs: federated.RecoveryRuns, values: np.ndarray) -> audit.Estimate | str:
+    """Return the summary of percentages ``[S, L]``, or how many runs diverged."""
+    return summarize_finite(values, runs.summary, bounds=(0, 100))
+
+
+def mean_of(values: np.ndarray) -> str:
+    """Return the mean over runs with one decimal, in words if a run diverged."""
+    mean = values.mean()
+    return f"{mean:.1f}" if np.isfinite(mean) else "unknown (diverged)"
 
 
 def paired_change(runs: federated.RecoveryRuns, measures: list[int]) -> list[Any]:
@@ -266,7 +273,7 @@ def paired_change(runs: federated.RecoveryRuns, measures: list[int]) -> list[Any
       measures: positions of the measures.
     """
     change = 100 * (runs.final("special") - runs.final("same"))
-    return [runs.summary(change[..., i]) for i in measures]
+    return [summarize_finite(change[..., i], runs.summary) for i in measures]
 
 
 def is_finite(runs: federated.RecoveryRuns) -> bool:

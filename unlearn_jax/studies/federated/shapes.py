@@ -12,7 +12,7 @@ import numpy as np
 from unlearn_jax import models, optimizers, train
 from unlearn_jax.contrib import federated
 from unlearn_jax.pipeline import Artifact
-from unlearn_jax.studies.common import variables_of
+from unlearn_jax.studies.common import check_distinct, variables_of
 from unlearn_jax.studies.federated import recovery
 from unlearn_jax.types import Array, Dataset, InputError, Model, PyTree, Variables
 
@@ -214,10 +214,9 @@ def make_artifacts(config: Config) -> list[Artifact]:
     """Return artifacts of training and unlearning for every seed.
 
     Raises:
-      InputError: no seeds, or sizes that are too small.
+      InputError: no seeds or equal ones, or sizes that are too small.
     """
-    if not config.seeds:
-        raise InputError("give at least one seed")
+    check_distinct(seeds=config.seeds)
     smallest = min(config.num_images, config.rounds, config.recovery, config.width)
     if config.num_clients < 2 or smallest < 1:
         raise InputError(

@@ -19,10 +19,16 @@ from unlearn_jax.figures.style import (
     small_panels,
 )
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Artifacts, legend, variables_of
+from unlearn_jax.studies.common import (
+    Artifacts,
+    legend,
+    summarize_finite,
+    variables_of,
+)
 from unlearn_jax.studies.federated.recovery import (
     LABELS,
     is_finite,
+    mean_of,
     paired_change,
     percent,
     unrecovered,
@@ -64,7 +70,7 @@ def methods_table(runs: federated.RecoveryRuns) -> Table:
         *cells, unseen = (percent(runs, final[..., i]) for i in range(5))
         lines.append([label, once, rounds, *cells, gap, unseen])
     *cells, unseen = paired_change(runs, [0, 1, 2, 3, 4])
-    gap = runs.summary(runs.gap("special") - runs.gap("same"))
+    gap = summarize_finite(runs.gap("special") - runs.gap("same"), runs.summary)
     label = "PUF special − natural, PUF's rounds (paired)"
     lines.append([label, None, None, *cells, gap, unseen])
     missed = unrecovered(runs)
@@ -159,7 +165,7 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
     runs = federated.RecoveryRuns(
         [artifacts[f"forget-{seed}"] for seed in config.seeds], MEASURES
     )
-    gap = {name: runs.gap(name).mean() for name in ROWS}
+    gap = {name: mean_of(runs.gap(name)) for name in ROWS}
     dice = {
         name: 100 * runs.final(name)[..., 2].mean()
         for name in ("original", "retrained")
@@ -168,11 +174,11 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
         f"Dice on the leaving client's images is {dice['original']:.1f}% for the"
         f" original model and {dice['retrained']:.1f}% for the model retrained without"
         " the client. Mean gap to that, client by client, in points: original"
-        f" {gap['original']:.1f}, natural {gap['natural']:.1f}, natural with as many"
-        f" rounds as PUF {gap['same']:.1f}, PUF special {gap['special']:.1f}"
-        f" ({gap['special+']:.1f} at the last round), PUF regular {gap['regular']:.1f},"
-        f" NoT {gap['not']:.1f}, projected ascent {gap['ascent']:.1f}, a second"
-        f" retraining {gap['again']:.1f}."
+        f" {gap['original']}, natural {gap['natural']}, natural with as many"
+        f" rounds as PUF {gap['same']}, PUF special {gap['special']}"
+        f" ({gap['special+']} at the last round), PUF regular {gap['regular']},"
+        f" NoT {gap['not']}, projected ascent {gap['ascent']}, a second"
+        f" retraining {gap['again']}."
     )
     at_once = runs.measured["special"][:, :, 0] - runs.measured["original"]
     once = 100 * at_once[..., 2].mean()

@@ -5,6 +5,7 @@ curvature of the loss, and from networks as they are, where a guard judges the e
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -17,9 +18,11 @@ import optax
 from sklearn.datasets import load_digits
 
 from unlearn_jax import audit, influence, methods, models, train
+from unlearn_jax.checks import check_counts, check_positive, check_range, check_sizes
 from unlearn_jax.losses import cross_entropy
 from unlearn_jax.methods.influence_target import influence_targets
 from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import check_distinct
 from unlearn_jax.types import Array, Dataset, InputError, Variables
 
 Params = Any
@@ -493,22 +496,29 @@ def make_artifacts(config: Config) -> list[Artifact]:
     Raises:
       InputError: unusable sizes, fractions or names of networks.
     """
-    if not config.seeds or config.num_samples not in range(20, 1401, 10):
+    check_distinct(
+        seeds=config.seeds,
+        networks=config.networks,
+        widths=config.widths,
+        classes=config.classes,
+    )
+    if config.num_samples not in range(20, 1401, 10):
         raise InputError(
-            "influence_digits needs at least one seed and 20 to 1400 training images, a"
-            " multiple of 10"
+            "influence_digits needs 20 to 1400 training images, a multiple of 10"
         )
-    if (
-        not config.fractions
-        or not all(0 < f < 1 for f in config.fractions)
-        or config.ridge <= 0
-    ):
+    check_positive(ridge=config.ridge)
+    check_counts(width=config.width, num_steps=config.num_steps)
+    check_sizes(widths=config.widths)
+    check_range(np.array(config.classes), 10, "classes")
+    counts = [round(fraction * config.num_samples) for fraction in config.fractions]
+    if not counts or not all(0 < count < config.num_samples for count in counts):
         raise InputError(
-            "fractions must lie between 0 and 1, and ridge must be positive"
+            f"fractions are {config.fractions} of {config.num_samples} images: give at"
+            " least one, and remove at least one image and not all"
         )
     for name in config.networks:
-        kind, *numbers = name.split("-")
-        if kind not in ACTIVATIONS or len(numbers) != 2:
+        parts = re.fullmatch(r"(\w+)-([1-9]\d*)-(\d+\.?\d*|\.\d+)", name)
+        if parts is None or parts[1] not in ACTIVATIONS or float(parts[3]) <= 0:
             raise InputError(
                 "a network is named activation-units-penalty, such as tanh-64-0.01;"
                 f" got {name!r}"

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import layers, models, pipeline, replicas, train
+from unlearn_jax.checks import check_positive
 from unlearn_jax.contrib import diffusion
 from unlearn_jax.models.denoiser import Denoiser, build_denoiser
 from unlearn_jax.pipeline import Artifact, DataConfig
-from unlearn_jax.studies.common import Arrays, variables_of
+from unlearn_jax.studies.common import Arrays, check_distinct, variables_of
 from unlearn_jax.types import (
     Array,
     Dataset,
@@ -532,7 +533,8 @@ def make_artifacts(config: Config) -> list[Artifact]:
     """Return classifiers, denoisers, and the tuning and the runs of each method.
 
     Raises:
-      InputError: tuning on a reported seed or concept, or sizes that are too small.
+      InputError: tuning on a reported seed or concept, sizes that are too small, or a
+        list that is empty, names something twice or has a number out of range.
     """
     chosen = [*config.concepts, config.tuning_concept]
     if config.tuning_seed in config.seeds or config.tuning_concept in config.concepts:
@@ -541,14 +543,18 @@ def make_artifacts(config: Config) -> list[Artifact]:
             " concepts"
         )
     is_valid = len(set(chosen)) == len(chosen) and set(chosen) <= set(range(10))
-    if not config.seeds or not config.concepts or not is_valid:
-        raise InputError("give at least one seed, and different concepts from 0 to 9")
+    if not config.concepts or not is_valid:
+        raise InputError("give different concepts from 0 to 9, at least one")
     smallest = min(config.width, config.num_epochs, config.num_steps)
-    if min(smallest, config.num_samples // SHOWN) < 1 or not config.radii:
-        raise InputError(
-            f"sizes must be positive, num_samples at least {SHOWN}, and radii not empty"
-        )
+    if min(smallest, config.num_samples // SHOWN) < 1:
+        raise InputError(f"sizes must be positive, and num_samples at least {SHOWN}")
+    check_distinct(seeds=config.seeds)
+    for name in ("learning_rates", "overshoots", "radii"):
+        options = {name: getattr(config, name)}
+        check_distinct(**options)
+        check_positive(**options)
     fields = dataclasses.asdict(config)
+    fields["data"]["path"] = config.data.identity().get("path")
 
     def take(*names: str) -> dict[str, Any]:
         return {name: fields[name] for name in names}

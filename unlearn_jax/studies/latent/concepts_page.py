@@ -1,5 +1,6 @@
 """Page of latent concept unlearning."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from unlearn_jax.pipeline import (
     Page,
     Table,
 )
-from unlearn_jax.studies.common import Artifacts, legend, variables_of
+from unlearn_jax.studies.common import Artifacts, in_words, legend, variables_of
 from unlearn_jax.studies.latent.concepts import (
     METHODS,
     MODELS,
@@ -30,10 +31,22 @@ from unlearn_jax.studies.latent.concepts import (
 )
 from unlearn_jax.types import PyTree, Status
 
+PERCENT = (0.0, 100.0)
+LENGTH = (0.0, math.inf)
 
-def estimate(config: Config, values: np.ndarray) -> Estimate:
-    """Return the mean over runs, with an interval over seeds and classes."""
-    return summarize_runs(values.reshape(len(config.seeds), len(config.concepts)))
+
+def estimate(
+    config: Config, values: np.ndarray, bounds: tuple[float, float] | None = None
+) -> Estimate:
+    """Return the mean over runs, with an interval over seeds and classes.
+
+    Args:
+      config: study configuration.
+      values: ``[R]`` values of the runs.
+      bounds: smallest and largest value, as for percentages; None for differences.
+    """
+    shape = (len(config.seeds), len(config.concepts))
+    return summarize_runs(values.reshape(shape), bounds=bounds)
 
 
 def floor_distance(config: Config, classifiers: Mapping[str, PyTree]) -> np.ndarray:
@@ -57,7 +70,8 @@ def floor_distance(config: Config, classifiers: Mapping[str, PyTree]) -> np.ndar
 
 def main_table(config: Config, artifacts: Artifacts) -> Table:
     """Return the main table, a row per method."""
-    floor = estimate(config, floor_distance(config, artifacts["classifiers"]))
+    floor = floor_distance(config, artifacts["classifiers"])
+    floor = estimate(config, floor, LENGTH)
     rows: list[list[Any]] = [["real images", None, None, floor, None, None]]
     for name, label in ROWS.items():
         row: list[Any] = [label]
@@ -68,7 +82,8 @@ def main_table(config: Config, artifacts: Artifacts) -> Table:
             "unconditional",
             "attacked",
         ):
-            row.append(estimate(config, values_of(artifacts, name, measure)))
+            bounds = LENGTH if measure == "frechet" else PERCENT
+            row.append(estimate(config, values_of(artifacts, name, measure), bounds))
         rows.append(row)
     accuracy = float(artifacts["classifiers"]["evaluator-accuracy"])
     return Table(
@@ -145,18 +160,23 @@ def search_table(config: Config, artifacts: Artifacts) -> Table:
     """Return the table of status and length of the latent attack, for both judges."""
     search = artifacts["search"]
     rows: list[list[Any]] = []
+    runs = np.indices((len(config.seeds), len(config.concepts))).reshape(2, -1).T
     for name, label in (("own", "denoising losses"), ("external", "classifier")):
         status = search[f"{name}-status"]
         lengths = search[f"{name}-distance"] / search["scale"][:, None]
         is_success = status == Status.FOUND
         success = 100 * is_success.mean(1)
         before = 100 * (status == Status.ALREADY_WRONG).mean(1)
+        values = (success, before, 100 - success - before)
+        cells: list[Any] = [estimate(config, value, PERCENT) for value in values]
+        known = is_success.any(1)
         middle = [
-            np.median(length[mask]) if mask.any() else 0.0
-            for length, mask in zip(lengths, is_success, strict=True)
+            np.median(lengths[run][is_success[run]]) for run in known.nonzero()[0]
         ]
-        values = (success, before, 100 - success - before, np.asarray(middle))
-        rows.append([label, *(estimate(config, value) for value in values)])
+        length = None
+        if middle:
+            length = summarize_runs(middle, factors=runs[known], bounds=LENGTH)
+        rows.append([label, *cells, length, f"{known.sum()} of {known.size}"])
     return Table(
         title="The border of a concept",
         columns=[
@@ -165,11 +185,13 @@ def search_table(config: Config, artifacts: Artifacts) -> Table:
             "left before (%)",
             "not found (%)",
             "median length",
+            "runs with a border",
         ],
         rows=rows,
         caption=(
             "Nearest conditions that leave f, one for each of 64 training images of f."
-            " Length in mean distances between the conditions of two classes."
+            " Length in mean distances between the conditions of two classes, over the"
+            " runs in which a border was found."
         ),
     )
 
@@ -307,18 +329,21 @@ def attack_picture(config: Config, artifacts: Artifacts) -> Figure:
     )
 
 
+def nearest(config: Config, artifacts: Artifacts, measure: str) -> str:
+    """Return in words which method is nearest to retraining, and how near it is."""
+    gaps = {name: gap(config, artifacts, name, measure) for name in ROWS}
+    name = min(METHODS, key=lambda method: abs(gaps[method].mean))
+    return (
+        f"{METHODS[name]} ({in_words(gaps[name], '+.1f')}; a second retraining"
+        f" {in_words(gaps['again'], '+.1f')})"
+    )
+
+
 def make_page(config: Config, artifacts: Artifacts) -> Page:
     """Return the page: samples, gaps, the border of a concept and chosen options."""
     rates = {
         name: estimate(config, 100 * artifacts[name]["forgotten"]) for name in ROWS
     }
-    gaps = {name: gap(config, artifacts, name, "forgotten") for name in ROWS}
-    backs = {name: gap(config, artifacts, name, "attacked") for name in ROWS}
-    forgetting = [name for name in METHODS if gaps[name].mean <= gaps["again"].high]
-    safe = [
-        METHODS[name] for name in forgetting if backs[name].mean <= backs["again"].high
-    ]
-    safest = min(forgetting or METHODS, key=lambda name: backs[name].mean)
     summary = (
         f"Condition f draws f in {rates['original'].mean:.0f}% of samples, and in"
         f" {rates['retrained'].mean:.1f}% after retraining without it. Matching the"
@@ -326,13 +351,10 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
         f" {rates['latent-own'].mean:.0f}% by the model's own judgment and"
         f" {rates['latent-external'].mean:.0f}% by a classifier's; past that border"
         f" {rates['latent-beyond'].mean:.1f}%, and in random directions of the same"
-        f" length {rates['latent-random'].mean:.0f}%. As little of f as a retrained"
-        " model, within what a second retraining differs:"
-        f" {', '.join(METHODS[name] for name in forgetting) or 'no method'}. Of these"
-        f" no easier to attack: {', '.join(safe) or 'none'}; nearest is"
-        f" {METHODS[safest]}, where the attack succeeds"
-        f" {backs[safest].mean:+.0f} points [{backs[safest].low:.0f},"
-        f" {backs[safest].high:.0f}] against the retrained model."
+        f" length {rates['latent-random'].mean:.0f}%. Nearest to the retrained model of"
+        f" the same seed and class, in points of f:"
+        f" {nearest(config, artifacts, 'forgotten')}; after the re-attack:"
+        f" {nearest(config, artifacts, 'attacked')}."
     )
     search = artifacts["search"]
     inside = all(

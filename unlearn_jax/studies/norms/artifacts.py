@@ -6,7 +6,6 @@ A layer and the BatchNorm after it count as one map, in evaluation mode.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import optax
 
 from unlearn_jax import models, replicas, train
+from unlearn_jax.checks import check_counts, check_positive
 from unlearn_jax.pipeline.config.resolve import load_data, plain_model
 from unlearn_jax.pipeline.config.schema import DataConfig, ModelConfig, to_json
 from unlearn_jax.pipeline.store.artifact import Artifact
@@ -31,6 +31,7 @@ from unlearn_jax.spectral import (
     state_shapes,
 )
 from unlearn_jax.spectral._projection import Targets
+from unlearn_jax.studies.common import check_distinct
 from unlearn_jax.theory import local_slopes
 from unlearn_jax.types import Array, InputError, Model, PyTree, Variables, to_float
 
@@ -77,28 +78,28 @@ def make_artifacts(config: NormConfig) -> list[Artifact]:
     """Return an artifact for each arm and each value of ``batch_norm``.
 
     Raises:
-      InputError: an unknown arm, an empty list, or a target or number of epochs out of
-        range.
+      InputError: an unknown arm, a list that is empty or names something twice, or a
+        number out of range.
     """
     if unknown := sorted(set(config.arms) - set(ARMS)):
         raise InputError(f"unknown arm {unknown[0]!r}; choose from {', '.join(ARMS)}")
-    if not config.seeds or not config.arms or not config.batch_norm:
-        raise InputError(
-            "give at least one seed, one arm, and False or True for batch_norm"
-        )
-    if not 0 < config.target < math.inf or config.num_epochs < 1:
-        raise InputError(
-            "target must be positive and finite, and num_epochs at least 1"
-        )
+    check_distinct(seeds=config.seeds, arms=config.arms, batch_norm=config.batch_norm)
+    check_positive(target=config.target, learning_rate=config.learning_rate)
+    check_counts(
+        period=config.period,
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        num_slopes=config.num_slopes,
+    )
     shared = {
         key: value
         for key, value in to_json(config).items()
         if key not in ("arms", "batch_norm")
     }
     shared["model"] = plain_model(config.model)
-    shared["data"] = {
-        key: value for key, value in shared["data"].items() if key != "path"
-    }
+    shared["data"] = config.data.identity()
+    if config.data.source == "digits":
+        del shared["data"]["path"]
     artifacts = []
     for normed in config.batch_norm:
         for arm in config.arms:

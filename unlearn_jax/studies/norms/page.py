@@ -10,7 +10,12 @@ from unlearn_jax import audit
 from unlearn_jax.audit import Estimate
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Artifacts, legend
+from unlearn_jax.studies.common import (
+    Artifacts,
+    legend,
+    summarize_distance,
+    summarize_finite,
+)
 from unlearn_jax.studies.norms.artifacts import ARMS, NormConfig, name_of
 
 LIMIT = 0.01
@@ -87,7 +92,6 @@ def excess(norms: np.ndarray, target: float) -> np.ndarray:
 def _tables(
     config: NormConfig, artifacts: Artifacts, cases: list[tuple[str, bool]]
 ) -> list[Table]:
-    over_seeds = audit.summarize_runs
     layers = [_short(name) for name in artifacts[name_of(*cases[0])]["layers"]]
     rows = []
     bounds = []
@@ -96,24 +100,24 @@ def _tables(
         part = artifacts[name_of(arm, normed)]
         label = _label(arm, normed)
         norms = part["norms"]
-        worst = over_seeds(100 * excess(norms, config.target))
+        worst = summarize_finite(100 * excess(norms, config.target))
         rows.append(
             [
                 label,
                 accuracy(part["correct"]),
                 worst,
-                *(over_seeds(column) for column in norms.T),
+                *map(summarize_distance, norms.T),
             ]
         )
         product = norms.prod(-1)
         slope = part["slopes"].max(-1)
         bounds.append(
-            [label, over_seeds(product), over_seeds(slope), over_seeds(product / slope)]
+            [label, *map(summarize_distance, (product, slope, product / slope))]
         )
         if arm == "fastclip":
             for state, end in (("training ends", "_trained"), ("after clip", "")):
                 norms = part["trained" if end else "norms"]
-                worst = over_seeds(100 * excess(norms, config.target))
+                worst = summarize_finite(100 * excess(norms, config.target))
                 closing.append(
                     [f"{label}, {state}", worst, accuracy(part[f"correct{end}"])]
                 )

@@ -10,9 +10,11 @@ import numpy as np
 import optax
 
 from unlearn_jax import replicas
+from unlearn_jax.checks import check_positive
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.contrib.testbeds import rbm_training as training
 from unlearn_jax.pipeline import Artifact
+from unlearn_jax.studies.common import check_rising
 from unlearn_jax.types import Array, InputError
 
 ROWS = {
@@ -227,12 +229,10 @@ def make_artifacts(config: Config) -> list[Artifact]:
             f"seeds are {config.seeds}: give at least two, all different, because"
             " intervals need them"
         )
-    fractions = config.fractions
-    is_valid = fractions and all(0 < fraction < 1 for fraction in fractions)
-    if not is_valid or config.num_steps < 3:
-        raise InputError(
-            "give at least one fraction between 0 and 1, and num_steps of 3 or more"
-        )
+    check_rising(fractions=config.fractions)
+    check_positive(learning_rate=config.learning_rate)
+    if config.num_steps < 3:
+        raise InputError(f"num_steps must be 3 or more, got {config.num_steps}")
     if not 1 <= config.num_forget <= 13 or not 1 <= config.num_hidden <= 12:
         raise InputError(
             "num_forget must be 1 to 13, out of 14 patterns, and num_hidden 1 to 12,"
@@ -250,7 +250,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
     )
     dilution = Artifact(
         name="dilution",
-        settings=shared | {"fractions": fractions},
+        settings=shared | {"fractions": config.fractions},
         compute=functools.partial(compute, config, dilute_one_seed, 1),
     )
     return [deletion, dilution]

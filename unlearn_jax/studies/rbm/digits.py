@@ -13,12 +13,13 @@ import optax
 
 from unlearn_jax import data, models, replicas, train
 from unlearn_jax.audit import softmax
+from unlearn_jax.checks import check_positive, check_range
 from unlearn_jax.contrib.testbeds import ais as annealing
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.contrib.testbeds import rbm_training as training
 from unlearn_jax.pipeline import Artifact, DataConfig
 from unlearn_jax.pipeline.config.resolve import load_data
-from unlearn_jax.studies.common import Arrays
+from unlearn_jax.studies.common import Arrays, check_distinct, check_rising
 from unlearn_jax.types import Array, Dataset, InputError, PyTree
 
 DILUTED = {
@@ -503,6 +504,8 @@ def make_artifacts(config: Config) -> list[Artifact]:
     shared = dataclasses.asdict(config)
     for name in ("seeds", "classes", "fractions"):
         del shared[name]
+    if config.data is not None:
+        shared["data"]["path"] = config.data.identity().get("path")
     partial = functools.partial
     artifacts = []
     for seed in config.seeds:
@@ -552,15 +555,10 @@ def check(config: Config) -> None:
             f"seeds are {config.seeds}: give at least two, all different, because"
             " intervals need them"
         )
-    if not config.classes or not set(config.classes) <= set(range(10)):
-        raise InputError(
-            f"classes are {config.classes}: give at least one digit, 0 to 9"
-        )
-    fractions = config.fractions
-    if not fractions or not all(0 < fraction < 1 for fraction in fractions):
-        raise InputError(
-            f"fractions are {fractions}: give at least one, between 0 and 1"
-        )
+    check_distinct(classes=config.classes)
+    check_range(np.array(config.classes), 10, "classes")
+    check_rising(fractions=config.fractions)
+    check_positive(learning_rate=config.learning_rate)
     if config.data is None and not 500 <= config.num_train <= 1700:
         raise InputError(
             f"num_train must be 500 to 1700 of 1797 images, got {config.num_train}"

@@ -1,6 +1,5 @@
 """Page of diluted RBMs on digits."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,14 +7,19 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Drawing
 
-from unlearn_jax.audit import summarize_runs
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Arrays, Artifacts, legend
+from unlearn_jax.studies.common import (
+    Arrays,
+    Artifacts,
+    is_above_zero,
+    legend,
+    summarize_distance,
+    summarize_finite,
+)
 from unlearn_jax.studies.rbm.digits import (
     DILUTED,
     MASKS,
-    METHODS,
     PICTURES,
     ROWS,
     SHOWN,
@@ -65,9 +69,9 @@ def dilution_table(config: Config, lines: Arrays, mask: str, floor: float) -> Ta
         rows.append(
             [
                 f"{fraction:.0%}",
-                *map(summarize_runs, values),
-                summarize_runs(values[0] - values[3]),
-                summarize_runs(values[1] - values[3]),
+                *map(summarize_finite, values),
+                summarize_finite(values[0] - values[3]),
+                summarize_finite(values[1] - values[3]),
                 " / ".join(f"{100 * value:.0f}" for value in confidence),
             ]
         )
@@ -117,25 +121,25 @@ def deletions(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
     return out
 
 
-_BOUNDS = ((0.0, 100.0), None, None, (0.0, math.inf))
-"""Ranges of a deletion's measures: a percentage, log-likelihoods, a divergence."""
-
-
 def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Table:
     """Return the table of deletion, a row per method."""
     effective = np.array(
         [artifacts[f"forgotten-{seed}"]["effective"].min(0) for seed in config.seeds]
     ).min(0)
-    steady = [name for name in ROWS if METHODS.get(name, ("", 0.0, 0))[1] < 1]
-    fewest = min(effective[list(ROWS).index(name)] for name in steady)
+    ascended = np.array(["ascent" in name for name in ROWS])
+    fewest = effective[~ascended].min()
+    fewest_ascended = effective[ascended].min()
     rows: list[list[Any]] = []
     for name, label in ROWS.items():
+        percentage, forgotten, retained, divergence = np.moveaxis(values[name], -1, 0)
         cells = [
-            summarize_runs(values[name][..., k], bounds=bounds)
-            for k, bounds in enumerate(_BOUNDS)
+            summarize_finite(percentage, bounds=(0, 100)),
+            summarize_finite(forgotten),
+            summarize_finite(retained),
         ]
         # The oracle is not compared with itself.
-        rows.append([label, *cells[:3], None if name == "oracle" else cells[3]])
+        gap = None if name == "oracle" else summarize_distance(divergence)
+        rows.append([label, *cells, gap])
     return Table(
         title="Forgetting one digit",
         columns=[
@@ -150,7 +154,8 @@ def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Tabl
             "Samples classified as the forgotten digit; mean log-likelihood"
             " of test images by AIS, nats; KL estimated on the oracle's samples, nats."
             f" AIS has at least {fewest:.0f} effective samples of {config.num_chains},"
-            f" but {effective.min():.0f} after descent-ascent, whose numbers are rough."
+            f" and {fewest_ascended:.0f} after ascent at full weight; with few of them"
+            " numbers are rough."
             f" Mean ± standard deviation over {len(config.seeds)} seeds x digits"
             f" {', '.join(map(str, config.classes))}, 95% interval of the mean, seeds"
             " and digits random."
@@ -223,6 +228,8 @@ def samples_picture(
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     rng = np.random.default_rng(0)
     for axes, (label, (samples, weights)) in zip(panels, rows.items(), strict=True):
+        # A machine that diverged gives its chains no weights.
+        weights = weights if np.isfinite(weights).all() else np.ones(len(samples))
         chosen = rng.choice(len(samples), PICTURES, p=weights / weights.sum())
         drawn = as_images(samples[chosen])[..., 0]
         framed = np.pad(drawn, ((0, 0), (1, 1), (1, 1)), constant_values=2)
@@ -324,7 +331,7 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
         better = []
         for i, fraction in enumerate(config.fractions):
             change = lines[f"random-{stage}"] - lines["random-full"]
-            if summarize_runs(change[:, i, 0]).low > 0:
+            if is_above_zero(change[:, i, 0]):
                 better.append(f"{fraction:.0%}")
         below[stage] = ", ".join(better) or "no fraction"
     dense = lines["dense"][:, 0].mean()

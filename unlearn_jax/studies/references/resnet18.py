@@ -98,9 +98,9 @@ def make_artifacts(config: Config) -> list[Artifact]:
         if key not in ("counts", "group", "peak_tflops")
     }
     shared["model"] = plain_model(config.model)
-    shared["data"] = {
-        key: value for key, value in shared["data"].items() if key != "path"
-    }
+    shared["data"] = config.data.identity()
+    if config.data.source == "digits":
+        del shared["data"]["path"]
     # Prepare the data once, when the first artifact is computed.
     prepared = cache(partial(_prepare, config))
     artifacts = []
