@@ -319,7 +319,7 @@ def test_a_file_that_fails_is_one_line(tmp_path):
         ("raise ValueError", r"broken.py cannot be read: ValueError$"),
         ("1 / 0", "broken.py cannot be read: ZeroDivisionError: division by zero"),
         ("import sys; sys.exit('bye')", "broken.py ends the program: call sys.exit"),
-        ("x = 1\0", "broken.py is not valid Python: source code .*null bytes$"),
+        ("x = 1\0", "broken.py .*source code .*null bytes$"),
         ("STUDY = [1]", "defines no PRESET that is"),
         ("STUDY = {'..': RunConfig()}", "a variant cannot be called '..'"),
         ("STUDY = {1: RunConfig()}", "a variant cannot be called 1: use letters"),
