@@ -335,7 +335,7 @@ def test_bad_input_is_refused(problem, blobs):
     with pytest.raises(InputError, match=r"adversarial.status must have shape \[6\]"):
         methods.make_problem(problem.model, problem.variables, blobs, FORGET, short)
     for rate in (0.0, 1j, np.True_, {}):
-        with pytest.raises(InputError, match="learning_rate must be (positive|a number)"):
+        with pytest.raises(InputError, match="learning_rate must be"):
             methods.FineTune(learning_rate=rate)
     for first in ("a", float("nan")):
         with pytest.raises(InputError, match=r"coefficients.* must be"):
