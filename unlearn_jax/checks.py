@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from unlearn_jax.types import ApplyFn, Dataset, InputError, PyTree
+from unlearn_jax.types import ApplyFn, Dataset, InputError, PyTree, is_key
 
 NUM_ROWS = 64
 """Rows of logits checked for probabilities, and rows of images checked at a time."""
@@ -452,8 +452,7 @@ def check_keys(name: str, keys: Any) -> None:
     Raises:
       InputError: anything else; the message says what to pass.
     """
-    is_typed = jnp.issubdtype(getattr(keys, "dtype", np.int32), jax.dtypes.prng_key)
-    if not is_typed or len(keys.shape) != 1 or not len(keys):
+    if not is_key(keys) or len(keys.shape) != 1 or not len(keys):
         kind = getattr(keys, "dtype", type(keys).__name__)
         raise InputError(
             f"{name} must be typed keys [S], as jax.random.split(jax.random.key(0), S)"

@@ -42,6 +42,7 @@ from unlearn_jax.types import (
     Params,
     Variables,
     check_apply_fn,
+    is_key,
     most_of,
     to_float,
 )
@@ -464,9 +465,7 @@ def check_key(key: Any) -> None:
     Raises:
       InputError: another object; the message names its type.
     """
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(
-        key.dtype, jax.dtypes.prng_key
-    ):
+    if not isinstance(key, jax.Array) or not is_key(key):
         raise InputError(
             f"key must be a typed key, got {type(key).__name__}: pass jax.random.key(0)"
         )

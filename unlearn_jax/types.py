@@ -57,6 +57,12 @@ def first_line(error: BaseException) -> str:
     return f"{name}: {lines[0]}" if lines else name
 
 
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf is a typed key, or the shape of one."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
 class DamagedFileError(UnlearnError, RuntimeError):
     """Stored file that is truncated, or was changed after it was written."""
 

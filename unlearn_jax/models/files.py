@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax.models.adapters import leaf_paths
-from unlearn_jax.types import InputError, Model, PyTree, Variables
+from unlearn_jax.types import InputError, Model, PyTree, Variables, is_key
 
 ModelFormat = Literal["orbax", "safetensors", "msgpack"]
 FORMATS: dict[ModelFormat, str] = {
@@ -77,7 +77,7 @@ def save(
             raise InputError(
                 f"two leaves have the path {name}: rename one, without a slash"
             )
-        if jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key):
+        if is_key(leaf):
             raise InputError(
                 f"{name} holds keys: save their jax.random.key_data instead"
             )

@@ -34,7 +34,7 @@ from unlearn_jax.pipeline.stages.plan import Plan, make_plan
 from unlearn_jax.pipeline.store.artifact import Artifact, Items, Runner
 from unlearn_jax.replicas._programs import compiler_options
 from unlearn_jax.targets import Bound, Reading, Target
-from unlearn_jax.types import InputError, PyTree
+from unlearn_jax.types import InputError, PyTree, is_key
 
 NEGLIGIBLE = ("initialize", "pad_models", "cut_models")
 """Programs without a row, because they only draw weights or copy."""
@@ -371,7 +371,7 @@ def _made_up(
     A mask without any sample is a result that the rehearsal has not computed: it is
     replaced by one of all samples.
     """
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         keys = jax.random.split(jax.random.key(0), math.prod(leaf.shape))
         return jax.device_put(keys.reshape(leaf.shape), leaf.sharding)
     if leaf.dtype == np.uint8:

@@ -19,7 +19,7 @@ from unlearn_jax.models.conv import BATCH_AXIS
 from unlearn_jax.models.flops import has_convolutions
 from unlearn_jax.replicas._programs import REHEARSAL, Program, put
 from unlearn_jax.train import Batch, FetchFn
-from unlearn_jax.types import Array, Dataset, InputError, PyTree
+from unlearn_jax.types import Array, Dataset, InputError, PyTree, is_key
 
 Form = Literal["auto", "loop", "map", "vmap", "split"]
 OneModel = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -442,7 +442,7 @@ class _MeshMapper:
             num_models = leaf.shape[0]
             num_padded = num_models + -num_models % self.size
             places = np.minimum(np.arange(num_padded), num_models - 1)
-            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            if not is_key(leaf):
                 return leaf[places]
             # padding repeats a key, which JAX's check of key reuse would refuse
             data = jax.random.key_data(leaf)[places]
@@ -555,7 +555,7 @@ def to_host(tree: PyTree) -> PyTree:
     """
 
     def fetch(leaf: Any) -> Any:
-        if jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key):
+        if is_key(leaf):
             data = fetch(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

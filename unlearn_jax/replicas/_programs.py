@@ -11,14 +11,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Sharding, SingleDeviceSharding
 from jax.stages import Compiled, Lowered, Wrapped
 
 from unlearn_jax import targets
-from unlearn_jax.types import Array, PyTree
+from unlearn_jax.types import Array, PyTree, is_key
 
 _SWITCHES = (
     "jax_enable_x64",
@@ -291,7 +290,7 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
             return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.jit(_same, out_shardings=sharding)(leaf)
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key(leaf):
             data = put_leaf(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         host = np.asarray(leaf)
@@ -306,6 +305,6 @@ def _same(leaf: Array) -> Array:
 
 def zeros(like: jax.ShapeDtypeStruct) -> np.ndarray | jax.ShapeDtypeStruct:
     """Return zeros that take no memory; for keys, return their shape."""
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+    if is_key(like):
         return like
     return np.broadcast_to(np.zeros((), like.dtype), like.shape)

@@ -14,6 +14,9 @@ from unlearn_jax.audit import Estimate, summarize_runs
 from unlearn_jax.figures.style import INK
 from unlearn_jax.types import InputError, PyTree, Variables
 
+PERCENT = (0.0, 100.0)
+"""Bounds of a percentage."""
+
 Arrays = Mapping[str, np.ndarray]
 """Arrays of one artifact, by name."""
 
@@ -41,6 +44,19 @@ def check_distinct(**lists: Sequence[Any]) -> None:
                 f"{name} must have at least one value, all different, got"
                 f" {tuple(given)}"
             )
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise unless there are two seeds or more, all different.
+
+    Raises:
+      InputError: other seeds.
+    """
+    if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"seeds are {seeds}: give at least two, all different, because intervals"
+            " need them"
+        )
 
 
 def check_rising(**lists: Sequence[float]) -> None:

@@ -159,7 +159,7 @@ class DataConfig:
     def identity(self) -> dict[str, Any]:
         """Return plain values that determine the images; TFDS may lie anywhere."""
         plain = to_json(self)
-        if self.source == "tfds":
+        if self.source not in ("npz", "folder"):
             del plain["path"]
         return plain
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unlearn_jax import replicas
-from unlearn_jax.types import PyTree
+from unlearn_jax.types import PyTree, is_key
 
 
 def _is_informative(record: logging.LogRecord) -> bool:
@@ -108,12 +108,6 @@ def load_tree(path: pathlib.Path, like: PyTree | None = None) -> PyTree:
             raise ValueError(f"{path} has other shapes or types than expected")
         leaves.append(array)
     return jax.tree.unflatten(treedef, leaves)
-
-
-def is_key(leaf: Any) -> bool:
-    """Return whether a leaf is a typed key, or the shape of one."""
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _name(place: tuple[Any, ...]) -> tuple[str, ...]:

@@ -442,10 +442,10 @@ def check(config: Config) -> None:
         )
     check_sizes(ga_epochs=config.ga_epochs)
     check_fractions(gda_alphas=config.gda_alphas)
-    for name in ("ga_rates", "gda_rates", "gda_alphas", "scrub_rates"):
-        rates = {name: getattr(config, name)}
-        check_distinct(**rates)
-        check_positive(**rates)
+    names = ("ga_rates", "gda_rates", "gda_alphas", "scrub_rates")
+    rates = {name: getattr(config, name) for name in names}
+    check_distinct(**rates)
+    check_positive(**rates)
 
 
 def make_artifacts(config: Config) -> list[Artifact]:

@@ -29,7 +29,7 @@ from unlearn_jax.studies.ascent.digits import (
     Findings,
     collect,
 )
-from unlearn_jax.studies.common import Artifacts, in_words, legend
+from unlearn_jax.studies.common import PERCENT, Artifacts, in_words, legend
 
 
 def outcomes(findings: Findings, *names: str) -> dict[str, np.ndarray]:
@@ -98,7 +98,7 @@ def _estimates(
 
 def _percentages(shares: Sequence[np.ndarray], factors: np.ndarray) -> list[Value]:
     """Return estimates of shares in percent, with intervals from 0 to 100."""
-    return _estimates([100 * share for share in shares], factors, (0, 100))
+    return _estimates([100 * share for share in shares], factors, PERCENT)
 
 
 def outcome_table(findings: Findings) -> Table:

@@ -11,7 +11,7 @@ from unlearn_jax import audit
 from unlearn_jax.contrib import coresets
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
-from unlearn_jax.studies.common import in_words, legend
+from unlearn_jax.studies.common import PERCENT, in_words, legend
 from unlearn_jax.studies.coresets.digits import (
     AGAIN,
     ALL,
@@ -28,8 +28,6 @@ from unlearn_jax.studies.coresets.digits import (
     set_names,
     shares_of,
 )
-
-PERCENT = (0.0, 100.0)
 
 
 def estimate(

@@ -14,7 +14,7 @@ from unlearn_jax.attacks import risk_gap_bound
 from unlearn_jax.audit import Estimate, sample_weights, summarize
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline.report.blocks import Check, Figure, Page, Table
-from unlearn_jax.studies.common import Arrays, Artifacts, in_words, legend
+from unlearn_jax.studies.common import PERCENT, Arrays, Artifacts, in_words, legend
 from unlearn_jax.studies.ensembles.config import TERMS, EnsembleConfig, terms_of
 
 Metric = Callable[[Arrays, np.ndarray], np.ndarray]
@@ -182,7 +182,7 @@ class _Summary:
         return summarize(values[:, 0], values[:, 1:].T, self.seeds, bounds=bounds)
 
     def percentage(self, values: np.ndarray) -> Estimate | None:
-        return self.estimate(values, (0, 100))
+        return self.estimate(values, PERCENT)
 
 
 def parents(arms: Sequence[str]) -> list[tuple[str, str]]:

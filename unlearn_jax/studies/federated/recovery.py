@@ -15,7 +15,7 @@ import numpy as np
 
 from unlearn_jax import audit, replicas
 from unlearn_jax.contrib import federated
-from unlearn_jax.studies.common import summarize_finite
+from unlearn_jax.studies.common import PERCENT, summarize_finite
 from unlearn_jax.types import Array, Model, PyTree, Variables
 
 Measure = Callable[[Any, Any], Array]
@@ -256,7 +256,7 @@ def repeat(tree: PyTree, count: int) -> PyTree:
 
 def percent(runs: federated.RecoveryRuns, values: np.ndarray) -> audit.Estimate | str:
     """Return the summary of percentages ``[S, L]``, or how many runs diverged."""
-    return summarize_finite(values, runs.summary, bounds=(0, 100))
+    return summarize_finite(values, runs.summary, bounds=PERCENT)
 
 
 def mean_of(values: np.ndarray) -> str:

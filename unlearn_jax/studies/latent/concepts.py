@@ -548,17 +548,14 @@ def make_artifacts(config: Config) -> list[Artifact]:
     smallest = min(config.width, config.num_epochs, config.num_steps)
     if min(smallest, config.num_samples // SHOWN) < 1:
         raise InputError(f"sizes must be positive, and num_samples at least {SHOWN}")
-    check_distinct(seeds=config.seeds)
-    for name in ("learning_rates", "overshoots", "radii"):
-        options = {name: getattr(config, name)}
-        check_distinct(**options)
-        check_positive(**options)
     fields = dataclasses.asdict(config)
     fields["data"]["path"] = config.data.identity().get("path")
 
     def take(*names: str) -> dict[str, Any]:
         return {name: fields[name] for name in names}
 
+    check_distinct(**take("seeds", "learning_rates", "overshoots", "radii"))
+    check_positive(**take("learning_rates", "overshoots", "radii"))
     seeds = take("seeds", "concepts", "tuning_seed", "tuning_concept")
     base = {**take("data", "width", "num_epochs"), **seeds}
     measured = take("guidance", "num_samples", "radii")

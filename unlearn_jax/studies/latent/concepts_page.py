@@ -18,7 +18,13 @@ from unlearn_jax.pipeline import (
     Page,
     Table,
 )
-from unlearn_jax.studies.common import Artifacts, in_words, legend, variables_of
+from unlearn_jax.studies.common import (
+    PERCENT,
+    Artifacts,
+    in_words,
+    legend,
+    variables_of,
+)
 from unlearn_jax.studies.latent.concepts import (
     METHODS,
     MODELS,
@@ -31,7 +37,6 @@ from unlearn_jax.studies.latent.concepts import (
 )
 from unlearn_jax.types import PyTree, Status
 
-PERCENT = (0.0, 100.0)
 LENGTH = (0.0, math.inf)
 
 

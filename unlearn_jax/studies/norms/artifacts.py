@@ -98,8 +98,6 @@ def make_artifacts(config: NormConfig) -> list[Artifact]:
     }
     shared["model"] = plain_model(config.model)
     shared["data"] = config.data.identity()
-    if config.data.source == "digits":
-        del shared["data"]["path"]
     artifacts = []
     for normed in config.batch_norm:
         for arm in config.arms:

@@ -14,7 +14,7 @@ from unlearn_jax.checks import check_positive
 from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.contrib.testbeds import rbm_training as training
 from unlearn_jax.pipeline import Artifact
-from unlearn_jax.studies.common import check_rising
+from unlearn_jax.studies.common import check_rising, check_seeds
 from unlearn_jax.types import Array, InputError
 
 ROWS = {
@@ -224,11 +224,7 @@ def make_artifacts(config: Config) -> list[Artifact]:
     Raises:
       InputError: unusable seeds, fractions or sizes.
     """
-    if len(set(config.seeds)) < 2 or len(set(config.seeds)) != len(config.seeds):
-        raise InputError(
-            f"seeds are {config.seeds}: give at least two, all different, because"
-            " intervals need them"
-        )
+    check_seeds(config.seeds)
     check_rising(fractions=config.fractions)
     check_positive(learning_rate=config.learning_rate)
     if config.num_steps < 3:

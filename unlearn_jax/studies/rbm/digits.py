@@ -19,7 +19,7 @@ from unlearn_jax.contrib.testbeds import rbm as machines
 from unlearn_jax.contrib.testbeds import rbm_training as training
 from unlearn_jax.pipeline import Artifact, DataConfig
 from unlearn_jax.pipeline.config.resolve import load_data
-from unlearn_jax.studies.common import Arrays, check_distinct, check_rising
+from unlearn_jax.studies.common import Arrays, check_distinct, check_rising, check_seeds
 from unlearn_jax.types import Array, Dataset, InputError, PyTree
 
 DILUTED = {
@@ -550,11 +550,7 @@ def check(config: Config) -> None:
     Raises:
       InputError: unusable seeds, classes, fractions or sizes.
     """
-    if len(set(config.seeds)) < 2 or len(set(config.seeds)) != len(config.seeds):
-        raise InputError(
-            f"seeds are {config.seeds}: give at least two, all different, because"
-            " intervals need them"
-        )
+    check_seeds(config.seeds)
     check_distinct(classes=config.classes)
     check_range(np.array(config.classes), 10, "classes")
     check_rising(fractions=config.fractions)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Drawing
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.studies.common import (
+    PERCENT,
     Arrays,
     Artifacts,
     is_above_zero,
@@ -133,7 +134,7 @@ def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Tabl
     for name, label in ROWS.items():
         percentage, forgotten, retained, divergence = np.moveaxis(values[name], -1, 0)
         cells = [
-            summarize_finite(percentage, bounds=(0, 100)),
+            summarize_finite(percentage, bounds=PERCENT),
             summarize_finite(forgotten),
             summarize_finite(retained),
         ]

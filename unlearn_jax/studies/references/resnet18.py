@@ -99,8 +99,6 @@ def make_artifacts(config: Config) -> list[Artifact]:
     }
     shared["model"] = plain_model(config.model)
     shared["data"] = config.data.identity()
-    if config.data.source == "digits":
-        del shared["data"]["path"]
     # Prepare the data once, when the first artifact is computed.
     prepared = cache(partial(_prepare, config))
     artifacts = []
