@@ -16,8 +16,8 @@ _BASE = presets.load("digits").config
 _LABELS = {
     "": "PGD-50",
     "minimal": "Minimal",
-    "minimal_10": "Minimal, 10 % deeper",
-    "minimal_20": "Minimal, 20 % deeper",
+    "minimal_10": "Minimal, 10% deeper",
+    "minimal_20": "Minimal, 20% deeper",
     "fast": "Fast gradient",
     "other": "PGD-50, other model",
 }

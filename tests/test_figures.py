@@ -44,7 +44,7 @@ def test_a_forest_has_a_mean_a_bar_and_dots_a_row():
     assert axes.get_ylim() == (2.6, -0.6)
     assert axes.get_xlabel() == "AUC (%)"
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["mean and 95 % interval", "one run", "the oracle's interval"]
+    assert names == ["mean and 95% interval", "one run", "the oracle's interval"]
 
 
 def test_a_narrow_forest_has_a_title_of_lines_and_a_legend_of_one_column():
@@ -64,7 +64,7 @@ def test_a_forest_without_numbers_has_a_dash_and_no_band():
     assert [text.get_text() for text in axes.texts] == ["–"]
     assert not axes.patches
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["mean and 95 % interval"]
+    assert names == ["mean and 95% interval"]
 
 
 def test_a_forest_of_one_infinite_mean_has_a_dash():

@@ -71,7 +71,7 @@ def searches(epsilon_init: float) -> dict[str, attacks.PGD]:
         "DeepFool (no polish)": minimal(num_polish=0),
         "Minimal, 5 steps of polish": minimal(num_polish=5),
         "Minimal": minimal(),
-        "Minimal, 10 % deeper": minimal(depth=0.1),
+        "Minimal, 10% deeper": minimal(depth=0.1),
         "Minimal, 500 steps of polish": minimal(num_polish=500),
     }
 

@@ -8,7 +8,7 @@ Command::
 Results: ``experiments/results/mpru_tabular.json``, which the script writes
 
 Each class is forgotten in turn, for several seeds (of the split and the models, and for
-the generated table also of the data). MPRU takes class means from 15 % of the rows,
+the generated table also of the data). MPRU takes class means from 15% of the rows,
 held out; "training means" are from the training set. The generated table is **made
 up**: it shares with Covertype only its shape of 54 columns, 44 of them one-hot, and 7
 unequal classes. Digits and wine (178 wines, 13 measurements, 3 growers) are real and

@@ -298,7 +298,7 @@ def test_attacks_on_forgotten_classes_cover_with_refitted_machines():
         estimates = [estimate(pool, one[key], unit) for pool, one in found]
         assert all(one.low < one.high for one in estimates)
         hits = [one.low <= truth <= one.high for one in estimates]
-        # 49 to 95 % of them where the machines are held fixed
+        # 49 to 95% of them where the machines are held fixed
         assert sum(hits) >= 12, key
 
 

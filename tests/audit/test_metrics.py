@@ -11,7 +11,7 @@ from support.refusals import assert_refused
 from unlearn_jax.audit import accuracy, avg_gap, forget_aucs, mis
 
 RETRAIN = (94.49, 100.0, 94.33, 50.0)
-# AMUN, Table 1, 10 % forget: unlearn, retain, test accuracy, FT AUC, printed Avg Gap
+# AMUN, Table 1, 10% forget: unlearn, retain, test accuracy, FT AUC, printed Avg Gap
 TABLE_1 = {
     "FT": (95.16, 96.64, 92.21, 52.08, 2.06),
     "RL": (95.54, 97.47, 92.17, 51.33, 1.74),

@@ -167,7 +167,7 @@ def test_a_diverged_row_stays_in_every_table(result, arrays, tmp_path):
 def test_terminal_table_fits_and_names_its_numbers(result):
     text = tables.terminal_text(result, width=180)
     assert max(map(len, text.splitlines())) <= 180
-    assert text.count("Original") == text.count("95 % interval") == 1
+    assert text.count("Original") == text.count("95% interval") == 1
     labels = [text.index("\n" + row.label) for row in result.rows]
     assert labels == sorted(labels)
     narrow = tables.terminal_text(result, width=80)
@@ -179,7 +179,7 @@ def test_a_single_run_has_no_spread():
     result, _ = make(num_methods=1, num_runs=1)
     assert "±" not in tables.terminal_text(result)
     first = tables.terminal_text(result).splitlines()[0]
-    assert first.endswith(": a single run, and below each number its 95 % interval")
+    assert first.endswith(": a single run, and below each number its 95% interval")
     unknown = {"std": math.nan, "low": math.nan, "high": math.nan}
     result = change_metric(result, "original", "ft_auc", **unknown)
     mean = result.row("original").metrics["ft_auc"].mean
@@ -232,7 +232,7 @@ def test_the_findings_follow_the_numbers(result):
     result = with_verdicts(result)
     words = text()
     assert (
-        "Original has an FT AUC of 62.00 % [60.00, 64.00], so the attack does recognize"
+        "Original has an FT AUC of 62.00% [60.00, 64.00], so the attack does recognize"
         in words
     )
     assert (
@@ -248,7 +248,7 @@ def test_the_findings_follow_the_numbers(result):
     assert "so the original is not shown to be recognizable" in weak
     assert "proves little" not in weak, "it tells other rows apart"
     assert "points the wrong way" in text(original=(40, 41))
-    assert "compare with this row, not with 50 %" in text(retrain=(51, 52))
+    assert "compare with this row, not with 50%" in text(retrain=(51, 52))
 
 
 def with_verdicts(result):
@@ -275,7 +275,7 @@ def test_the_verdict_is_a_sentence_on_every_method(result):
     )
     assert "shown to be recognizable" not in text
     weak = change_interval(result, "ft_auc", original=(49, 51))
-    assert "not shown to be recognizable: its interval holds 50 %." in verdict(weak)
+    assert "not shown to be recognizable: its interval holds 50%." in verdict(weak)
     assert "proves little" not in verdict(weak), "it tells other rows apart"
     for key in ("method1", "method2"):
         weak = change_difference(weak, key, "ft_auc", (1, -3, 5))
@@ -321,9 +321,9 @@ def test_the_findings_cope_without_oracle_or_auc():
     result, _ = make(num_methods=15)
     methods = tuple(row for row in result.rows if row.kind == "method")
     result = dataclasses.replace(result, rows=methods)
-    assert "Undecided without retrained models, FT AUC at 50 %:" in verdict(result)
+    assert "Undecided without retrained models, FT AUC at 50%:" in verdict(result)
     assert re.search(
-        r"FT AUC above 50 %: ([^,]*, ){5}[^,]* and \d others\.", verdict(result)
+        r"FT AUC above 50%: ([^,]*, ){5}[^,]* and \d others\.", verdict(result)
     )
     lost = [dataclasses.replace(row, metrics={}) for row in methods]
     result = dataclasses.replace(result, rows=tuple(lost))
@@ -460,7 +460,7 @@ def test_a_row_keeps_its_color(result):
 
 def test_report_is_one_safe_page(result, arrays, tmp_path):
     metric = dataclasses.replace(
-        result.metrics[3], description='50 % is best" onmouseover="alert(1)'
+        result.metrics[3], description='50% is best" onmouseover="alert(1)'
     )
     metrics = (*result.metrics[:3], metric, *result.metrics[4:])
     title = "A & B </title><script>"

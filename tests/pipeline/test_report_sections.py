@@ -283,12 +283,12 @@ def test_vulnerable_samples_are_compared_with_the_references(made, tmp_path):
     result, arrays = made
     page = words(result, arrays, tmp_path / "report.html")
     for i, row in enumerate(result.rows):
-        assert f"{row.label} {10 + i:.1f} % {40 + i} 200" in page.words
+        assert f"{row.label} {10 + i:.1f}% {40 + i} 200" in page.words
     before = 100 * arrays["vulnerability/original"][0, 7]
     after = 100 * arrays["vulnerability/retrain"][0, 7]
-    line = f"7 3 100 % [54, 100] 6 {before:.0f} % {after:.0f} %"
+    line = f"7 3 100% [54, 100] 6 {before:.0f}% {after:.0f}%"
     assert page.words.count(line) == len(result.rows)
-    assert "their means are 10.0 % and 11.0 %" in page.words
+    assert "their means are 10.0% and 11.0%" in page.words
 
 
 def test_the_line_of_vulnerable_samples_is_a_count(made):
@@ -360,7 +360,7 @@ def test_attacks_are_compared_side_by_side(made):
     outcomes = ["found", "already wrong", "not found", "zero gradient"]
     assert column(table, 0) == [*outcomes, "median distance", "gradients"]
     counts = [(cells[2].value, cells[2].note) for _, cells in table.body][:4]
-    assert counts == [(75, "75.0 %"), (None, ""), (25, "25.0 %"), (None, "")]
+    assert counts == [(75, "75.0%"), (None, ""), (25, "25.0%"), (None, "")]
     alone = dataclasses.replace(result, attacks={"fast": result.attacks["fast"]})
     (table,) = tables_of(sections.attacks_section(alone))
     assert [head.name for head in table.heads[1:-1]] == ["fast"]

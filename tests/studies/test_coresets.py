@@ -99,9 +99,7 @@ def test_page_from_made_up_parts(config):
         }
     page = digits_page.make_page(config, found)
     assert coresets.CAVEAT in page.summary
-    assert (
-        "hold 70 % of the forget set; in networks 60 % of it is enough" in page.summary
-    )
+    assert "hold 70% of the forget set; in networks 60% of it is enough" in page.summary
     assert page.find(Check)[0].passed
     assert "Members left out of the core-set give U-LiRA an AUC of" in page.summary
     clusters, _, membership, kernels, sizes = page.find(Table)
@@ -119,7 +117,7 @@ def test_page_from_made_up_parts(config):
     assert membership.rows[-1][1] is None, "nobody is left in"
     assert [row[5].split()[0] for row in kernels.rows[:3]] == ["1.00", "0.00", "0.50"]
     assert kernels.rows[2][6] == "0.50 to 0.50"
-    assert sizes.rows[0][2:] == ["70 %", "60 %", "90 %", "60 %", "100 %", "30 %"]
+    assert sizes.rows[0][2:] == ["70%", "60%", "90%", "60%", "100%", "30%"]
     assert len(page.find(Figure)[0].figure.axes) == 4
     broken = found | {"ridge": {**found["ridge"], "gap": np.array(1e-3)}}
     assert not digits_page.make_page(config, broken).find(Check)[0].passed

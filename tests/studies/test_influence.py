@@ -74,6 +74,6 @@ def test_page_of_networks_that_are_all_trusted_or_all_not(trusted, words, others
     assert words in page.summary
     assert others not in page.summary
     assert "nan" not in page.summary
-    assert len(page.find(Check)) == 2, "there is neither 10 % nor a small penalty"
+    assert len(page.find(Check)) == 2, "there is neither 10% nor a small penalty"
     targets = page.find(Table)[2]
     assert all(cell.low >= 0 for row in targets.rows for cell in row[1:])

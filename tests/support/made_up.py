@@ -28,7 +28,7 @@ METRICS = [
     ("ft_auc", "FT AUC", "%", "50", 50.0),
     ("fr_auc", "FR AUC", "%", "retrained", 62.0),
     ("rt_auc", "RT AUC", "%", "retrained", 62.0),
-    ("ft_tpr", "TPR at 1 % FPR", "%", "retrained", 1.2),
+    ("ft_tpr", "TPR at 1% FPR", "%", "retrained", 1.2),
     ("mis", "MIS", "%", "retrained", 14.0),
     ("avg_gap", "Avg Gap", "pp", "0", 0.8),
     ("avg_gap_mis", "Avg Gap (MIS)", "pp", "0", 1.1),

@@ -30,8 +30,8 @@ def rank_correlation(
     to 0 than the population value ``6 / pi asin(rho / 2)``; both ends of the interval
     are corrected for this bias.
 
-    On normal copulas of 24 pairs in three groups, coverage is 97 to 99 % if groups have
-    no effect, and 94 to 98 % if they have 0.3 or 0.7 of the variance. It is 87 % if the
+    On normal copulas of 24 pairs in three groups, coverage is 97 to 99% if groups have
+    no effect, and 94 to 98% if they have 0.3 or 0.7 of the variance. It is 87% if the
     correlation between groups has the opposite sign of that within groups.
 
     Args:

@@ -159,7 +159,7 @@ def klom_summary(
     :func:`~unlearn_jax.audit.agreeing_interval` if all samples agree. The intervals of
     the quantiles are order statistics, which cover at least ``level`` for every
     distribution; with too few samples, an end is replaced by a bound. On KLoM of
-    Gaussian margins, the mean's interval covers 92 to 96 % with 10 samples or more.
+    Gaussian margins, the mean's interval covers 92 to 96% with 10 samples or more.
 
     Args:
       values: ``[N]`` result of :func:`klom`.

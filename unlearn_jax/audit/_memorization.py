@@ -49,7 +49,7 @@ def memorization(values: ArrayLike, member: ArrayLike) -> Memorization:
     ``sqrt(var_in / M_in + var_out / M_out)`` with unbiased variances.
 
     This is the memorization of models trained on **half** of the samples, which is
-    larger than that of a model trained on all samples (the paper uses 70 %).
+    larger than that of a model trained on all samples (the paper uses 70%).
     Correctness needs many models (the paper trains thousands; 64 on each side give a
     standard error of up to 0.09); confidence needs fewer.
 

@@ -120,8 +120,8 @@ def pair_influences(accuracy: ArrayLike) -> np.ndarray:
     a mean by ``1 / S + 1 / (S - 1)`` times the variance of the values, in place of
     ``1 / S`` times. Here deviations from the mean are scaled by the square root of the
     quotient of both factors. (No estimator is unbiased for every distribution.) On
-    Gaussian pairs, the Student's t interval covers 91 to 98 % with this scaling for 3
-    to 10 pairs, and 80 to 94 % without.
+    Gaussian pairs, the Student's t interval covers 91 to 98% with this scaling for 3
+    to 10 pairs, and 80 to 94% without.
 
     Args:
       accuracy: ``[S]`` accuracy of each pair, or ``[S, K]`` several such numbers; S at

@@ -15,7 +15,7 @@ of each. Two parts of the variance are therefore estimated in two ways:
 ``summarize(values [R], replicates [B, R], factors)`` returns mean, spread and interval.
 
 The table lists the interval of each estimate. The third column names what is random;
-the last is the measured coverage of 95 % intervals, in % of simulated tables.
+the last is the measured coverage of 95% intervals, in % of simulated tables.
 
 =========================  ============================  ===================  ========
 estimate                   interval                      random               coverage
@@ -542,14 +542,14 @@ def mean_variance(
     Satterthwaite's (1946) rule has ``w ** 2``, which is right if the fractions are
     known. Fractions from mean squares with two degrees of freedom are not known; if
     they are small by chance, Satterthwaite's interval is too short. On normal tables
-    with known noise of the samples, the Student's t interval covers 93.1 to 97.8 % with
-    3 to 10 levels (Satterthwaite's 92.2 to 97.7 %), and 89 to 98 % with two. The
+    with known noise of the samples, the Student's t interval covers 93.1 to 97.8% with
+    3 to 10 levels (Satterthwaite's 92.2 to 97.7%), and 89 to 98% with two. The
     exponent was chosen among four rules on such tables, so coverage elsewhere may be
     lower.
 
     If levels have unequal numbers of runs, the part of the levels stays unbiased, and
     that of repeats is too large. L - 1 degrees of freedom are then an approximation: a
-    single factor with (3, 3, 1) or (9, 1, 1, 1) runs covers 94 to 99 %.
+    single factor with (3, 3, 1) or (9, 1, 1, 1) runs covers 94 to 99%.
 
     Args:
       values: ``[R]`` value of each run.

@@ -132,8 +132,8 @@ def avg_gap(values: ArrayLike, reference: ArrayLike) -> np.ndarray:
     difference of means, so the printed Avg Gap is at least the gap computed from the
     printed means of the columns.
 
-    In the paper's Table 1, the rows at 10 % agree with this formula applied to the
-    printed means, within rounding. Several rows at 50 % do not (printed 0.33 for AMUN,
+    In the paper's Table 1, the rows at 10% agree with this formula applied to the
+    printed means, within rounding. Several rows at 50% do not (printed 0.33 for AMUN,
     where the printed means give 0.57), so compare the other columns there.
 
     Args:

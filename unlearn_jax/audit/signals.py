@@ -365,7 +365,7 @@ def model_signals(
         :data:`SIGNALS`, ``package.module:function``, or an entry point of the group
         ``unlearn_jax.signals``.
       logits: ``[N, C]`` logits of each model, at least one model. A generator works,
-        but needs up to 50 % more memory for the result, since the number of models is
+        but needs up to 50% more memory for the result, since the number of models is
         not known in advance.
       labels: ``[N]`` integers in 0..C-1.
 

@@ -174,7 +174,7 @@ def legacy_indices(num_samples: int, count: int, *, seed: int) -> npt.NDArray[np
     Raises:
       InputError: a number is out of range or not an integer.
 
-    The 10 % forget set published with AMUN:
+    The 10% forget set published with AMUN:
 
     >>> legacy_indices(50_000, 5_000, seed=1)[:3].tolist()
     [26247, 35067, 34590]

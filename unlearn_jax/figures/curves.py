@@ -41,8 +41,8 @@ def roc_plot(
 
     The axes are log-log by default (Carlini et al., 2022,
     https://arxiv.org/abs/2112.03570), because an attack that is sure of a few samples
-    is a leak even at an area of 50 %. Logarithmic axes start at the fraction of a
-    single sample of ``others``, at most at 10 %. Among equal scores, a curve is the
+    is a leak even at an area of 50%. Logarithmic axes start at the fraction of a
+    single sample of ``others``, at most at 10%. Among equal scores, a curve is the
     straight line that random tie-breaking would give.
 
     Args:
@@ -96,7 +96,7 @@ def roc_plot(
             hits[0] = 0
         curves.append((hits, f"{100 * curve.auc:.1f}"))
     handles = []
-    percent = FuncFormatter(lambda rate, _: f"{100 * rate:g} %")
+    percent = FuncFormatter(lambda rate, _: f"{100 * rate:g}%")
     for axes, shown in lines.panels:
         chance = axes.plot(
             rates, rates, color=MUTED, lw=1, dashes=(2, 2), label="chance  50.0"
@@ -134,7 +134,7 @@ def cumulative_plot(
 ) -> Figure:
     """Draw cumulative distributions in one panel, or many of them in one each.
 
-    The range of the axis omits the outer 0.5 % of all values on either side.
+    The range of the axis omits the outer 0.5% of all values on either side.
 
     Args:
       labels: labels of the R rows.

@@ -34,7 +34,7 @@ def score_histograms(
 
     Forget samples are shaded in the row's color; the solid line shows test samples, and
     the dotted line retain samples. The panels share their bins, whose number follows
-    Rice's rule for the forget samples. The outer 0.5 % of all scores on either side are
+    Rice's rule for the forget samples. The outer 0.5% of all scores on either side are
     counted in the first and last bins. If all scores lie in [0, 1], the axis has a
     logit scale.
 
@@ -129,7 +129,7 @@ def fractions(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def bin_edges(
     rows: Sequence[np.ndarray], num_bins: int, *, is_logit: bool = False
 ) -> np.ndarray:
-    """Return the edges of equal bins, without the outer 0.5 % of the finite values.
+    """Return the edges of equal bins, without the outer 0.5% of the finite values.
 
     Args:
       rows: arrays of ``[N]`` numbers.

@@ -195,7 +195,7 @@ def forest_keys(
     mean: Any = {"color": MUTED, "marker": "o", "ms": 7, "lw": 2.4}
     run: Any = {"color": MUTED, "marker": "o", "ms": 4, "lw": 0, "alpha": 0.6}
     keys: list[Any] = [
-        Line2D([], [], label=f"mean and {100 * level:g} % interval", **mean)
+        Line2D([], [], label=f"mean and {100 * level:g}% interval", **mean)
     ]
     if has_runs:
         keys.append(Line2D([], [], label="one run", **run))

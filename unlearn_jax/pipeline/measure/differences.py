@@ -11,7 +11,7 @@ method is one of three:
   distance to retraining, of the floor's own values).
 * ``different``: Student's test shows that the difference is not 0.
 * ``undecided``: neither is shown. It comes with the number of further runs after which
-  one of the two tests would show it with a probability of 80 %, if the true difference
+  one of the two tests would show it with a probability of 80%, if the true difference
   and variance are those of the table.
 
 Both tests are corrected for the number of methods (Holm 1979).
@@ -179,7 +179,7 @@ def more_runs(
     level: float = 0.95,
     num_tests: tuple[int, int] = (1, 1),
 ) -> int | None:
-    """Return the number of further runs that would decide with a probability of 80 %.
+    """Return the number of further runs that would decide with a probability of 80%.
 
     This is the power of the row's tests if the true difference is ``mean``. There are
     two, different from 0 and inside the margin; the one that needs fewer runs counts.

@@ -486,8 +486,8 @@ def make_notes(plan: Plan, tuning: records.Tuning | None) -> list[str]:
     if options.refits > 1:
         svc = (
             f"{names}: the machines are fitted again in each of {options.refits}"
-            " replicates. On simulated tables of one run the 95 % intervals of MIS and"
-            " MIA-NN cover 97 to 100 %, those of MIA (Kodge) 86 %."
+            " replicates. On simulated tables of one run the 95% intervals of MIS and"
+            " MIA-NN cover 97 to 100%, those of MIA (Kodge) 86%."
         )
     notes += [
         "Intervals are for other samples, originals and forget sets than these, where"

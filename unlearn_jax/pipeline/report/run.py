@@ -167,7 +167,7 @@ def _main_table(result: RunResult) -> Table:
         label = Cell(row.label, chosen_options(result, row.key))
         rows.append([label, *cells, format_cost(row)])
     caption = (
-        f"Mean ± standard deviation over runs; below it the {100 * result.level:g} %"
+        f"Mean ± standard deviation over runs; below it the {100 * result.level:g}%"
         " interval of the mean over samples, originals and forget sets, at Student's t"
         f" ({result.num_bootstrap:,} bootstrap replicates of the samples)."
         " The highlighted row is the oracle, retrained without the forget samples; ≈"
@@ -278,7 +278,7 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
             "Attack on every row",
             figures.forest_plot(result),
             _describe(result, ["ft_auc"]),
-            "At 50 % (dotted) the attack cannot distinguish forget samples from unseen"
+            "At 50% (dotted) the attack cannot distinguish forget samples from unseen"
             " ones. A row whose bar stays clear of the gray band differs from"
             " retraining. A triangle at the edge stands for a row far outside, with its"
             " mean.",
@@ -308,7 +308,7 @@ def _figures(result: RunResult, arrays: figures.Arrays) -> list[Figure]:
             "Log-log ROC curves of the membership attack, forget against test, one per"
             " row, and the diagonal.",
             "Both axes are logarithmic, because an attack that is sure of a few samples"
-            " is a leak even at an area of 50 %. The scores of all runs are pooled: the"
+            " is a leak even at an area of 50%. The scores of all runs are pooled: the"
             " area can differ from the table's mean over runs.",
         ),
         Figure(
@@ -382,7 +382,7 @@ def _class_figures(
             "Attacks on the forgotten classes",
             figures.forest_plot(result, attacks),
             _describe(result, attacks),
-            "U-LiRA at 50 % (dotted) cannot distinguish unlearned from retrained"
+            "U-LiRA at 50% (dotted) cannot distinguish unlearned from retrained"
             " models. MIA-NN's score should be the retrained models', and its gap as"
             " small as theirs.",
         )

@@ -135,7 +135,7 @@ def _kinds(rows: Sequence[RowResult]) -> list[str]:
 def _percent(fraction: float | None, digits: int = 1) -> str:
     if fraction is None or not is_known(fraction):
         return MISSING
-    return f"{format_cell(100 * fraction, digits)[0]} %"
+    return f"{format_cell(100 * fraction, digits)[0]}%"
 
 
 def _range(low: float, high: float, digits: int = 3) -> str:
@@ -218,7 +218,7 @@ def vulnerability_section(result: RunResult, arrays: Arrays) -> Section | None:
         " follows the retrained one.",
     )
     note = Text(
-        f"Ordered by the lower end of the {100 * result.level:g} % interval, in"
+        f"Ordered by the lower end of the {100 * result.level:g}% interval, in"
         " percent, which takes the runs as independent. The last two columns are the"
         " same sample's fractions before unlearning and after retraining; over all"
         f" forgotten samples their means are {means.get('original', MISSING)} and"
@@ -330,7 +330,7 @@ def _differences_to_no_tilt(
         cells += [Cell("")] * (len(columns) - 1 - len(cells))
         rows.append([target.name, *cells])
     caption = (
-        "The same less the target without a tilt, paired run by run: nats, and the 95 %"
+        "The same less the target without a tilt, paired run by run: nats, and the 95%"
         " interval of the mean over originals and forget sets. ↓ is measurably nearer"
         " to retraining than no tilt, ↑ farther."
     )
@@ -353,7 +353,7 @@ def norms_section(result: RunResult) -> Section | None:
     else:
         caption += (
             f" FastClip was to bound all of them by {norms.max_norm:g}; ▲ marks a layer"
-            " more than 1 % above in at least one model."
+            " more than 1% above in at least one model."
         )
     if norms.unfound:
         caption += (
@@ -417,7 +417,7 @@ def klom_section(result: RunResult) -> Section | None:
             cells += [Cell(distance.median), Cell(distance.p95)]
         lines.append([row.label, *cells])
     caption = (
-        f"Below each mean its {100 * result.level:g} % interval over samples, for these"
+        f"Below each mean its {100 * result.level:g}% interval over samples, for these"
         " models."
     )
     blocks.append(Table("", columns, lines, caption, _kinds(rows)))
@@ -688,7 +688,7 @@ def attacks_section(result: RunResult) -> Section | None:
         for attack in attacks.values():
             count = attack.status.get(outcome)
             total = max(sum(attack.status.values()), 1)
-            note = "" if count is None else f"{100 * count / total:.1f} %"
+            note = "" if count is None else f"{100 * count / total:.1f}%"
             row.append(Cell(count, note))
         rows.append([*row, STATUSES.get(outcome, "")])
     medians = [attack.distance_quantiles.get("0.5") for attack in attacks.values()]

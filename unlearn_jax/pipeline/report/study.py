@@ -111,7 +111,7 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
     )
     level = next(iter(results.values())).level
     caption = (
-        f"Mean ± standard deviation over runs; below it the {100 * level:g} % interval"
+        f"Mean ± standard deviation over runs; below it the {100 * level:g}% interval"
         " of the mean. The highlighted row is the oracle of its variant, retrained"
         " without the forget samples; ≈ marks a metric whose paired difference to its"
         " variant's oracle lies inside the seed floor's spread (equivalence test)."

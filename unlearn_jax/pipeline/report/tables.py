@@ -82,7 +82,7 @@ def results_table(
             cells.append(format_cost(row))
         rows.append(cells)
     caption = (
-        f"Mean ± std over runs, and in brackets the {100 * result.level:g} % interval"
+        f"Mean ± std over runs, and in brackets the {100 * result.level:g}% interval"
         " of the mean."
     )
     for remark in (missing_sentence(result), distances_sentence(result)):
@@ -310,7 +310,7 @@ def terminal_text(
     else:
         num_runs = "-".join(map(str, sorted(counts or {0})))
         numbers = f"mean ± std over {num_runs} runs, and below it the mean's"
-    about = f"{result.title}: {numbers} {100 * result.level:g} % interval"
+    about = f"{result.title}: {numbers} {100 * result.level:g}% interval"
     table = render_terminal(results_table(result, metrics), width)
     return f"{textwrap.fill(about, width)}\n\n{table}"
 

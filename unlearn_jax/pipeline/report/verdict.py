@@ -87,7 +87,7 @@ def _power_sentences(result: RunResult) -> list[str]:
     if side == "above":
         return []
     if _is_any_different(result):
-        place = "holds 50 %" if side == "within" else "lies below 50 %"
+        place = "holds 50%" if side == "within" else "lies below 50%"
         return [f"The original is not shown to be recognizable: its interval {place}."]
     return [
         "But the attack does not recognize the original's forget samples either, so"
@@ -174,7 +174,7 @@ def margins_sentence(result: RunResult) -> str:
             margins.append(f"{metric.label} ± {number}{unit}")
     text = (
         "Verdicts are on paired differences to the retrained models in"
-        f" {_headline_labels(result)}, at a level of {100 * result.level:g} % for all"
+        f" {_headline_labels(result)}, at a level of {100 * result.level:g}% for all"
         " methods together (Holm); intervals are for one."
     )
     if margins:
@@ -182,7 +182,7 @@ def margins_sentence(result: RunResult) -> str:
             f"{text} “Forgotten” (like retraining) means inside {join_names(margins)},"
             " the spread over runs between two retrainings (the seed floor)."
             " “Undecided” comes with how many more runs would decide with a probability"
-            " of 80 %, if any number would."
+            " of 80%, if any number would."
         )
     return (
         f"{text} Without three runs of a second retraining there is no margin, so no"
@@ -223,16 +223,16 @@ def distances_sentence(result: RunResult) -> str:
 
 
 def _coin_toss_sentences(result: RunResult) -> list[str]:
-    """Return sentences on the methods with FT AUCs at, above and below 50 %."""
+    """Return sentences on the methods with FT AUCs at, above and below 50%."""
     labels: dict[str, list[str]] = {"within": [], "above": [], "below": []}
     for row in result.rows:
         auc = row.metrics.get("ft_auc")
         if row.kind == "method" and has_interval(auc):
             labels[_side_of_coin_toss(auc)].append(row.label)
     openings = {
-        "within": "Undecided without retrained models, FT AUC at 50 %:",
-        "above": "Still remembered, FT AUC above 50 %:",
-        "below": "Over-forgotten, which gives samples away, FT AUC below 50 %:",
+        "within": "Undecided without retrained models, FT AUC at 50%:",
+        "above": "Still remembered, FT AUC above 50%:",
+        "below": "Over-forgotten, which gives samples away, FT AUC below 50%:",
     }
     sentences = []
     for side, names in labels.items():
@@ -242,7 +242,7 @@ def _coin_toss_sentences(result: RunResult) -> list[str]:
 
 
 def _side_of_coin_toss(auc: Estimate) -> Literal["above", "below", "within"]:
-    """Return the side of 50 % that an interval lies on; ``within`` if it holds 50 %."""
+    """Return the side of 50% that an interval lies on; ``within`` if it holds 50%."""
     if auc.low > 50:
         return "above"
     return "below" if auc.high < 50 else "within"
@@ -278,12 +278,12 @@ def findings(result: RunResult) -> list[str]:
 def _reference_sentences(result: RunResult) -> list[str]:
     """Return sentences on the attack's results on models with known answers."""
     unseen = (
-        "although it never saw the forget samples: compare with this row, not with 50 %"
+        "although it never saw the forget samples: compare with this row, not with 50%"
     )
     meanings = {
         ("original", "above"): "so the attack does recognize training samples",
         ("original", "within"): (
-            "an interval that contains 50 %, so the original is not shown to be"
+            "an interval that contains 50%, so the original is not shown to be"
             " recognizable"
             if _is_any_different(result)
             else "so the attack hardly works here, and its failure on other rows proves"
@@ -292,12 +292,12 @@ def _reference_sentences(result: RunResult) -> list[str]:
         ("original", "below"): (
             "so the attack points the wrong way here: do not trust it on other rows"
         ),
-        ("oracle", "above"): f"above 50 % {unseen}",
+        ("oracle", "above"): f"above 50% {unseen}",
         ("oracle", "within"): (
-            "an interval that contains 50 %, as it should for a model that never saw"
+            "an interval that contains 50%, as it should for a model that never saw"
             " the forget samples"
         ),
-        ("oracle", "below"): f"below 50 % {unseen}",
+        ("oracle", "below"): f"below 50% {unseen}",
     }
     sentences = []
     for row in result.rows:
@@ -392,7 +392,7 @@ def _gap_sentences(result: RunResult) -> list[str]:
     if not methods:
         return []
     best = methods[0]
-    gap = _format_with_unit(best.metrics["avg_gap"], "percentage points")
+    gap = _format_with_unit(best.metrics["avg_gap"], " percentage points")
     text = f"{quote_name(best.label)} has the smallest Avg Gap to retraining, {gap}"
     again = result.row_of_kind("second_oracle")
     if again and "avg_gap" in again.metrics:
@@ -417,11 +417,11 @@ def _headline_labels(result: RunResult) -> str:
     return join_names(labels or ["FT AUC"])
 
 
-def _format_with_unit(estimate: Estimate, unit: str) -> str:
-    """Return a mean with its unit and interval, if it has them."""
+def _format_with_unit(estimate: Estimate, suffix: str) -> str:
+    """Return a mean, what follows it, and its interval if it has one."""
     number = format_cell(estimate.mean, 2)[0]
     interval = format_cell(estimate, 2)[1]
-    return " ".join(filter(None, [number, unit, interval]))
+    return f"{number}{suffix} {interval}".strip()
 
 
 def quote_name(name: str) -> str:

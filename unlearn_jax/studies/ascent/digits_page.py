@@ -67,10 +67,10 @@ def klom_table(findings: Findings) -> Table:
             "worst part above the floor",
         ],
         cells,
-        f"Means over the samples of a part, then over {len(sets)} forget sets, with 95"
-        f" % intervals ({_random(findings)} random). The best run of each set is chosen"
-        " after the fact, by its worst part, against one ensemble of retrained models,"
-        " and shown against another: an upper limit that no user can reach.",
+        f"Means over the samples of a part, then over {len(sets)} forget sets, with"
+        f" 95% intervals ({_random(findings)} random). The best run of each set is"
+        " chosen after the fact, by its worst part, against one ensemble of retrained"
+        " models, and shown against another: an upper limit that no user can reach.",
     )
 
 
@@ -214,7 +214,7 @@ def correlation_table(findings: Findings) -> Table:
         "Predictors of failure: rank correlation over forget sets",
         ["predictor", *goals],
         rows,
-        "Spearman's, with a 95 % interval by Fisher's z, sets of one seed grouped, not"
+        "Spearman's, with a 95% interval by Fisher's z, sets of one seed grouped, not"
         " corrected for several tests. The conjecture is a positive correlation. K:"
         " kernel of the margins' gradients by all parameters, five originals; T: TRAK's"
         " influences. The last row needs retrained models and is there to compare"
@@ -316,7 +316,7 @@ def summary(findings: Findings) -> str:
     if elsewhere is not None:
         one = (
             " One setting of descent-ascent for all sets, chosen on other seeds,"
-            f" leaves {100 * np.nanmean(elsewhere):.0f} %."
+            f" leaves {100 * np.nanmean(elsewhere):.0f}%."
         )
     by_kind = {}
     for kind, label in KINDS.items():
@@ -329,18 +329,18 @@ def summary(findings: Findings) -> str:
         hardest = max(by_kind, key=lambda kind: by_kind[kind])
         easiest = min(by_kind, key=lambda kind: by_kind[kind])
         left = (
-            f" leaves {100 * np.nanmean(ascent):.0f} % of the original's distance on"
-            f" average ({easiest}: {by_kind[easiest]:.0f} %, {hardest}:"
-            f" {by_kind[hardest]:.0f} %), and"
+            f" leaves {100 * np.nanmean(ascent):.0f}% of the original's distance on"
+            f" average ({easiest}: {by_kind[easiest]:.0f}%, {hardest}:"
+            f" {by_kind[hardest]:.0f}%), and"
         )
         end = (
             "; fine-tuning without ascent leaves"
-            f" {100 * np.nanmean(findings.remaining('finetune')):.0f} %.{one}"
+            f" {100 * np.nanmean(findings.remaining('finetune')):.0f}%.{one}"
         )
     return (
-        f"Of all runs with ascent {100 * shares['improved'].mean():.0f} % came nearer"
-        f" to retraining, {100 * shares['unchanged'].mean():.0f} % did not move and"
-        f" {100 * shares['broke'].mean():.0f} % broke the model. The best of each set,"
+        f"Of all runs with ascent {100 * shares['improved'].mean():.0f}% came nearer"
+        f" to retraining, {100 * shares['unchanged'].mean():.0f}% did not move and"
+        f" {100 * shares['broke'].mean():.0f}% broke the model. The best of each set,"
         f" chosen after the fact,{left} is no better than the original on"
         f" {findings.is_worse(*ASCENT).sum()} of {len(ascent)} sets{end}{norms}"
     )
@@ -377,9 +377,9 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
             "Every run",
             every_run(findings),
             f"{findings.klom.shape[0] * len(findings.method)} dots in"
-            f" {len(set(findings.kinds))} panels: {shares['improved']:.0f} % of the"
+            f" {len(set(findings.kinds))} panels: {shares['improved']:.0f}% of the"
             " runs with ascent improved,"
-            f" {shares['unchanged']:.0f} % did not move, {shares['broke']:.0f} % broke"
+            f" {shares['unchanged']:.0f}% did not move, {shares['broke']:.0f}% broke"
             " the model.",
             "One dot per configuration and forget set, each from as many models as an"
             " ensemble has. A good run is as low as the black square and no further"

@@ -90,7 +90,7 @@ def order_table(samples: list[Arrays]) -> Table:
         "Descent-ascent ends on the far side of the original: sampled examples",
         ["alpha in", "examples with such an alpha", "ordering holds", "%"],
         rows,
-        f"{len(held)} random examples: |R| from 31 to 10,000, |F| and b from 1 to 100 %"
+        f"{len(held)} random examples: |R| from 31 to 10,000, |F| and b from 1 to 100%"
         " of it, ridge from 0.001 to 1, eps from 0.01 to 0.98, all but eps on a"
         " logarithmic scale; alpha uniform in the range. The third row is not a"
         " lemma.",
@@ -306,7 +306,7 @@ def make_page(config: Config, artifacts: Mapping[str, Arrays]) -> Page:
         "On two correlated coordinates the best of all stopping times comes nearer to"
         f" the retrained weights than the original is in {int(helps.sum())} of"
         f" {len(ROWS)} settings; on the grid of correlations and alphas no stop helps"
-        f" in {100 * harmful:.0f} % of the cells. In the toy descent-ascent ends in a"
+        f" in {100 * harmful:.0f}% of the cells. In the toy descent-ascent ends in a"
         f" minimum from which {config.fine_tuning_steps:,} steps of fine-tuning on the"
         f" retained samples reach a loss of {toy['retrained-losses'][-1]:.2f}, where"
         f" retraining finds {toy['retrained-losses'][0]:.2f}."
@@ -317,7 +317,7 @@ def make_page(config: Config, artifacts: Mapping[str, Arrays]) -> Page:
             "Where early stopping helps",
             grid_figure(grid, size_of(config)),
             "Two heat maps over correlation and alpha; no stop helps in"
-            f" {100 * harmful:.0f} % of the left one.",
+            f" {100 * harmful:.0f}% of the left one.",
             "Blue: the best stop is nearer to the retrained weights than the original"
             " is; red: further away, already after one step. Full line: as near."
             " Dashed: above it descent-ascent diverges (right: with twice the ridge)."

@@ -64,7 +64,7 @@ def kernel_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
             rows.append(
                 [
                     f"{name}: {label}",
-                    f"{size} of {count} ({100 * size / count:.0f} %)",
+                    f"{size} of {count} ({100 * size / count:.0f}%)",
                     f"{shares.mean():.2f} ± {shares.mean(1).std(ddof=1):.2f}",
                     rate(is_enough),
                     rate(~is_rest_enough),
@@ -112,8 +112,8 @@ def size_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
             [
                 name,
                 count,
-                *(f"{100 * size / count:.0f} %" for size in sizes),
-                *(f"{100 * s:.0f} %" for s in networks),
+                *(f"{100 * size / count:.0f}%" for size in sizes),
+                *(f"{100 * s:.0f}%" for s in networks),
             ]
         )
     tolerances = [config.tolerance, *config.other_tolerances]
@@ -129,9 +129,9 @@ def size_table(config: Config, artifacts: Mapping[str, Arrays]) -> Table:
         rows,
         "Kernel models first, on the seeds of the search; then the first point of the"
         f" networks' curve at which PS is at least {1 - config.delta:g} over"
-        f" {len(config.seeds)} seeds, within {config.tolerance:g}; 100 % where no point"
+        f" {len(config.seeds)} seeds, within {config.tolerance:g}; 100% where no point"
         " before does. Points:"
-        f" {', '.join(f'{100 * share:.0f} %' for share in config.curve)}.",
+        f" {', '.join(f'{100 * share:.0f}%' for share in config.curve)}.",
     )
 
 
@@ -158,7 +158,7 @@ def network_table(
         rows.append(
             [
                 label,
-                f"{100 * removed:.0f} %",
+                f"{100 * removed:.0f}%",
                 estimate(list(shares[..., column])),
                 rate(is_enough),
                 None if again else rate(~is_rest_enough),
@@ -180,7 +180,7 @@ def network_table(
         ],
         rows,
         f"Mean over {len(names)} forget sets x {len(config.judge_seeds)} seeds, all"
-        " counterfactuals on the same seeds; brackets: 95 % interval over forget sets"
+        " counterfactuals on the same seeds; brackets: 95% interval over forget sets"
         " and seeds, for probabilities exact binomial as if runs were independent. PS:"
         " removing these samples suppresses the knowledge of all of F; PN: removing all"
         " others of F instead does not; PNS: both.",
@@ -335,7 +335,7 @@ def curve_figure(
             middle = int(np.argmin(abs(np.array(config.curve) - 0.4)))
             spoken.append(
                 f"{title}, {label}: {means[middle]:.2f} in networks at"
-                f" {100 * config.curve[middle]:.0f} %"
+                f" {100 * config.curve[middle]:.0f}%"
             )
     for axes in panels[:, 0]:
         axes.set_ylabel("suppressed fraction", fontsize=10, color=INK)
@@ -379,7 +379,7 @@ def make_page(config: Config, artifacts: Mapping[str, Arrays]) -> Page:
                 figure,
                 alt,
                 "0 is a model trained on everything, 1 the oracle of the same seed,"
-                " the gray band what counts as suppressed; bands and bars are 95 %"
+                " the gray band what counts as suppressed; bands and bars are 95%"
                 " intervals over forget sets and seeds. Random orders are means over"
                 f" {config.random_orders} draws above, one draw below.",
             ),
@@ -402,10 +402,10 @@ def summary(config: Config, artifacts: Mapping[str, Arrays]) -> str:
         networks = np.mean([enough(config, curve) for curve in curves], 0)
         sentences.append(
             f"{KINDS[kind]}: the core-sets of kernel models hold"
-            f" {100 * np.mean(sizes):.0f} % of the forget set; in networks"
-            f" {100 * networks[0]:.0f} % of it is enough in the order of the search,"
-            f" {100 * networks[1]:.0f} % by influence alone and {100 * networks[2]:.0f}"
-            " % at random."
+            f" {100 * np.mean(sizes):.0f}% of the forget set; in networks"
+            f" {100 * networks[0]:.0f}% of it is enough in the order of the search,"
+            f" {100 * networks[1]:.0f}% by influence alone and"
+            f" {100 * networks[2]:.0f}% at random."
         )
     sentences.append(coresets.CAVEAT)
     for kind, names in kinds_of(config).items():
@@ -415,7 +415,7 @@ def summary(config: Config, artifacts: Mapping[str, Arrays]) -> str:
         if ours is not None and random is not None:
             sentences.append(
                 "Members left out of the core-set give U-LiRA an AUC of"
-                f" {in_words(ours, '.0f')} % ({KINDS[kind].lower()}); as many left in"
-                f" at random one of {in_words(random, '.0f')} %."
+                f" {in_words(ours, '.0f')}% ({KINDS[kind].lower()}); as many left in"
+                f" at random one of {in_words(random, '.0f')}%."
             )
     return " ".join(sentences)

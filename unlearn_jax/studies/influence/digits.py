@@ -307,7 +307,7 @@ def lbfgs(
 
 
 def network(config: Config, seed: int, name: str) -> dict[str, np.ndarray]:
-    """Return the guard, and the errors of removing 10 % of a network's samples.
+    """Return the guard, and the errors of removing 10% of a network's samples.
 
     Args:
       config: study configuration.

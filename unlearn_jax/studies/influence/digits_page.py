@@ -28,7 +28,7 @@ def bound(values: np.ndarray) -> Estimate | str:
 
 def ends(values: np.ndarray) -> str:
     """Return the smallest and the largest of values in percent, in words."""
-    return f"{100 * values.min():.0f} to {100 * values.max():.0f} %"
+    return f"{100 * values.min():.0f} to {100 * values.max():.0f}%"
 
 
 def make_page(config: Config, artifacts: Artifacts) -> Page:
@@ -66,7 +66,7 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
     if config.fractions[0] <= 0.1:
         checks.append(
             Check(
-                f"cross-entropy at {100 * config.fractions[0]:g} % is 20 times nearer"
+                f"cross-entropy at {100 * config.fractions[0]:g}% is 20 times nearer"
                 " than the original",
                 bool(first.max() < 1 / 20),
                 f"{1 / first.max():.0f} to {1 / first.min():.0f} times",
@@ -85,7 +85,7 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
             )
         )
     summary = (
-        f"On linearized networks removing {100 * config.fractions[0]:g} % of the images"
+        f"On linearized networks removing {100 * config.fractions[0]:g}% of the images"
         f" lands {1 / first.max():.0f} to {1 / first.min():.0f} times nearer to the"
         " retrained parameters than the original, and the two forms agree to"
         f" {forms:.0e}. On networks as they are the estimate leaves"
@@ -110,7 +110,7 @@ def _convex_table(linear: Arrays, squared: np.ndarray) -> Table:
         cells = [bound(linear[key][:, i]) for key in ("moved", "params", "outputs")]
         rows.append(
             [
-                f"{loss}, {100 * fraction:g} %",
+                f"{loss}, {100 * fraction:g}%",
                 *cells,
                 f"{linear['forms'][:, i].max():.0e}",
                 f"{linear['floor'][:, i].max():.0e}",
@@ -166,7 +166,7 @@ def _network_table(guards: Mapping[str, Arrays]) -> Table:
         "second retrain",
     ]
     caption = (
-        "10 % removed. Error of parameters and of test outputs relative to the"
+        "10% removed. Error of parameters and of test outputs relative to the"
         " original's. Trained on: test outputs of the original after training on what"
         " stays."
         " Second retrain: from another initialization; above 1 it ends farther away"
@@ -216,8 +216,8 @@ def _cost_table(config: Config, artifacts: Artifacts) -> Table:
             row += [f"{1000 * t:.3g}" for t in times]
             row += [f"{value / 1e6:.1f}" for value in run["bytes"][0]]
             rows.append(row)
-    low = f"{100 * config.fractions[0]:g} %"
-    high = f"{100 * config.fractions[-1]:g} %"
+    low = f"{100 * config.fractions[0]:g}%"
+    high = f"{100 * config.fractions[-1]:g}%"
     forms = ("dual dense", "dual CG", "primal")
     columns = ["outputs, parameters", "kernel"]
     for fraction in (low, high):
@@ -265,7 +265,7 @@ def _convex_picture(linear: Arrays, squared: np.ndarray) -> Figure:
     )
     axes.legend(frameon=False, labelcolor=INK, fontsize=9.5, loc="lower right")
     alt = "Errors of parameters by fraction removed: " + ", ".join(
-        f"{s:g} %: {m:.3f}" for s, m in zip(share, means[0], strict=True)
+        f"{s:g}%: {m:.3f}" for s, m in zip(share, means[0], strict=True)
     )
     return Figure(
         "Linearized network, cross-entropy",

@@ -268,7 +268,7 @@ def attack_plot(result: RunResult, arrays: Arrays) -> Figure:
         bottom.set_ylabel("samples")
         top.tick_params(labelbottom=False)
         bottom.set_ylim(0, 1.35 * bottom.get_ylim()[1])
-        names = {"0.05": "5 %", "0.5": "median", "0.95": "95 %"}
+        names = {"0.05": "5%", "0.5": "median", "0.95": "95%"}
         for i, (quantile, name) in enumerate(names.items()):
             value = attack.distance_quantiles.get(quantile)
             if not value or not is_known(value):
@@ -295,7 +295,7 @@ def _status_bars(axes: Axes, status: Mapping[str, int]) -> None:
     counts = list(status.values())
     total = max(sum(counts), 1)
     bars = axes.barh(range(len(counts)), counts, height=0.62, color=COLORS[0])
-    texts = [f"{count:,}  ({100 * count / total:.1f} %)" for count in counts]
+    texts = [f"{count:,}  ({100 * count / total:.1f}%)" for count in counts]
     axes.bar_label(bars, texts, fontsize=9, color=INK, padding=3)
     axes.set_xlim(0, 1.6 * max([1, *counts]))
     axes.set_yticks(range(len(counts)), [name.replace("_", " ") for name in status])

@@ -196,8 +196,8 @@ def vulnerability_plot(result: RunResult, arrays: Arrays) -> Figure:
             handles += axes.step([*(100 * levels), 100], [*fractions, last], **style)
         axes.set(yscale="log", xlim=(0, 100))
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g} %"))
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol="%"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}%"))
         axes.minorticks_off()
     for axes, _ in lines.panels:
         axes.set_ylim(floor, 100)
@@ -225,6 +225,6 @@ def requests_plot(result: RunResult) -> Figure:
         styles=[styles[row.key] for row in rows],
         line=0,
         title="The score of each request",
-        xlabel=f"request (vertical lines: {100 * result.level:g} % intervals)",
+        xlabel=f"request (vertical lines: {100 * result.level:g}% intervals)",
         ylabel="FR AUC − FT AUC (points)",
     )
