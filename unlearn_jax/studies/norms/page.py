@@ -175,7 +175,7 @@ def _summary(config: NormConfig, artifacts: Artifacts) -> str:
     return (
         "A small network was trained with every layer's norm to be at most"
         f" {config.target:g}. Distance of the largest norm of any layer and seed to the"
-        f" target, and mean test accuracy in per cent. {' '.join(sentences)}"
+        f" target, and mean test accuracy in %. {' '.join(sentences)}"
     )
 
 

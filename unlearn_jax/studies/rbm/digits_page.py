@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Drawing
 
+from unlearn_jax.audit import Estimate
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.studies.common import (
@@ -122,6 +123,17 @@ def deletions(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
     return out
 
 
+def _summarize_log_likelihood(values: np.ndarray) -> Estimate | str:
+    """Return the summary over runs, with an interval that is cut off at 0.
+
+    The estimates of annealed importance sampling may be above 0 themselves.
+    """
+    estimate = summarize_finite(values)
+    if isinstance(estimate, str):
+        return estimate
+    return estimate._replace(high=min(estimate.high, max(estimate.mean, 0.0)))
+
+
 def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Table:
     """Return the table of deletion, a row per method."""
     effective = np.array(
@@ -135,8 +147,8 @@ def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Tabl
         percentage, forgotten, retained, divergence = np.moveaxis(values[name], -1, 0)
         cells = [
             summarize_finite(percentage, bounds=PERCENT),
-            summarize_finite(forgotten),
-            summarize_finite(retained),
+            _summarize_log_likelihood(forgotten),
+            _summarize_log_likelihood(retained),
         ]
         # The oracle is not compared with itself.
         gap = None if name == "oracle" else summarize_distance(divergence)
@@ -146,14 +158,14 @@ def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Tabl
         columns=[
             "model",
             "samples of the digit (%)",
-            "log-likelihood forgotten",
-            "retained",
-            "KL(oracle || model)",
+            "log-likelihood, forgotten (nats)",
+            "log-likelihood, retained (nats)",
+            "KL(oracle || model) (nats)",
         ],
         rows=rows,
         caption=(
             "Samples classified as the forgotten digit; mean log-likelihood"
-            " of test images by AIS, nats; KL estimated on the oracle's samples, nats."
+            " of test images by AIS; KL estimated on the oracle's samples."
             f" AIS has at least {fewest:.0f} effective samples of {config.num_chains},"
             f" and {fewest_ascended:.0f} after ascent at full weight; with few of them"
             " numbers are rough."
