@@ -88,8 +88,8 @@ def make_page(config: Config, artifacts: Artifacts) -> Page:
         f"On linearized networks removing {100 * config.fractions[0]:g}% of the images"
         f" lands {1 / first.max():.0f} to {1 / first.min():.0f} times nearer to the"
         " retrained parameters than the original, and the two forms agree to"
-        f" {forms:.0e}. On networks as they are the estimate leaves"
-        f" {' and '.join(left)} of the distance of the outputs."
+        f" {forms:.0e}. On networks as they are the estimate leaves, of the distance"
+        f" of the outputs, {' and '.join(left)}."
     )
     blocks = [
         _convex_table(linear, squared),
