@@ -230,9 +230,9 @@ def count_classes(apply_fn: ApplyFn, variables: PyTree, images: Any) -> int:
       InputError: the model does not return logits of two classes or more.
     """
     is_float = jnp.issubdtype(images.dtype, jnp.floating)
-    one = jax.ShapeDtypeStruct(
-        (1, *images.shape[1:]), images.dtype if is_float else jnp.float32
-    )
+    # float64 is float32 unless JAX is told otherwise
+    dtype = jax.dtypes.canonicalize_dtype(images.dtype) if is_float else jnp.float32
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), dtype)
     return check_output(jax.eval_shape(apply_fn, variables, one))
 
 

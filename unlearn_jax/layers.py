@@ -485,8 +485,13 @@ def _evaluate_scan(
 ) -> tuple[list[Array], list[Facts]]:
     """Run a scan step by step, so that each step's layers are recorded."""
     params = eqn.params
-    num_fixed = params["num_consts"]
-    num_carry = params["num_carry"]
+    if "num_consts" in params:
+        num_fixed = params["num_consts"]
+        num_carry = params["num_carry"]
+    else:
+        # JAX 0.12 stores the structure of all inputs in place of their numbers
+        groups = params["ft_in"].update(inputs).unpack()
+        num_fixed, num_carry, _ = (len(list(group)) for group in groups)
     fixed = inputs[:num_fixed]
     # every step uses these values: a factor would not apply to a single use
     fixed_facts = [item._replace(layer_output=None) for item in facts[:num_fixed]]

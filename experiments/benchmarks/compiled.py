@@ -388,7 +388,10 @@ def main() -> None:
         help="longest time of a row, in seconds",
     )
     parser.add_argument(
-        "--effort", type=float, default=0.0, help="effort of the compiler, from -1 to 1"
+        "--effort",
+        type=float,
+        default=0.0,
+        help="effort of the compiler, from -1 to 1; JAX before 0.12 only",
     )
     parser.add_argument(
         "--rows", default="", help="regular expression of names of rows"

@@ -80,6 +80,7 @@ def test_a_summary_counts_the_variants(variants):
     first = dict([next(iter(variants.items()))])
     summary = study.study_page(first).summary
     assert summary.startswith("A study of one variant, with a report of its own.")
+    assert "their" not in summary
     (name, result), *_ = first.items()
     quoted = change_row(result, "method0", label="AMUN, again")
     assert "“AMUN, again”, " in study.study_page({name: quoted}).summary

@@ -473,7 +473,8 @@ class CompileReport:
             group=self.group,
             largest_group=self.largest_group,
             across_hosts=self.across_hosts,
-            effort=jax.config.values["jax_exec_time_optimization_effort"],
+            # JAX 0.12 has no such option any more, and compiles at its own effort
+            effort=jax.config.values.get("jax_exec_time_optimization_effort", 0.0),
             bound_device_hours=self.device_hours,
             jax=jax.__version__,
             programs=tuple(row.numbers(self.target) for row in self.rows),

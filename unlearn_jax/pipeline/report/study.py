@@ -126,8 +126,10 @@ def study_page(results: Mapping[str, RunResult]) -> Page:
 def _summary(results: Mapping[str, RunResult]) -> str:
     """Return the number of variants, the nearest method of each, and failed checks."""
     text = f"A study of {len(results)} variants, each with a report of its own."
+    owner = "their"
     if len(results) == 1:
         text = "A study of one variant, with a report of its own."
+        owner = "its"
     nearest = []
     num_failed = 0
     for name, result in results.items():
@@ -139,7 +141,7 @@ def _summary(results: Mapping[str, RunResult]) -> str:
     if nearest:
         text += f" Smallest Avg Gap to retraining: {'; '.join(nearest)}."
     if num_failed:
-        text += f" {num_failed} of their checks failed."
+        text += f" {num_failed} of {owner} checks failed."
     return text
 
 
