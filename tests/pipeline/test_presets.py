@@ -1,6 +1,7 @@
 """Presets: completed rows, and tuning that never touches what is reported."""
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -355,6 +356,18 @@ def test_a_loss_is_made_of_the_configured_network(tmp_path):
     parts = preset.parts(preset.config)
     assert set(parts) == {"splits", "loss_fn"}
     assert callable(parts["loss_fn"])
+
+
+def test_a_file_is_read_anew_and_leaves_no_bytecode(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "own.py"
+    text = (
+        "from unlearn_jax.pipeline import RunConfig\nPRESET = RunConfig(title={!r})\n"
+    )
+    for title in ("first", "other"):
+        file.write_text(text.format(title))
+        assert presets.load(str(file)).variants[""].title == title
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_file_without_a_preset_is_refused(tmp_path):

@@ -246,7 +246,7 @@ def test_a_loop_over_this_librarys_whole_variables_clips_as_over_params(forms):
     update = jax.jit(partial(tx.update, model_state=variables.state))
     expected, _ = update(zeros.params, tx.init(variables.params), variables.params)
     assert jnp.any(updates.params["Dense_0"]["kernel"] != 0)
-    chex.assert_trees_all_close(updates, Variables(expected, zeros.state), atol=5e-3)
+    chex.assert_trees_all_close(updates, Variables(expected, zeros.state), atol=1e-2)
 
 
 def test_every_true_norm_of_a_clipped_vit_is_within_a_percent():

@@ -7,6 +7,7 @@ and loss. Listing presets does not import JAX, since that takes most of a second
 import ast
 import dataclasses
 import difflib
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -341,17 +342,19 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
     """Return the names that a preset file defines.
 
     The file stays in ``sys.modules``, because help texts of its dataclasses are read
-    from there.
+    from there. No bytecode is written beside it, nor read: a file that is edited twice
+    in a second is not mistaken for the first edit.
     """
     from unlearn_jax.types import InputError, first_line
 
     name = f"unlearn_jax_preset_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
-    assert spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        code = loader.source_to_code(path.read_bytes(), str(path))
+        exec(code, vars(module))
     except SyntaxError as error:
         line = "" if error.lineno is None else f" in line {error.lineno}"
         raise InputError(f"{path} is not valid Python: {error.msg}{line}") from error
