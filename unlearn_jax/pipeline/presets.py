@@ -342,8 +342,8 @@ def _execute(path: pathlib.Path) -> dict[str, Any]:
     """Return the names that a preset file defines.
 
     The file stays in ``sys.modules``, because help texts of its dataclasses are read
-    from there. No bytecode is written beside it, nor read: a file that is edited twice
-    in a second is not mistaken for the first edit.
+    from there. No bytecode is written or read: of two edits in the same second, the
+    second would be mistaken for the first.
     """
     from unlearn_jax.types import InputError, first_line
 
