@@ -1,5 +1,6 @@
 """Types of stored arrays, cells of tables and a figure legend of all studies."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -97,15 +98,26 @@ def summarize_finite(
     return summarize(values, **options)
 
 
-def summarize_distance(values: np.ndarray) -> Estimate | str:
-    """Return the summary of a distance, with an interval that is cut off at 0.
+def summarize_cut(values: np.ndarray, *, bounds: tuple[float, float]) -> Estimate:
+    """Return the summary of runs, with an interval that is cut off at bounds.
 
-    The estimates of a distance may be below 0 themselves, as those of a divergence are.
+    Estimates of a value may be outside its bounds themselves, as those of a divergence
+    are; the interval then reaches their mean.
+
+    Args:
+      values: finite values of all runs.
+      bounds: smallest and largest value that is possible.
     """
-    estimate = summarize_finite(values)
-    if isinstance(estimate, str):
-        return estimate
-    return estimate._replace(low=max(estimate.low, min(estimate.mean, 0.0)))
+    estimate = summarize_runs(values)
+    return estimate._replace(
+        low=max(estimate.low, min(estimate.mean, bounds[0])),
+        high=min(estimate.high, max(estimate.mean, bounds[1])),
+    )
+
+
+def summarize_distance(values: np.ndarray) -> Estimate | str:
+    """Return the summary of a distance, with an interval that is cut off at 0."""
+    return summarize_finite(values, summarize_cut, bounds=(0.0, math.inf))
 
 
 def is_above_zero(values: np.ndarray) -> bool:

@@ -23,6 +23,7 @@ from unlearn_jax.studies.common import (
     Artifacts,
     in_words,
     legend,
+    summarize_cut,
     variables_of,
 )
 from unlearn_jax.studies.latent.concepts import (
@@ -132,13 +133,11 @@ def gap(config: Config, artifacts: Artifacts, name: str, measure: str) -> Estima
     """Return a row's difference from the retrained model of the same seed and class."""
     value = np.asarray(values_of(artifacts, name, measure), np.float64)
     goal = np.asarray(values_of(artifacts, "retrained", measure), np.float64)
-    difference = estimate(config, value - goal)
     if measure == "frechet":
-        return difference
-    # two classes give a long interval, but no two percentages differ by more than this
-    return difference._replace(
-        low=max(difference.low, -100.0), high=min(difference.high, 100.0)
-    )
+        return estimate(config, value - goal)
+    # few classes give a wide interval, but two percentages differ by 100 at most
+    runs = (value - goal).reshape(len(config.seeds), len(config.concepts))
+    return summarize_cut(runs, bounds=(-100.0, 100.0))
 
 
 def gap_table(config: Config, artifacts: Artifacts) -> Table:

@@ -1,5 +1,6 @@
 """Page of diluted RBMs on digits."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,6 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Drawing
 
-from unlearn_jax.audit import Estimate
 from unlearn_jax.figures.style import COLORS, INK, MUTED, dress
 from unlearn_jax.pipeline import Check, Figure, Page, Table
 from unlearn_jax.studies.common import (
@@ -16,6 +16,7 @@ from unlearn_jax.studies.common import (
     Artifacts,
     is_above_zero,
     legend,
+    summarize_cut,
     summarize_distance,
     summarize_finite,
 )
@@ -29,6 +30,8 @@ from unlearn_jax.studies.rbm.digits import (
     as_images,
     load,
 )
+
+LOG_LIKELIHOOD = (-math.inf, 0.0)
 
 
 def curves(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
@@ -123,17 +126,6 @@ def deletions(config: Config, artifacts: Artifacts) -> dict[str, np.ndarray]:
     return out
 
 
-def _summarize_log_likelihood(values: np.ndarray) -> Estimate | str:
-    """Return the summary over runs, with an interval that is cut off at 0.
-
-    The estimates of annealed importance sampling may be above 0 themselves.
-    """
-    estimate = summarize_finite(values)
-    if isinstance(estimate, str):
-        return estimate
-    return estimate._replace(high=min(estimate.high, max(estimate.mean, 0.0)))
-
-
 def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Table:
     """Return the table of deletion, a row per method."""
     effective = np.array(
@@ -147,8 +139,8 @@ def deletion_table(config: Config, artifacts: Artifacts, values: Arrays) -> Tabl
         percentage, forgotten, retained, divergence = np.moveaxis(values[name], -1, 0)
         cells = [
             summarize_finite(percentage, bounds=PERCENT),
-            _summarize_log_likelihood(forgotten),
-            _summarize_log_likelihood(retained),
+            summarize_finite(forgotten, summarize_cut, bounds=LOG_LIKELIHOOD),
+            summarize_finite(retained, summarize_cut, bounds=LOG_LIKELIHOOD),
         ]
         # The oracle is not compared with itself.
         gap = None if name == "oracle" else summarize_distance(divergence)
